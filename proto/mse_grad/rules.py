@@ -1,0 +1,97 @@
+"""The operator's rules on shapes, dtypes and counts; pure, and the same on both sides of the wire.
+
+Every function raises `ContractError` with the reason and the field at fault. Limits are those of the operator:
+rank 0 to 8, 64-bit element counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.tensor import DType, Reduction
+
+__all__ = ["MAX_RANK", "check_dout_shape", "check_numel", "check_same_dtype", "check_same_shape", "element_count"]
+
+MAX_RANK = 8
+_MAX_BYTES = 2**63 - 1
+
+
+def element_count(shape: Sequence[int], dtype: DType, *, field: str) -> int:
+    """Returns the number of elements of `shape`, 1 for rank 0.
+
+    Raises:
+        ContractError: RANK_TOO_HIGH past 8 dimensions; SHAPE_INVALID for a negative dimension, or where the tensor
+            would have more than 2^63 - 1 bytes.
+    """
+    if len(shape) > MAX_RANK:
+        raise ContractError(
+            Reason.RANK_TOO_HIGH, field, f"{field} has {len(shape)} dimensions; at most {MAX_RANK} are allowed"
+        )
+    count = 1
+    for extent in shape:
+        if extent < 0:
+            raise ContractError(
+                Reason.SHAPE_INVALID, field, f"{field} has shape {list(shape)}; no dimension may be negative"
+            )
+        count *= extent
+    if count * dtype.itemsize_bytes > _MAX_BYTES:
+        raise ContractError(
+            Reason.SHAPE_INVALID, field, f"{field} has shape {list(shape)}: more than 2^63 - 1 bytes of {dtype.name}"
+        )
+    return count
+
+
+def check_same_dtype(predict: DType, other: DType, *, field: str) -> None:
+    """Raises ContractError DTYPE_MISMATCH unless `field` has the dtype of predict."""
+    if other is not predict:
+        raise ContractError(
+            Reason.DTYPE_MISMATCH, field, f"predict has dtype {predict.name}, {field} has {other.name}; they must be equal"
+        )
+
+
+def check_same_shape(predict: Sequence[int], label: Sequence[int]) -> None:
+    """Raises ContractError SHAPE_MISMATCH unless the shapes are equal: nothing is broadcast."""
+    if tuple(predict) != tuple(label):
+        raise ContractError(
+            Reason.SHAPE_MISMATCH,
+            "label",
+            f"predict has shape {list(predict)}, label has {list(label)}; they must be equal",
+        )
+
+
+def check_dout_shape(predict: Sequence[int], dout: Sequence[int]) -> bool:
+    """Returns whether dout is a scalar for predict: one element of rank 0 or 1, and not the shape of predict itself.
+
+    Raises:
+        ContractError: DOUT_SHAPE_MISMATCH where dout has neither the shape of predict nor one element of rank 0 or 1.
+    """
+    if tuple(dout) == tuple(predict):
+        return False
+    if tuple(dout) in ((), (1,)):
+        return True
+    raise ContractError(
+        Reason.DOUT_SHAPE_MISMATCH,
+        "dout",
+        f"predict has shape {list(predict)}, dout has {list(dout)}; "
+        "dout must have the shape of predict or one element of rank 0 or 1",
+    )
+
+
+def check_numel(numel: int, count: int, reduction: Reduction) -> int:
+    """Returns the N of the coefficient: `numel`, or `count` where `numel` is 0 (the tensor is the whole).
+
+    Raises:
+        ContractError: NUMEL_INVALID where `numel` is negative, smaller than `count`, or set without mean.
+    """
+    if numel == 0:
+        return count
+    if reduction is not Reduction.MEAN:
+        raise ContractError(
+            Reason.NUMEL_INVALID, "numel", f"numel is {numel} with reduction {reduction.text!r}; only mean has one"
+        )
+    if numel < count:
+        raise ContractError(
+            Reason.NUMEL_INVALID, "numel", f"numel is {numel}; it must be at least the element count {count}"
+        )
+    return numel

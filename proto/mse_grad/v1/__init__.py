@@ -1,0 +1,1 @@
+"""Generated modules of `mse_grad.v1`; `proto/generate.py` writes them."""

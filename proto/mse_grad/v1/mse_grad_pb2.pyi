@@ -1,0 +1,236 @@
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    DATA_TYPE_FLOAT32: _ClassVar[DataType]
+    DATA_TYPE_FLOAT16: _ClassVar[DataType]
+    DATA_TYPE_BFLOAT16: _ClassVar[DataType]
+    DATA_TYPE_FLOAT64: _ClassVar[DataType]
+
+class Reduction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REDUCTION_UNSPECIFIED: _ClassVar[Reduction]
+    REDUCTION_NONE: _ClassVar[Reduction]
+    REDUCTION_MEAN: _ClassVar[Reduction]
+    REDUCTION_SUM: _ClassVar[Reduction]
+
+class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WORKER_STATE_UNSPECIFIED: _ClassVar[WorkerState]
+    WORKER_STATE_STARTING: _ClassVar[WorkerState]
+    WORKER_STATE_READY: _ClassVar[WorkerState]
+    WORKER_STATE_RECOVERING: _ClassVar[WorkerState]
+    WORKER_STATE_DRAINING: _ClassVar[WorkerState]
+DATA_TYPE_UNSPECIFIED: DataType
+DATA_TYPE_FLOAT32: DataType
+DATA_TYPE_FLOAT16: DataType
+DATA_TYPE_BFLOAT16: DataType
+DATA_TYPE_FLOAT64: DataType
+REDUCTION_UNSPECIFIED: Reduction
+REDUCTION_NONE: Reduction
+REDUCTION_MEAN: Reduction
+REDUCTION_SUM: Reduction
+WORKER_STATE_UNSPECIFIED: WorkerState
+WORKER_STATE_STARTING: WorkerState
+WORKER_STATE_READY: WorkerState
+WORKER_STATE_RECOVERING: WorkerState
+WORKER_STATE_DRAINING: WorkerState
+
+class Tensor(_message.Message):
+    __slots__ = ("dtype", "shape", "data")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: DataType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ComputeGradientRequest(_message.Message):
+    __slots__ = ("predict", "label", "dout", "reduction", "numel")
+    PREDICT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    DOUT_FIELD_NUMBER: _ClassVar[int]
+    REDUCTION_FIELD_NUMBER: _ClassVar[int]
+    NUMEL_FIELD_NUMBER: _ClassVar[int]
+    predict: Tensor
+    label: Tensor
+    dout: Tensor
+    reduction: Reduction
+    numel: int
+    def __init__(self, predict: _Optional[_Union[Tensor, _Mapping]] = ..., label: _Optional[_Union[Tensor, _Mapping]] = ..., dout: _Optional[_Union[Tensor, _Mapping]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., numel: _Optional[int] = ...) -> None: ...
+
+class ComputeGradientResponse(_message.Message):
+    __slots__ = ("y", "fallback")
+    Y_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    y: Tensor
+    fallback: bool
+    def __init__(self, y: _Optional[_Union[Tensor, _Mapping]] = ..., fallback: bool = ...) -> None: ...
+
+class StreamGradientsRequest(_message.Message):
+    __slots__ = ("headers", "chunks", "cancel_ids")
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_IDS_FIELD_NUMBER: _ClassVar[int]
+    headers: _containers.RepeatedCompositeFieldContainer[GradientHeader]
+    chunks: _containers.RepeatedCompositeFieldContainer[GradientChunk]
+    cancel_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, headers: _Optional[_Iterable[_Union[GradientHeader, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[GradientChunk, _Mapping]]] = ..., cancel_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GradientHeader(_message.Message):
+    __slots__ = ("id", "dtype", "shape", "reduction", "scalar_dout", "numel", "time_left_us", "request_id", "traceparent")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    REDUCTION_FIELD_NUMBER: _ClassVar[int]
+    SCALAR_DOUT_FIELD_NUMBER: _ClassVar[int]
+    NUMEL_FIELD_NUMBER: _ClassVar[int]
+    TIME_LEFT_US_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    dtype: DataType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    reduction: Reduction
+    scalar_dout: bytes
+    numel: int
+    time_left_us: int
+    request_id: str
+    traceparent: str
+    def __init__(self, id: _Optional[int] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., scalar_dout: _Optional[bytes] = ..., numel: _Optional[int] = ..., time_left_us: _Optional[int] = ..., request_id: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
+
+class GradientChunk(_message.Message):
+    __slots__ = ("id", "offset", "predict", "label", "dout")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PREDICT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    DOUT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    offset: int
+    predict: bytes
+    label: bytes
+    dout: bytes
+    def __init__(self, id: _Optional[int] = ..., offset: _Optional[int] = ..., predict: _Optional[bytes] = ..., label: _Optional[bytes] = ..., dout: _Optional[bytes] = ...) -> None: ...
+
+class StreamGradientsResponse(_message.Message):
+    __slots__ = ("opened", "results", "errors", "go_away")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    GO_AWAY_FIELD_NUMBER: _ClassVar[int]
+    opened: StreamOpened
+    results: _containers.RepeatedCompositeFieldContainer[GradientResult]
+    errors: _containers.RepeatedCompositeFieldContainer[GradientError]
+    go_away: GoAway
+    def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., results: _Optional[_Iterable[_Union[GradientResult, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[GradientError, _Mapping]]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ...) -> None: ...
+
+class StreamOpened(_message.Message):
+    __slots__ = ("instance_id", "limits")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    limits: Limits
+    def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+
+class GradientResult(_message.Message):
+    __slots__ = ("id", "offset", "y", "fallback")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    offset: int
+    y: bytes
+    fallback: bool
+    def __init__(self, id: _Optional[int] = ..., offset: _Optional[int] = ..., y: _Optional[bytes] = ..., fallback: bool = ...) -> None: ...
+
+class GradientError(_message.Message):
+    __slots__ = ("id", "status")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    status: _status_pb2.Status
+    def __init__(self, id: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class GoAway(_message.Message):
+    __slots__ = ("last_id", "status")
+    LAST_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    last_id: int
+    status: _status_pb2.Status
+    def __init__(self, last_id: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("version", "backend", "device", "kernel_hash", "endpoints", "dtypes", "limits", "numerics", "instance_id")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    DTYPES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    backend: str
+    device: str
+    kernel_hash: str
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    dtypes: _containers.RepeatedScalarFieldContainer[DataType]
+    limits: Limits
+    numerics: Numerics
+    instance_id: str
+    def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., device: _Optional[str] = ..., kernel_hash: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., dtypes: _Optional[_Iterable[_Union[DataType, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., numerics: _Optional[_Union[Numerics, _Mapping]] = ..., instance_id: _Optional[str] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("address", "device", "state")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    device: str
+    state: WorkerState
+    def __init__(self, address: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_unary_bytes", "max_stream_message_bytes", "window_chunks", "chunk_bytes", "max_open_requests", "max_in_flight_bytes")
+    MAX_UNARY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_OPEN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    max_unary_bytes: int
+    max_stream_message_bytes: int
+    window_chunks: int
+    chunk_bytes: int
+    max_open_requests: int
+    max_in_flight_bytes: int
+    def __init__(self, max_unary_bytes: _Optional[int] = ..., max_stream_message_bytes: _Optional[int] = ..., window_chunks: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., max_open_requests: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ...) -> None: ...
+
+class Numerics(_message.Message):
+    __slots__ = ("intermediate", "subnormals", "rounding", "verified")
+    INTERMEDIATE_FIELD_NUMBER: _ClassVar[int]
+    SUBNORMALS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDING_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    intermediate: str
+    subnormals: bool
+    rounding: str
+    verified: bool
+    def __init__(self, intermediate: _Optional[str] = ..., subnormals: bool = ..., rounding: _Optional[str] = ..., verified: bool = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""What computes: one module a backend, behind the seam in `base`."""
