@@ -1,0 +1,85 @@
+# Every command of this repository. They need git, make, Python 3.10 to 3.13 and the package index, make their own
+# virtual environment in $(VENV) and install nothing outside it.
+
+PYTHON ?= $(shell .ci/pythons | head -n 1)
+VENV ?= .venv
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip install --quiet
+
+.PHONY: help demo serve test test-all test-pythons lint format bench generate clean
+
+help: ## Say what there is
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: $(VENV)/installed ## Start a server, compute through it on real input, check every gradient
+	@$(bin)/python client/examples/demo.py
+
+serve: $(VENV)/installed ## Run a server on 127.0.0.1:50051, its metrics on 127.0.0.1:9464
+	$(bin)/mse-grad-server --listen 127.0.0.1:50051 --metrics-listen 127.0.0.1:9464
+
+test: $(VENV)/installed-test ## Run the tests of every change, in minutes
+	@$(bin)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: test-pythons $(VENV)/installed-test ## Run every test, and those of `make test` on each Python of this machine
+	@$(bin)/python -m pytest $(ARGS)
+
+test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 that this machine has
+	@for python in $$(.ci/pythons); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+		echo "make test on Python $$version" && \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=build/venv-$$version ARGS="--quiet $(ARGS)" || exit 1; \
+	done
+
+lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ format
+	@$(bin)/python -m ruff check
+	@$(bin)/python -m ruff format --check
+	@$(bin)/python -m mypy
+	@$(bin)/python -m mypy --platform darwin proto client
+	@$(bin)/python -m mypy --platform win32 proto client
+	@$(bin)/lint-imports
+	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format --dry-run -Werror
+
+format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make lint` asks for
+	@$(bin)/python -m ruff check --fix
+	@$(bin)/python -m ruff format
+	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format -i
+
+bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if installed) PyTorch
+	@$(bin)/python tests/benchmarks/bench.py $(ARGS)
+
+generate: build/venv-generate/installed ## Write the generated modules of proto/ anew
+	@build/venv-generate/bin/python proto/generate.py
+
+clean: ## Remove what these commands made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -f server/mse_grad_server/backends/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: a second run installs nothing unless the packaging or the native kernel changed.
+
+$(VENV)/made:
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.13 with venv and pip found (Debian: apt-get install python3-venv);" \
+		"name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(pip) --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/installed: pyproject.toml $(wildcard kernel/cpu/*.cpp kernel/cpu/*.h kernel/cpu/*.py) | $(VENV)/made
+	@echo "installing mse-grad into $(VENV)"
+	@$(pip) --editable '.[server,cli]'
+	@touch $@
+
+$(VENV)/installed-test $(VENV)/installed-lint: $(VENV)/installed-%: $(VENV)/installed
+	@echo "installing what $* needs into $(VENV)"
+	@$(pip) --group $*
+	@touch $@
+
+# Apart, since grpcio-tools holds protobuf at the version it generates for.
+build/venv-generate/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.13 found" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear build/venv-generate
+	@build/venv-generate/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@build/venv-generate/bin/python -m pip install --quiet --group generate
+	@touch $@
