@@ -46,7 +46,7 @@ format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format -i
 
 bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if installed) PyTorch
-	@$(bin)/python tests/benchmarks/bench.py $(ARGS)
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.bench $(ARGS)
 
 generate: build/venv-generate/installed ## Write the generated modules of proto/ anew
 	@build/venv-generate/bin/python proto/generate.py
