@@ -1,0 +1,133 @@
+"""What the bar found: one row for each line of the bar and dtype."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+__all__ = ["BarReport", "Line", "Row"]
+
+
+class Line(Enum):
+    """A line of the bar in docs/numerics.md: its number there and what is measured."""
+
+    number: str
+    measure: str
+
+    def __new__(cls, key: str, number: str, measure: str) -> Line:
+        """Returns the member whose value is `key`."""
+        line = object.__new__(cls)
+        line._value_ = key
+        line.number = number
+        line.measure = measure
+        return line
+
+    FORM = "form", "", "results of another shape or dtype"
+    COVERAGE = "coverage", "", "elements in the smaller of the two domains"
+    HALF_ULP = "half ulp", "1", "largest distance to the golden"
+    HALF_EQUAL = "half equal", "1", "equal to the golden"
+    ULP = "ulp", "2", "largest distance to the golden"
+    BITS = "bits", "2", "elements unlike the reference"
+    HALF_BITS = "half bits", "4", "elements unlike the reference"
+    FALSE_ZEROS = "false zeros", "3", "zeros where the golden is none"
+    RMS = "rms", "3", "normalised RMS error"
+    OUTSIDE = "outside", "1-3", "outside the domain: elements unlike the reference"
+    EDGES = "edges", "", "rows of the edge table with another result"
+    DOUT = "dout", "4", "full dout for a scalar: elements unlike"
+    PARTS = "parts", "4", "parts for the whole: elements unlike"
+    RUNS = "runs", "4", "repeated runs: results unlike"
+    THREADS = "threads", "4", "several threads at a time: results unlike"
+    PATH = "path", "4", "elements unlike"
+    CENTRAL = "central differences", "6", "largest error to central differences, relative"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the bar for one dtype.
+
+    Attributes:
+        dtype: Name of the element type.
+        line: Which line.
+        figure: What was measured.
+        limit: What is allowed.
+        unit: Of figure and limit: "ULP", "%", or empty for counts and ratios.
+        at_least: Whether the limit is a lower one.
+        note: What the figure rests on, or the worst case.
+        path: Name of the path, for `Line.PATH`.
+    """
+
+    dtype: str
+    line: Line
+    figure: float
+    limit: float
+    unit: str = ""
+    at_least: bool = False
+    note: str = ""
+    path: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within the limit; a NaN is not."""
+        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
+
+    @property
+    def measure(self) -> str:
+        """What was measured, for people."""
+        return f"{self.path}: {self.line.measure}" if self.path else self.line.measure
+
+    def __str__(self) -> str:
+        relation = ">=" if self.at_least else "<="
+        verdict = "ok  " if self.passed else "FAIL"
+        text = f"{verdict} {self.dtype:9}{self.line.number:4}{self.measure}: {self.figure:.6g} {self.unit}"
+        return f"{text} ({relation} {self.limit:.6g})  {self.note}".rstrip()
+
+
+@dataclass(frozen=True)
+class BarReport:
+    """The verdict on one implementation.
+
+    Attributes:
+        rows: One for each line and dtype.
+        cases: Calls that were judged.
+        elements: Elements that were judged.
+        duration_s: Wall time.
+    """
+
+    rows: tuple[Row, ...]
+    cases: int
+    elements: int
+    duration_s: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed; False for a report without rows."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def failures(self) -> tuple[Row, ...]:
+        """The rows that did not pass."""
+        return tuple(row for row in self.rows if not row.passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the report as values that JSON knows."""
+        rows = [
+            {
+                **asdict(row),
+                "line": row.line.value,
+                "number": row.line.number,
+                "measure": row.measure,
+                "passed": row.passed,
+            }
+            for row in self.rows
+        ]
+        return {
+            "passed": self.passed,
+            "cases": self.cases,
+            "elements": self.elements,
+            "duration_s": round(self.duration_s, 3),
+            "rows": rows,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(str(row) for row in self.rows)

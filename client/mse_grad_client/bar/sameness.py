@@ -1,0 +1,121 @@
+"""The lines of the bar that compare an implementation with itself: the bits are the same on every way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from mse_grad.tensor import Array, DType, Reduction
+from mse_grad_client.bar.cases import Case, Compute, make_case
+from mse_grad_client.bar.golden import same_bits
+from mse_grad_client.bar.operands import KINDS
+from mse_grad_client.bar.report import Line, Row
+
+__all__ = ["sameness"]
+
+# Odd, so that a tail stays over whatever the width; small enough for one message of any transport.
+LENGTH = 4097
+PATH_LENGTHS = (1, 31, 513, 4097, 65537, 70001)
+FULL_RUNS, QUICK_RUNS = 100, 20
+
+
+def sameness(
+    compute: Compute, dtype: DType, *, paths: Mapping[str, Compute], threads: int, seed: int, quick: bool
+) -> Iterator[Row]:
+    """Yields the rows of line 4 for one dtype.
+
+    Args:
+        compute: What is judged.
+        dtype: Element type of the operands.
+        paths: Other ways to the same gradient, by name.
+        threads: Calls at a time for the line of threads, which is left out below 2.
+        seed: Seed of all data.
+        quick: 20 runs in place of 100.
+    """
+    rng = np.random.default_rng([seed, dtype.wire, 4])
+    yield _dout(rng, compute, dtype)
+    yield _parts(rng, compute, dtype)
+    yield _runs(rng, compute, dtype, runs=QUICK_RUNS if quick else FULL_RUNS)
+    if threads > 1:
+        yield _threads(rng, compute, dtype, threads=threads)
+    for name, path in paths.items():
+        yield _path(rng, compute, path, dtype, name=name)
+
+
+def _dout(rng: np.random.Generator, compute: Compute, dtype: DType) -> Row:
+    unlike = 0
+    for kind in KINDS:
+        for reduction in Reduction:
+            for form in ("rank 0", "rank 1", "number"):
+                case = make_case(rng, dtype, (LENGTH,), kind=kind, reduction=reduction, dout=form)
+                full = np.full(LENGTH, np.asarray(case.dout, dtype.numpy).reshape(()))
+                unlike += _unlike(case.run(compute), replace(case, dout=full).run(compute))
+    return Row(dtype.name, Line.DOUT, unlike, 0)
+
+
+def _parts(rng: np.random.Generator, compute: Compute, dtype: DType) -> Row:
+    unlike = 0
+    for kind in KINDS:
+        for reduction in (Reduction.NONE, Reduction.SUM):
+            case = make_case(rng, dtype, (LENGTH,), kind=kind, reduction=reduction)
+            ends = np.sort(rng.choice(np.arange(1, LENGTH), 5, replace=False))
+            operands = (case.predict, case.label, np.asarray(case.dout))
+            split = zip(*(np.split(operand, ends) for operand in operands), strict=True)
+            parts = [replace(case, predict=x, label=t, dout=g).run(compute) for x, t, g in split]
+            unlike += _unlike(case.run(compute), np.concatenate(parts))
+    return Row(dtype.name, Line.PARTS, unlike, 0, note="none and sum; a mean has another N in a part")
+
+
+def _runs(rng: np.random.Generator, compute: Compute, dtype: DType, *, runs: int) -> Row:
+    # Two in turn, so that what one call left behind would show in the next.
+    pair = [make_case(rng, dtype, (PATH_LENGTHS[-1],), kind="wide") for _ in range(2)]
+    first = [case.run(compute) for case in pair]
+    unlike = sum(
+        _unlike(case.run(compute), wanted) > 0
+        for _ in range(runs - 1)
+        for case, wanted in zip(pair, first, strict=True)
+    )
+    return Row(dtype.name, Line.RUNS, unlike, 0, note=f"{runs} runs of 2 cases")
+
+
+def _threads(rng: np.random.Generator, compute: Compute, dtype: DType, *, threads: int) -> Row:
+    many = [*_path_cases(rng, dtype), *_path_cases(rng, dtype)]
+    wanted = [case.run(compute) for case in many]
+
+    def run(case: Case) -> Array:
+        return case.run(compute)
+
+    with ThreadPoolExecutor(threads) as pool:
+        results = list(pool.map(run, many))
+    unlike = sum(_unlike(result, alone) > 0 for result, alone in zip(results, wanted, strict=True))
+    return Row(dtype.name, Line.THREADS, unlike, 0, note=f"{len(many)} cases on {threads} threads")
+
+
+def _path(rng: np.random.Generator, compute: Compute, path: Compute, dtype: DType, *, name: str) -> Row:
+    unlike, where, cases = 0, "", 0
+    for case in _path_cases(rng, dtype):
+        cases += 1
+        found = _unlike(case.run(compute), case.run(path))
+        where = where or (str(case) if found else "")
+        unlike += found
+    return Row(dtype.name, Line.PATH, unlike, 0, note=where or f"{cases} cases", path=name)
+
+
+def _path_cases(rng: np.random.Generator, dtype: DType) -> Iterator[Case]:
+    for length in PATH_LENGTHS:
+        for kind in ("normal", "extreme"):
+            yield make_case(rng, dtype, (length,), kind=kind)
+        yield make_case(rng, dtype, (length,), kind="wide", dout="rank 0")
+        yield make_case(rng, dtype, (length,), kind="tied", reduction=Reduction.SUM, dout="number")
+    for shape in ((), (0,), (5, 7, 11)):
+        yield make_case(rng, dtype, shape, reduction=Reduction.NONE, dout="full")
+    yield make_case(rng, dtype, (33, 17), layout="Fortran")
+
+
+def _unlike(a: Array, b: Array) -> int:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return max(a.size, b.size, 1)
+    return int(np.count_nonzero(~same_bits(a.reshape(-1), b.reshape(-1))))
