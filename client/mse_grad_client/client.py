@@ -1,0 +1,191 @@
+"""The client: gradients of the mean squared error from a running server."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+
+from numpy.typing import ArrayLike
+
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.tensor import Array
+from mse_grad_client import fork
+from mse_grad_client.errors import ClientClosed, DeadlineExceeded, InvalidArgument, Unavailable, from_contract_error
+from mse_grad_client.info import ServerInfo
+from mse_grad_client.options import ClientOptions
+from mse_grad_client.request import GradientRequest
+from mse_grad_client.retry import with_retries
+from mse_grad_client.transport import Transport
+
+__all__ = ["MseGradClient"]
+
+_READY_POLL_S = 0.02
+
+
+class MseGradClient:
+    """Computes gradients on a server. Any number of threads may share one client, and with it one connection.
+
+    Nothing is connected before the first call. Where the server restarts, calls connect again by themselves, and
+    requests that got no answer are sent again. After `os.fork` parent and child both go on using it.
+
+    Example:
+        with MseGradClient("127.0.0.1:50051") as client:
+            gradient = client.compute(predict, label, dout, "mean")
+
+    Args:
+        address: "host:port", "[ipv6]:port" or "unix:/path".
+        options: See `ClientOptions`.
+
+    Raises:
+        ValueError: `address` has none of these forms.
+    """
+
+    def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
+        self._options = options or ClientOptions()
+        self._transport = Transport(address, self._options)
+        fork.watch(self._transport)
+        self._close = weakref.finalize(self, self._transport.close)
+
+    @property
+    def address(self) -> str:
+        """The address as it was given."""
+        return self._transport.address
+
+    def compute(
+        self,
+        predict: ArrayLike,
+        label: ArrayLike,
+        dout: ArrayLike,
+        reduction: str = "mean",
+        *,
+        out: Array | None = None,
+        numel: int = 0,
+        timeout_s: float | None = None,
+    ) -> Array:
+        """Returns `2 * (predict - label) * dout`, divided by N for "mean".
+
+        Tensors of any size go: they are cut into chunks, and memory beside the arrays stays a few chunks.
+
+        Args:
+            predict: Prediction; float32, float16, bfloat16 (ml_dtypes) or float64, rank 0 to 8, any strides.
+            label: Target; dtype and shape of predict.
+            dout: Upstream gradient: dtype and shape of predict, or one element of rank 0 or 1, or a Python number.
+            reduction: "none", "mean" or "sum": how the loss was reduced.
+            out: Where the gradient goes; dtype and shape of predict, writable, may be one of the operands. Its content
+                is undefined after an error.
+            numel: N for "mean" where predict is only a part of a larger tensor; 0: predict is the whole.
+            timeout_s: Time for this call in seconds, retries included; None: that of the options.
+
+        Returns:
+            `out`, or a new array, with predict's shape and dtype.
+
+        Raises:
+            InvalidArgument: A rule of the operator is broken (a ValueError); sending it again cannot help.
+            DeadlineExceeded: The time ran out (a TimeoutError).
+            Unavailable: No server answered (a ConnectionError).
+            Unimplemented: The server's backend cannot compute this dtype (a NotImplementedError).
+            ResourceExhausted: A limit of the server is reached and stayed so over all retries.
+            InternalError: The server failed.
+            ClientClosed: The client was closed.
+        """
+        return self._compute(self._transport.run, predict, label, dout, reduction, out, numel, timeout_s)
+
+    def compute_unary(
+        self,
+        predict: ArrayLike,
+        label: ArrayLike,
+        dout: ArrayLike,
+        reduction: str = "mean",
+        *,
+        out: Array | None = None,
+        numel: int = 0,
+        timeout_s: float | None = None,
+    ) -> Array:
+        """As `compute`, with one unary RPC that holds all operands: what clients in other languages call.
+
+        Bounded by the server's `max_unary_bytes`; the error past it names the limit. `compute` is faster and unbounded.
+        """
+        return self._compute(self._transport.run_unary, predict, label, dout, reduction, out, numel, timeout_s)
+
+    def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """Returns what the server says about itself; raises as `compute`."""
+        deadline = self._deadline(timeout_s)
+        return with_retries(
+            lambda: ServerInfo.of_wire(self._transport.server_info(deadline=deadline)),
+            options=self._options.retry,
+            deadline=deadline,
+            closed=self._transport.closed,
+        )
+
+    def wait_ready(self, timeout_s: float) -> ServerInfo:
+        """Blocks until the server answers and a worker of it takes requests; returns what it says about itself.
+
+        Raises:
+            DeadlineExceeded: It did not within `timeout_s` seconds.
+            ClientClosed: The client was closed meanwhile.
+        """
+        deadline = self._deadline(timeout_s)
+        found = "nobody answered"
+        while not self._transport.closed.wait(_READY_POLL_S):
+            try:
+                info = ServerInfo.of_wire(self._transport.server_info(deadline=deadline, wait_for_ready=True))
+                if info.ready:
+                    return info
+                found = ", ".join(f"{endpoint.address} is {endpoint.state}" for endpoint in info.endpoints)
+            except (Unavailable, DeadlineExceeded) as error:
+                found = error.message
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineExceeded(
+                    f"{self.address} was not ready within {timeout_s} s: {found}", reason=Reason.DEADLINE_EXCEEDED
+                )
+        raise ClientClosed("the client was closed")
+
+    def close(self) -> None:
+        """Closes the connection; calls under way fail with ClientClosed. A second call does nothing."""
+        self._close()
+
+    def __enter__(self) -> MseGradClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MseGradClient({self.address!r})"
+
+    def _compute(
+        self,
+        run: Callable[..., None],
+        predict: ArrayLike,
+        label: ArrayLike,
+        dout: ArrayLike,
+        reduction: str,
+        out: Array | None,
+        numel: int,
+        timeout_s: float | None,
+    ) -> Array:
+        deadline = self._deadline(timeout_s)
+        try:
+            request = GradientRequest.prepare(predict, label, dout, reduction, out=out, numel=numel)
+        except ContractError as broken:
+            raise from_contract_error(broken) from None
+        with_retries(
+            lambda: run(request, deadline=deadline),
+            options=self._options.retry,
+            deadline=deadline,
+            closed=self._transport.closed,
+        )
+        return request.gradient()
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        if timeout_s is None:
+            timeout_s = self._options.timeout_s
+        if timeout_s is None:
+            return None
+        if timeout_s <= 0:
+            raise InvalidArgument(f"timeout_s is {timeout_s}; it must be positive, or None for no limit")
+        return time.monotonic() + timeout_s

@@ -1,0 +1,200 @@
+"""The errors of the SDK.
+
+    MseGradError
+    ├── InvalidArgument     (ValueError)           the request breaks a rule of the operator
+    ├── DeadlineExceeded    (TimeoutError)         the time given ran out before the gradient arrived
+    ├── Unavailable         (ConnectionError)      no server answered, or it is not ready or draining
+    ├── ResourceExhausted                          a limit of the server is reached
+    ├── Unimplemented       (NotImplementedError)  this server's backend cannot compute it
+    ├── Cancelled                                  the request was cancelled
+    ├── ClientClosed        (RuntimeError)         the client was used after `close`
+    └── InternalError       (RuntimeError)         the server failed, or broke the contract
+
+Codes are those of gRPC; reasons those of `mse_grad.reasons`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from mse_grad.reasons import ContractError, Reason
+
+__all__ = [
+    "Cancelled",
+    "ClientClosed",
+    "DeadlineExceeded",
+    "InternalError",
+    "InvalidArgument",
+    "MseGradError",
+    "ResourceExhausted",
+    "Unavailable",
+    "Unimplemented",
+    "from_contract_error",
+    "from_rpc_error",
+    "from_status",
+]
+
+
+class MseGradError(Exception):
+    """A gradient could not be had.
+
+    Attributes:
+        message: What was wrong, what is allowed, what to do; the server's words where it answered.
+        reason: Machine-readable reason, or None where the server gave none that this version knows.
+        code: gRPC status code.
+        request_id: Name of the request in the server's logs, or "" where it has none.
+        retry_delay_s: How long the server asks to wait before another try, in seconds, or None.
+    """
+
+    code = grpc.StatusCode.UNKNOWN
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason | None = None,
+        code: grpc.StatusCode | None = None,
+        request_id: str = "",
+        retry_delay_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.code = code or type(self).code
+        self.request_id = request_id
+        self.retry_delay_s = retry_delay_s
+
+    def __str__(self) -> str:
+        named = f"{self.reason.value}: " if self.reason else ""
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{named}{self.message}{request}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps every attribute when the error crosses processes."""
+        return (_restore, (type(self), self.message, self.__dict__.copy()))
+
+
+class InvalidArgument(MseGradError, ValueError):
+    """The request breaks a rule of the operator."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class DeadlineExceeded(MseGradError, TimeoutError):
+    """The time given ran out before the gradient arrived."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unavailable(MseGradError, ConnectionError):
+    """No server answered, or it is not ready or draining; the same request may succeed later."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class ResourceExhausted(MseGradError):
+    """A limit of the server is reached."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unimplemented(MseGradError, NotImplementedError):
+    """This server's backend cannot compute it."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class Cancelled(MseGradError):
+    """The request was cancelled."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class ClientClosed(MseGradError, RuntimeError):
+    """The client was used after `close`."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class InternalError(MseGradError, RuntimeError):
+    """The server failed, or broke the contract."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+_BY_CODE: dict[grpc.StatusCode, type[MseGradError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArgument,
+        DeadlineExceeded,
+        Unavailable,
+        ResourceExhausted,
+        Unimplemented,
+        Cancelled,
+        InternalError,
+    )
+}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_REASONS = {reason.value: reason for reason in Reason}
+_DETAILS_KEY = "grpc-status-details-bin"
+_REQUEST_ID_KEY = "x-request-id"
+
+
+def from_contract_error(broken: ContractError) -> MseGradError:
+    """Returns the error for a rule that this side found broken."""
+    kind = _BY_CODE[broken.reason.code]
+    return kind(str(broken), reason=broken.reason)
+
+
+def from_status(status: status_pb2.Status, *, request_id: str = "") -> MseGradError:
+    """Returns the error for a status that the server sent, with what its details say."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    reason: Reason | None = None
+    retry_delay_s: float | None = None
+    for detail in status.details:
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = _REASONS.get(info.reason)  # None for a newer server's: the code still classifies the error
+            request_id = info.metadata.get("request_id", request_id)
+        elif detail.Unpack(retry):
+            retry_delay_s = retry.retry_delay.ToTimedelta().total_seconds()
+    kind = _BY_CODE.get(code, MseGradError)
+    return kind(status.message, reason=reason, code=code, request_id=request_id, retry_delay_s=retry_delay_s)
+
+
+def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
+    """Returns the error for an RPC that ended with `error`; where nobody answered, it names `address`."""
+    status = _rich_status(error)
+    request_id = _metadata(error, _REQUEST_ID_KEY)
+    if status is not None:
+        return from_status(status, request_id=str(request_id or ""))
+    code = error.code()
+    details = error.details() or "the server gave no details"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(f"no answer from {address}: {details}", reason=Reason.CONNECTION_LOST)
+    reason = Reason.DEADLINE_EXCEEDED if code is grpc.StatusCode.DEADLINE_EXCEEDED else None
+    return _BY_CODE.get(code, MseGradError)(details, reason=reason, code=code, request_id=str(request_id or ""))
+
+
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    raw = _metadata(error, _DETAILS_KEY)
+    if not isinstance(raw, bytes):
+        return None
+    try:
+        return status_pb2.Status.FromString(raw)
+    except DecodeError:
+        return None  # a proxy's own bytes under this key: the plain code and details still say what happened
+
+
+def _metadata(error: grpc.RpcError, key: str) -> str | bytes | None:
+    return next((entry.value for entry in error.trailing_metadata() or () if entry.key == key), None)
+
+
+def _restore(kind: type[MseGradError], message: str, attributes: dict[str, Any]) -> MseGradError:
+    error = kind(message)
+    error.__dict__.update(attributes)
+    return error

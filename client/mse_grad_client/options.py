@@ -1,0 +1,69 @@
+"""Options of the client; frozen, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["ClientOptions", "RetryOptions"]
+
+
+@dataclass(frozen=True)
+class RetryOptions:
+    """How requests that got no answer are sent again. A gradient is a pure function: sending twice is always safe.
+
+    Attributes:
+        max_attempts: Times a request is sent at most, the first included; 1 switches retries off.
+        initial_backoff_s: Longest wait before the second attempt, in seconds; doubles with each attempt.
+        max_backoff_s: Bound of that wait, in seconds.
+    """
+
+    max_attempts: int = 6
+    initial_backoff_s: float = 0.1
+    max_backoff_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the option that is out of range."""
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts is {self.max_attempts}; it must be at least 1")
+        if not 0 < self.initial_backoff_s <= self.max_backoff_s:
+            raise ValueError(
+                f"initial_backoff_s is {self.initial_backoff_s}, max_backoff_s is {self.max_backoff_s}; "
+                "they must be positive and in this order"
+            )
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """Options of `MseGradClient`.
+
+    Attributes:
+        chunk_bytes: Bytes of each operand in a chunk; None takes what suits the server. Never past its message limit.
+        window_chunks: Chunks of a request that may be unanswered at a time; None takes what suits the server.
+        timeout_s: Time for a call that names none, in seconds; None waits as long as the connection lives.
+        keepalive_s: Seconds of silence after which the connection is probed, so that a dead host is noticed.
+        max_unary_bytes: Largest answer of `compute_unary`, in bytes. Finite: it also bounds what a compressed answer
+            may expand to.
+        retry: How requests that got no answer are sent again.
+    """
+
+    chunk_bytes: int | None = None
+    window_chunks: int | None = None
+    timeout_s: float | None = None
+    keepalive_s: float = 30.0
+    max_unary_bytes: int = 64 * 1024 * 1024
+    retry: RetryOptions = field(default_factory=RetryOptions)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the option that is out of range."""
+        if self.chunk_bytes is not None and self.chunk_bytes < 8:
+            raise ValueError(f"chunk_bytes is {self.chunk_bytes}; it must be at least 8, one float64 element")
+        if self.window_chunks is not None and self.window_chunks < 1:
+            raise ValueError(f"window_chunks is {self.window_chunks}; it must be at least 1")
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise ValueError(f"timeout_s is {self.timeout_s}; it must be positive, or None for no limit")
+        if self.keepalive_s < 10:
+            raise ValueError(
+                f"keepalive_s is {self.keepalive_s}; gRPC servers refuse probes more often than every 10 s"
+            )
+        if self.max_unary_bytes < 1024:
+            raise ValueError(f"max_unary_bytes is {self.max_unary_bytes}; it must be at least 1024")

@@ -1,0 +1,150 @@
+"""What a caller asked for, checked and laid out for the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
+from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
+
+__all__ = ["GradientRequest"]
+
+
+@dataclass(frozen=True)
+class GradientRequest:
+    """One gradient to compute: operands as little-endian bytes in C order, and where the gradient goes.
+
+    Attributes:
+        dtype: Element type of all operands and of the gradient.
+        shape: Shape of predict, label and the gradient.
+        count: Elements in `shape`.
+        reduction: Reduction of the loss.
+        numel: N of the whole tensor where this is a part of it; 0 where it is the whole.
+        predict: `count` elements.
+        label: `count` elements.
+        dout: `count` elements, or one where `scalar_dout`.
+        dout_shape: Shape of dout as it was given.
+        scalar_dout: Whether dout is a single element.
+        y: `count` elements, writable: the gradient.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    count: int
+    reduction: Reduction
+    numel: int
+    predict: memoryview
+    label: memoryview
+    dout: memoryview
+    dout_shape: tuple[int, ...]
+    scalar_dout: bool
+    y: memoryview
+    _result: Array
+    _given_out: Array | None
+
+    @classmethod
+    def prepare(
+        cls,
+        predict: ArrayLike,
+        label: ArrayLike,
+        dout: ArrayLike,
+        reduction: str,
+        *,
+        out: Array | None,
+        numel: int,
+    ) -> GradientRequest:
+        """Returns the request, without a copy of any operand that is C-contiguous and little-endian already.
+
+        Raises:
+            ContractError: A rule of the operator is broken; says which, by reason and field.
+        """
+        predict_array, label_array = np.asarray(predict), np.asarray(label)
+        dtype = dtype_of(predict_array.dtype, field="predict")
+        check_same_dtype(dtype, dtype_of(label_array.dtype, field="label"), field="label")
+        dout_array = _dout_array(dout, dtype)
+        check_same_dtype(dtype, dtype_of(dout_array.dtype, field="dout"), field="dout")
+        shape = predict_array.shape
+        count = element_count(shape, dtype, field="predict")
+        check_same_shape(shape, label_array.shape)
+        scalar_dout = check_dout_shape(shape, dout_array.shape)
+        parsed = Reduction.parse(reduction)
+        check_numel(numel, count, parsed)
+        if out is not None:
+            _check_out(out, predict_array)
+        result = _result_array(out, predict_array, (predict_array, label_array, dout_array), dtype)
+        return cls(
+            dtype=dtype,
+            shape=shape,
+            count=count,
+            reduction=parsed,
+            numel=numel,
+            predict=little_endian_bytes(predict_array),
+            label=little_endian_bytes(label_array),
+            dout=little_endian_bytes(dout_array),
+            dout_shape=dout_array.shape,
+            scalar_dout=scalar_dout,
+            y=result.reshape(-1).view(np.uint8).data,
+            _result=result,
+            _given_out=_out_or_swapped(out, predict_array),
+        )
+
+    def fill(self, offset: int, elements: Buffer) -> None:
+        """Writes little-endian `elements` of the gradient from element `offset` on."""
+        start = offset * self.dtype.itemsize_bytes
+        self.y[start : start + len(elements)] = elements
+
+    def gradient(self) -> Array:
+        """Returns the gradient once it is filled: the caller's `out`, or an array of predict's shape and dtype."""
+        if self._given_out is None:
+            return self._result
+        if self._given_out is not self._result:
+            self._given_out[...] = self._result
+        return self._given_out
+
+
+def _dout_array(dout: ArrayLike, dtype: DType) -> Array:
+    # A Python number takes the dtype of predict; np.float64 is a subclass of float, but an array scalar with a dtype.
+    if isinstance(dout, (int, float)) and not isinstance(dout, (bool, np.generic)):
+        with np.errstate(over="ignore"):  # 1e6 in float16 is infinity, as in PyTorch
+            return np.asarray(dout, dtype=dtype.numpy)
+    return np.asarray(dout)
+
+
+def _check_out(out: Any, predict: Array) -> None:
+    if not isinstance(out, np.ndarray):
+        raise ContractError(Reason.SHAPE_MISMATCH, "out", f"out is a {type(out).__name__}; it must be a NumPy array")
+    if out.dtype != predict.dtype:
+        raise ContractError(
+            Reason.DTYPE_MISMATCH, "out", f"predict has dtype {predict.dtype}, out has {out.dtype}; they must be equal"
+        )
+    if out.shape != predict.shape:
+        raise ContractError(
+            Reason.SHAPE_MISMATCH,
+            "out",
+            f"predict has shape {list(predict.shape)}, out has {list(out.shape)}; they must be equal",
+        )
+    if not out.flags.writeable:
+        raise ContractError(Reason.SHAPE_MISMATCH, "out", "out is read-only; it must be writable")
+
+
+def _result_array(out: Array | None, predict: Array, operands: tuple[Array, ...], dtype: DType) -> Array:
+    # Where out overlaps an operand, a range answered early would change what a retry sends: it is filled at the end.
+    if (
+        out is not None
+        and out.flags.c_contiguous
+        and out.dtype == dtype.numpy.newbyteorder("<")
+        and not any(np.may_share_memory(out, operand) for operand in operands)
+    ):
+        return out
+    return np.empty(predict.shape, dtype=dtype.numpy.newbyteorder("<"))
+
+
+def _out_or_swapped(out: Array | None, predict: Array) -> Array | None:
+    if out is None and predict.dtype.byteorder == ">":
+        return np.empty(predict.shape, dtype=predict.dtype)
+    return out

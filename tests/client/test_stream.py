@@ -1,0 +1,241 @@
+"""`Stream` on a channel that does only what the test tells it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any, cast
+
+import grpc
+import numpy as np
+import pytest
+
+from mse_grad.frame import Header, StreamRequest, decode_stream_request
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client import Cancelled, DeadlineExceeded, InternalError, MseGradError, Unavailable
+from mse_grad_client.exchange import Exchange
+from mse_grad_client.request import GradientRequest
+from mse_grad_client.stream import Stream
+from support.operands import expected, operands
+from support.scripted_server import LIMITS, answer, gone_away, opened, refused
+
+CHUNK_ELEMENTS = 8
+WINDOW_CHUNKS = 3
+
+
+class FakeCall:
+    """The RPC: hands out what the test gives, and ends when told."""
+
+    def __init__(self) -> None:
+        self._incoming: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+
+    def give(self, message: bytes | BaseException | None) -> None:
+        self._incoming.put(message)
+
+    def cancel(self) -> None:
+        self.give(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (message := self._incoming.get()) is not None:
+            if isinstance(message, BaseException):
+                raise message
+            yield message
+
+
+class FakeChannel:
+    """Keeps the iterator of messages that the stream would send; the test pulls them."""
+
+    def __init__(self) -> None:
+        self.call = FakeCall()
+
+    def stream_stream(self, _: str) -> Any:
+        def start(messages: Iterator[bytes], **__: object) -> FakeCall:
+            self._messages = messages
+            return self.call
+
+        return start
+
+    def pull(self) -> StreamRequest:
+        return decode_stream_request(next(self._messages))
+
+
+@pytest.fixture
+def channel() -> FakeChannel:
+    return FakeChannel()
+
+
+@pytest.fixture
+def stream(channel: FakeChannel) -> Iterator[Stream]:
+    live = Stream(cast(grpc.Channel, channel), address="fake:1")
+    channel.call.give(opened())
+    assert live.wait_opened(10) is not None
+    yield live
+    live.close(Cancelled("the test is over"))
+
+
+def exchange(elements: int, *, deadline: float | None = None, seed: int = 7) -> tuple[Exchange, GradientRequest]:
+    request = GradientRequest.prepare(*operands((elements,), seed=seed), "mean", out=None, numel=0)
+    made = Exchange(
+        request,
+        request_id="r-1",
+        deadline=deadline,
+        chunk_elements=CHUNK_ELEMENTS,
+        window_chunks=WINDOW_CHUNKS,
+    )
+    return made, request
+
+
+def test_requests_that_waited_together_go_in_one_message(stream: Stream, channel: FakeChannel) -> None:
+    exchanges = [exchange(4, seed=seed) for seed in range(10)]
+    for each, _ in exchanges:
+        stream.start(each)
+    message = channel.pull()
+    assert [header.id for header in message.headers] == list(range(1, 11))
+    assert [chunk.id for chunk in message.chunks] == list(range(1, 11))
+    channel.call.give(answer({}, message))
+    for seed, (each, request) in enumerate(exchanges):
+        each.wait()
+        np.testing.assert_array_equal(request.gradient(), expected(*operands((4,), seed=seed)))
+
+
+def test_no_more_than_a_window_is_sent_before_an_answer(stream: Stream, channel: FakeChannel) -> None:
+    each, request = exchange(8 * CHUNK_ELEMENTS + 1)
+    stream.start(each)
+    headers: dict[int, Header] = {}
+    offsets: list[int] = []
+    while len(offsets) < 9:
+        message = channel.pull()
+        assert len(message.chunks) <= WINDOW_CHUNKS
+        offsets += [chunk.offset for chunk in message.chunks]
+        assert stream._outbox.empty()
+        channel.call.give(answer(headers, message))
+    assert offsets == [CHUNK_ELEMENTS * number for number in range(9)]
+    each.wait()
+    np.testing.assert_array_equal(request.gradient(), expected(*operands((8 * CHUNK_ELEMENTS + 1,))))
+
+
+def test_an_error_ends_only_the_request_it_names(stream: Stream, channel: FakeChannel) -> None:
+    failing, _ = exchange(4)
+    fine, request = exchange(4)
+    stream.start(failing)
+    message = channel.pull()
+    channel.call.give(refused(1, Reason.CHUNK_OUT_OF_ORDER, "offset is 9"))
+    with pytest.raises(MseGradError, match="offset is 9") as caught:
+        failing.wait()
+    assert caught.value.reason is Reason.CHUNK_OUT_OF_ORDER
+    assert caught.value.request_id == "r-1"
+    stream.start(fine)
+    message = channel.pull()
+    channel.call.give(answer({}, message))
+    fine.wait()
+    np.testing.assert_array_equal(request.gradient(), expected(*operands((4,))))
+
+
+def test_a_deadline_travels_and_an_abandoned_gradient_is_never_written(stream: Stream, channel: FakeChannel) -> None:
+    each, request = exchange(4, deadline=time.monotonic() + 0.02)
+    id = stream.start(each)
+    message = channel.pull()
+    assert 0 < message.headers[0].time_left_us <= 20_000
+    with pytest.raises(DeadlineExceeded) as caught:
+        each.wait()
+    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+    each.abandon()
+    stream.cancel(id)
+    request.y[:] = b"\x07" * len(request.y)
+    channel.call.give(answer({}, message))
+    after, _ = exchange(4)
+    stream.start(after)
+    message = channel.pull()
+    assert message.cancel_ids == [1]
+    channel.call.give(answer({}, message))
+    after.wait()
+    assert bytes(request.y) == b"\x07" * len(request.y)
+
+
+def test_go_away_fails_what_the_server_never_took_and_leaves_the_rest(stream: Stream, channel: FakeChannel) -> None:
+    taken, request = exchange(2 * CHUNK_ELEMENTS * WINDOW_CHUNKS)
+    untaken, _ = exchange(4)
+    headers: dict[int, Header] = {}
+    stream.start(taken)
+    message = channel.pull()
+    stream.start(untaken)
+    channel.call.give(gone_away(1))
+    with pytest.raises(Unavailable) as caught:
+        untaken.wait()
+    assert caught.value.reason is Reason.DRAINING
+    assert not stream.takes_requests
+    with pytest.raises(Unavailable):
+        stream.start(exchange(4)[0])
+    channel.call.give(answer(headers, message))
+    answered = sum(chunk.id == 1 for chunk in message.chunks)
+    while answered < 2 * WINDOW_CHUNKS:
+        message = channel.pull()
+        message.headers = [header for header in message.headers if header.id == 1]
+        message.chunks = [chunk for chunk in message.chunks if chunk.id == 1]
+        answered += len(message.chunks)
+        channel.call.give(answer(headers, message))
+    taken.wait()
+    np.testing.assert_array_equal(request.gradient(), expected(*operands((2 * CHUNK_ELEMENTS * WINDOW_CHUNKS,))))
+
+
+def test_the_end_of_the_stream_fails_every_open_request(stream: Stream, channel: FakeChannel) -> None:
+    exchanges = [exchange(4)[0] for _ in range(3)]
+    for each in exchanges:
+        stream.start(each)
+    channel.call.give(None)
+    for each in exchanges:
+        with pytest.raises(Unavailable) as caught:
+            each.wait()
+        assert caught.value.reason is Reason.CONNECTION_LOST
+    with pytest.raises(Unavailable):
+        stream.start(exchange(4)[0])
+
+
+def test_closing_fails_open_requests_with_the_error_given(stream: Stream, channel: FakeChannel) -> None:
+    each, _ = exchange(4)
+    stream.start(each)
+    stream.close(Cancelled("closed by hand"))
+    with pytest.raises(Cancelled, match="closed by hand"):
+        each.wait()
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pb.GradientResult(id=1, offset=1, y=bytes(16)),
+        pb.GradientResult(id=1, offset=0, y=bytes(20)),
+        pb.GradientResult(id=1, offset=0, y=bytes(15)),
+    ],
+    ids=["wrong offset", "more than was sent", "half an element"],
+)
+def test_an_answer_against_the_contract_is_an_internal_error(
+    stream: Stream, channel: FakeChannel, result: pb.GradientResult
+) -> None:
+    each, _ = exchange(4)
+    stream.start(each)
+    channel.pull()
+    channel.call.give(pb.StreamGradientsResponse(results=[result]).SerializeToString())
+    with pytest.raises(InternalError, match="expected elements from 0 to 4"):
+        each.wait()
+
+
+def test_a_message_that_is_no_protobuf_fails_open_requests(stream: Stream, channel: FakeChannel) -> None:
+    each, _ = exchange(4)
+    stream.start(each)
+    channel.call.give(b"\xff\xff\xff")
+    with pytest.raises(InternalError, match="broke the contract"):
+        each.wait()
+
+
+def test_limits_are_those_of_the_server(stream: Stream) -> None:
+    assert stream.wait_opened(0) == LIMITS
+
+
+def test_waiting_for_the_opening_ends_in_time(channel: FakeChannel) -> None:
+    silent = Stream(cast(grpc.Channel, channel), address="fake:1")
+    assert silent.wait_opened(0.01) is None
+    silent.close(Cancelled("the test is over"))
+    with pytest.raises(Cancelled):
+        silent.wait_opened(0)
