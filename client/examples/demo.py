@@ -1,0 +1,185 @@
+"""Starts a server, computes gradients through the SDK, checks each against the formula in float64, stops the server.
+
+Exits 0 only if every gradient held, the metrics counted every request and the server ended cleanly. Run by `make demo`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from demo_server import DemoServer
+from mse_grad.tensor import Array, Reduction, dtype_of
+from mse_grad_client import MseGradClient
+from mse_grad_client.bar import golden, reference, same_bits, ulp_distance
+from mse_grad_client.bar.tally import ULP_LIMIT
+
+LETTERS = Path(__file__).parent / "data" / "letters.npz"
+REDUCTIONS = ("none", "mean", "sum")
+DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+class Operands(NamedTuple):
+    """Three arrays of one shape and dtype."""
+
+    predict: Array
+    label: Array
+    dout: Array
+
+    @classmethod
+    def random(cls, generator: np.random.Generator, shape: tuple[int, ...]) -> Operands:
+        """Returns normally distributed float32."""
+        return cls(*(generator.standard_normal(shape, dtype=np.float32) for _ in range(3)))
+
+    def astype(self, dtype: np.dtype[Any]) -> Operands:
+        """Returns the same numbers, rounded to `dtype`."""
+        return Operands(*(array.astype(dtype) for array in self))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One gradient to ask for."""
+
+    source: str
+    operands: Operands
+    reduction: str
+    transport: str = "stream"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back.
+
+    Attributes:
+        time_ms: Time of the call, in milliseconds.
+        error_ulp: Largest distance from the formula in float64, in units in the last place, wherever float32 has normal
+            intermediates; elsewhere, and everywhere, the bits must be those of the contract.
+        allowed_ulp: What the numerical bar allows.
+        held: Whether the bar holds.
+    """
+
+    time_ms: float
+    error_ulp: int
+    allowed_ulp: int
+    held: bool
+
+
+def cases() -> Iterator[Case]:
+    """Yields what the demo computes: a file's arrays, random ones, and one tensor of 64 MiB."""
+    letters = np.load(LETTERS)
+    generator = np.random.default_rng(2024)
+    inputs = {
+        "letters.npz": Operands(letters["predict"], letters["label"], letters["dout"]),
+        "random": Operands.random(generator, (1000, 1000)),
+    }
+    for source, operands in inputs.items():
+        for dtype in DTYPES:
+            for reduction in REDUCTIONS:
+                yield Case(source, operands.astype(dtype), reduction)
+            yield Case(source, operands.astype(dtype), "mean", "unary")
+    yield Case("random, 64 MiB", Operands.random(generator, (4096, 4096)), "mean")
+
+
+def outcome_of(client: MseGradClient, case: Case) -> Outcome:
+    """Computes the gradient on the server and judges it."""
+    compute = client.compute_unary if case.transport == "unary" else client.compute
+    start = time.perf_counter()
+    y = compute(*case.operands, case.reduction)
+    time_ms = 1000 * (time.perf_counter() - start)
+
+    dtype, reduction = dtype_of(y.dtype, field="y"), Reduction.parse(case.reduction)
+    predict, label, dout = (array.reshape(-1) for array in case.operands)
+    expected = golden(predict, label, dout, reduction=reduction, dtype=dtype)
+    contract = reference(predict, label, dout, reduction=reduction, dtype=dtype)
+    found = y.reshape(-1)
+    error_ulp = int(ulp_distance(found, expected)[contract.plain].max(initial=0))
+    held = (
+        y.shape == case.operands.predict.shape
+        and y.dtype == case.operands.predict.dtype
+        and error_ulp <= ULP_LIMIT[dtype]
+        and bool(same_bits(found, contract.y).all())
+    )
+    return Outcome(time_ms, error_ulp, ULP_LIMIT[dtype], held)
+
+
+def show_gradients(console: Console, client: MseGradClient) -> int:
+    """Computes every case and prints a table; returns how many did not hold."""
+    table = Table(title="Gradients from the server, against the formula in float64", title_justify="left")
+    for heading in ("input", "shape", "dtype", "reduction", "transport"):
+        table.add_column(heading)
+    for heading in ("time", "error", "allowed"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    failures = 0
+    previous = ""
+    for case in cases():
+        outcome = outcome_of(client, case)
+        failures += not outcome.held
+        group = f"{case.source} {case.operands.predict.dtype}"
+        if previous not in ("", group):
+            table.add_section()
+        previous = group
+        table.add_row(
+            case.source,
+            " x ".join(map(str, case.operands.predict.shape)),
+            str(case.operands.predict.dtype),
+            case.reduction,
+            case.transport,
+            f"{outcome.time_ms:.1f} ms",
+            f"{outcome.error_ulp} ULP",
+            f"{outcome.allowed_ulp} ULP",
+            "[green]ok[/]" if outcome.held else "[red]WRONG[/]",
+        )
+    console.print(table)
+    return failures
+
+
+def show_metrics(console: Console, url: str) -> None:
+    """Prints what the server counted meanwhile."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    table = Table(title=f"The server's own metrics, from {url}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in selected_metrics(text):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def selected_metrics(text: str) -> Iterator[tuple[str, str]]:
+    """Yields name and value of each counter and gauge of ours that is not 0, without the buckets of histograms."""
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if line.startswith("mse_grad_") and "_bucket{" not in name and "_created" not in name and float(value) != 0:
+            yield name, f"{float(value):,.6g}"
+
+
+def main() -> int:
+    """Returns the exit code."""
+    console = Console(width=120 if not sys.stdout.isatty() else None)
+    with DemoServer() as server:
+        console.print(f"A server listens on {server.address} and computes on {server.device}.\n")
+        with MseGradClient(server.address) as client:
+            failures = show_gradients(console, client)
+        show_metrics(console, server.metrics_url)
+        code = server.stop()
+    console.print(f"The server ended with exit code {code} after SIGTERM.")
+    if failures or code:
+        console.print(f"[red]{failures} gradients did not hold.[/] The server's log:\n{server.log}")
+        return 1
+    console.print("[green]Every gradient held.[/]")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,42 @@
+"""What goes wrong, and how it looks: the class to catch, the reason to switch on, the words to show.
+
+`make serve` in another terminal, then `.venv/bin/python client/examples/errors.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from mse_grad_client import InvalidArgument, MseGradClient, MseGradError, ResourceExhausted
+
+
+def main(address: str = "127.0.0.1:50051") -> None:
+    """Asks the server at `address`."""
+    x = np.ones((2, 3), dtype=np.float32)
+    with MseGradClient(address) as client:
+        try:
+            client.compute(x, x.T, 1.0)
+        except InvalidArgument as error:  # a ValueError too
+            show(error)
+        try:
+            client.compute(x, x, 1.0, "average")
+        except InvalidArgument as error:
+            show(error)
+        large = np.ones(2**26, dtype=np.float32)
+        try:
+            client.compute_unary(large, large, 1.0)
+        except ResourceExhausted as error:
+            show(error)
+        assert client.compute(x, x, 1.0).shape == (2, 3)  # none of them harmed the connection
+
+
+def show(error: MseGradError) -> None:
+    """Prints everything that an error carries."""
+    reason = error.reason.value if error.reason else "no reason"
+    print(f"{type(error).__name__}, {error.code.name}, {reason}\n  {error.message}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
