@@ -1,0 +1,75 @@
+"""The part of the install that compiles the CPU kernel. Without it the install goes on, and NumPy computes.
+
+The environment variable MSE_GRAD_BUILD_KERNEL decides: "auto" (also where it is not set) compiles where there is a
+compiler, "0" leaves the kernel out, "require" fails the install where the kernel does not compile without a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+__all__ = ["KernelBuildHook"]
+
+SETTING = "MSE_GRAD_BUILD_KERNEL"
+LIBRARY = "mse_grad_server/backends/libmse_loss_grad_cpu.so"
+
+
+class KernelBuildHook(BuildHookInterface[Any]):
+    """Puts the library beside the module that loads it: in the checkout for an editable install, else in the wheel."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compiles the kernel.
+
+        Args:
+            version: "editable" or "standard".
+            build_data: What hatchling builds the wheel from.
+
+        Raises:
+            ValueError: MSE_GRAD_BUILD_KERNEL is none of its values.
+            RuntimeError: It is "require" and the kernel does not compile.
+        """
+        setting = os.environ.get(SETTING, "auto")
+        if setting not in ("auto", "0", "require"):
+            raise ValueError(f"{SETTING} is {setting!r}; it must be 'auto', '0' or 'require'")
+        in_checkout = Path(self.root, "server", LIBRARY)
+        if version == "editable":
+            if not self._build(in_checkout, setting):
+                # One from an earlier install would go on to be loaded.
+                in_checkout.unlink(missing_ok=True)
+            return
+        self._scratch = tempfile.TemporaryDirectory()
+        library = Path(self._scratch.name, in_checkout.name)
+        if self._build(library, setting):
+            build_data["force_include"][str(library)] = LIBRARY
+            build_data["pure_python"] = False
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{platform}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Removes what `initialize` made outside the wheel."""
+        if version != "editable":
+            self._scratch.cleanup()
+
+    def _build(self, output: Path, setting: str) -> bool:
+        """Returns whether `output` was written; says why where it was not."""
+        if setting == "0":
+            self.app.display_info(f"{SETTING} is '0': the CPU kernel is left out, NumPy will compute")
+            return False
+        command = [sys.executable, str(Path(self.root, "kernel", "cpu", "build_kernel.py")), "--output", str(output)]
+        if setting == "require":
+            command.append("--warnings-are-errors")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return True
+        if setting == "require":
+            raise RuntimeError(f"{SETTING} is 'require', but the CPU kernel did not compile:\n{result.stderr}")
+        self.app.display_warning(f"the CPU kernel did not compile, NumPy will compute:\n{result.stderr}")
+        return False

@@ -1,0 +1,142 @@
+"""The compiled CPU kernel, called through ctypes.
+
+Source: kernel/cpu/mse_loss_grad_cpu.h, whose numbers stand here too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mse_grad.tensor import Array, DType
+
+__all__ = ["LIBRARY_PATH", "LibraryUnusable", "NativeKernel"]
+
+LIBRARY_PATH = Path(__file__).with_name("libmse_loss_grad_cpu.so")
+
+_ABI_VERSION = 1
+_OK = 0
+
+# Fastest first.
+_VARIANTS = {"avx512": 3, "avx2": 2, "neon": 1, "portable": 0}
+
+# Where an array keeps the address of its first element: in its struct, PyArrayObject, whose members NumPy's ABI fixes,
+# right after the object's header; CPython gives the struct's address as the id. The documented ways,
+# `array.ctypes.data` and `array.__array_interface__`, take 0.9 us for each of four arrays, this one 0.1.
+_HEADER_BYTES = object.__basicsize__
+_pointer_at = ctypes.c_void_p.from_address
+
+
+class LibraryUnusable(Exception):
+    """The library of the kernel cannot be used; the message says why."""
+
+
+class NativeKernel:
+    """The library of the kernel.
+
+    Thread safety: `compute` may be called from any number of threads at a time.
+
+    Attributes:
+        variants: Names of the variants that run on this machine, fastest first; the last is "portable".
+        source_hash: Hexadecimal hash of the sources that the library was compiled from.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """Takes a library that `load` found usable."""
+        library.MseLossGradCpuHash.restype = ctypes.c_char_p
+        library.MseLossGradCpuVariants.restype = ctypes.c_uint32
+        library.MseLossGradCpu.argtypes = [
+            *(ctypes.c_int32, ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c_int32),
+            *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+        ]
+        runnable = library.MseLossGradCpuVariants()
+        self.variants = tuple(name for name, number in _VARIANTS.items() if runnable >> number & 1)
+        self.source_hash: str = library.MseLossGradCpuHash().decode()
+        self._function = library.MseLossGradCpu
+
+    @classmethod
+    def load(cls, path: Path = LIBRARY_PATH) -> NativeKernel:
+        """Returns the kernel in the library at `path`.
+
+        Raises:
+            LibraryUnusable: There is none, it does not load, or it is not of the version that this module knows.
+        """
+        if not path.exists():
+            raise LibraryUnusable(f"there is no {path}; an install that finds a C++ compiler makes it")
+        try:
+            library = ctypes.CDLL(str(path))  # a CDLL, unlike a PyDLL, releases the GIL during its calls
+            abi_version = library.MseLossGradCpuAbiVersion()
+        except (OSError, AttributeError) as cause:
+            raise LibraryUnusable(f"{path} cannot be loaded: {cause}") from cause
+        if abi_version != _ABI_VERSION:
+            raise LibraryUnusable(
+                f"{path} has ABI version {abi_version}, not {_ABI_VERSION}; install the package again"
+            )
+        if not _pointers_follow_headers():
+            raise LibraryUnusable("this Python keeps arrays in another way than CPython does")
+        return cls(library)
+
+    def compute(
+        self,
+        variant: str,
+        dtype: DType,
+        predict: Array,
+        label: Array,
+        dout: Array,
+        y: Array,
+        *,
+        c: float,
+        scalar_dout: bool,
+    ) -> None:
+        """Writes the gradient of n elements to `y`; releases the GIL while it computes.
+
+        Args:
+            variant: One of `variants`.
+            dtype: Element type of the four arrays, which is not checked.
+            predict: n elements in C order, at any byte address.
+            label: n elements, likewise.
+            dout: n elements, or one where `scalar_dout`.
+            y: n elements, writable, overlapping none of the others.
+            c: The coefficient; rounded to float32 unless `dtype` is float64.
+            scalar_dout: Whether dout is a single element.
+
+        Raises:
+            ValueError: The kernel would read or write past an array, or write where it must not.
+        """
+        size_bytes = predict.nbytes
+        dout_bytes = dtype.itemsize_bytes if scalar_dout else size_bytes
+        if label.nbytes != size_bytes or y.nbytes != size_bytes or dout.nbytes != dout_bytes:
+            raise ValueError(
+                f"predict has {size_bytes} bytes, label {label.nbytes}, dout {dout.nbytes}, y {y.nbytes}; "
+                f"label and y must have as many as predict, dout {dout_bytes}"
+            )
+        y_flags = y.flags
+        if not (predict.flags.c_contiguous and label.flags.c_contiguous and dout.flags.c_contiguous):
+            raise ValueError("predict, label and dout must be contiguous")
+        if not (y_flags.c_contiguous and y_flags.writeable):
+            raise ValueError("y must be contiguous and writable")
+        status = self._function(
+            _VARIANTS[variant],
+            dtype.wire,
+            size_bytes // dtype.itemsize_bytes,
+            c,
+            scalar_dout,
+            _pointer_at(id(predict) + _HEADER_BYTES),
+            _pointer_at(id(label) + _HEADER_BYTES),
+            _pointer_at(id(dout) + _HEADER_BYTES),
+            _pointer_at(id(y) + _HEADER_BYTES),
+        )
+        if status != _OK:
+            raise ValueError(f"the kernel refused variant {variant!r} with dtype {dtype.name}: status {status}")
+
+
+def _pointers_follow_headers() -> bool:
+    """Returns whether the address of an array's first element can be read where `compute` reads it."""
+    if sys.implementation.name != "cpython":
+        return False
+    probe = np.zeros(1, np.uint8)
+    address: int = probe.__array_interface__["data"][0]
+    return _pointer_at(id(probe) + _HEADER_BYTES).value == address
