@@ -1,0 +1,176 @@
+"""Values to messages, in the bytes that the generated code would write: fields ascending, defaults left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mse_grad.messages import Chunk, Header, TensorFrame, UnaryRequest
+from mse_grad.tensor import Buffer
+from mse_grad.unfilled import unfilled_message
+from mse_grad.wire import enum_bytes, int64_bytes, uint64_bytes
+
+__all__ = ["encode_stream_request", "encode_unary_request", "open_results", "open_unary_response"]
+
+# Tags are literals here: number * 8 + wire type (0 varint, 2 length-delimited), each named beside its field.
+
+
+def encode_stream_request(headers: Sequence[Header], chunks: Sequence[Chunk], cancel_ids: Sequence[int] = ()) -> bytes:
+    """Returns one `StreamGradientsRequest` with the headers, chunks and cancellations; copies every operand once.
+
+    Raises:
+        ValueError: A number does not fit into its field.
+    """
+    # One join: it allocates once and copies each operand once, and it beats a message from `unfilled_message` at every
+    # size (0.2 against 1.4 us for three operands of 4 KiB, 19 against 21 us for 512 KiB).
+    parts: list[Buffer] = []
+    for header in headers:
+        body = _header_body(header)
+        parts += (b"\x0a", uint64_bytes(len(body)), body)  # headers = 1
+    for chunk in chunks:
+        _append_chunk(parts, chunk)
+    if cancel_ids:
+        body = b"".join(map(uint64_bytes, cancel_ids))
+        parts += (b"\x1a", uint64_bytes(len(body)), body)  # cancel_ids = 3
+    return b"".join(parts)
+
+
+def encode_unary_request(request: UnaryRequest) -> bytes:
+    """Returns one `ComputeGradientRequest`; copies every operand once.
+
+    Raises:
+        ValueError: A number does not fit into its field.
+    """
+    parts: list[Buffer] = []
+    _append_tensor(parts, b"\x0a", request.predict)
+    _append_tensor(parts, b"\x12", request.label)
+    _append_tensor(parts, b"\x1a", request.dout)
+    if request.reduction:
+        parts.append(b"\x20" + enum_bytes(request.reduction))
+    if request.numel:
+        parts.append(b"\x28" + int64_bytes(request.numel))
+    return b"".join(parts)
+
+
+def open_results(slots: Sequence[tuple[int, int, int, bool]]) -> tuple[bytes, list[memoryview]]:
+    """Returns one `StreamGradientsResponse` with a result for each slot, and a writable view of each y.
+
+    Write every y before the message is sent or read, and drop the views then: a byte that was not written holds what
+    the memory held before, and grpcio may still be reading the message when a late write comes. Each view keeps the
+    message alive. The views overlap nowhere; several threads may each fill their own.
+
+    Args:
+        slots: Request id, offset in elements, bytes of y, and whether the fallback computes it.
+
+    Raises:
+        ValueError: A number does not fit into its field, or the message would pass protobuf's 2^31 - 1 bytes.
+    """
+    heads: list[bytes] = []
+    tails: list[bytes] = []
+    size_bytes = 0
+    for request_id, offset, y_bytes, fallback in slots:
+        head = b"\x08" + uint64_bytes(request_id) if request_id else b""
+        if offset:
+            head += b"\x10" + int64_bytes(offset)
+        if y_bytes:
+            head += b"\x1a" + uint64_bytes(y_bytes)
+        tail = b"\x20\x01" if fallback else b""
+        head = b"\x12" + uint64_bytes(len(head) + y_bytes + len(tail)) + head  # results = 2
+        heads.append(head)
+        tails.append(tail)
+        size_bytes += len(head) + y_bytes + len(tail)
+    message, contents = unfilled_message(size_bytes)
+    views = []
+    position = 0
+    for head, tail, (_, _, y_bytes, _) in zip(heads, tails, slots, strict=True):
+        start = position + len(head)
+        contents[position:start] = head
+        stop = start + y_bytes
+        views.append(contents[start:stop])
+        position = stop + len(tail)
+        contents[stop:position] = tail
+    return message, views
+
+
+def open_unary_response(
+    dtype: int, shape: Sequence[int], size_bytes: int, fallback: bool = False
+) -> tuple[bytes, memoryview]:
+    """Returns one `ComputeGradientResponse` and a writable view of the elements of y.
+
+    What `open_results` says about its views holds here too.
+
+    Args:
+        dtype: Number of `mse_grad.v1.DataType`.
+        shape: Shape of y.
+        size_bytes: Bytes of y.
+        fallback: Whether the fallback computes it.
+
+    Raises:
+        ValueError: A number does not fit into its field, or the message would pass protobuf's 2^31 - 1 bytes.
+    """
+    head = _tensor_head(dtype, shape, size_bytes)
+    head = b"\x0a" + uint64_bytes(len(head) + size_bytes) + head  # y = 1
+    tail = b"\x10\x01" if fallback else b""
+    stop = len(head) + size_bytes
+    message, contents = unfilled_message(stop + len(tail))
+    contents[: len(head)] = head
+    contents[stop:] = tail
+    return message, contents[len(head) : stop]
+
+
+def _header_body(header: Header) -> bytes:
+    body = b"\x08" + uint64_bytes(header.id) if header.id else b""
+    if header.dtype:
+        body += b"\x10" + enum_bytes(header.dtype)
+    if header.shape:
+        packed = b"".join(map(int64_bytes, header.shape))
+        body += b"\x1a" + uint64_bytes(len(packed)) + packed
+    if header.reduction:
+        body += b"\x20" + enum_bytes(header.reduction)
+    if header.scalar_dout is not None:
+        body += b"\x2a" + uint64_bytes(_size_bytes(header.scalar_dout)) + bytes(header.scalar_dout)
+    if header.numel:
+        body += b"\x30" + int64_bytes(header.numel)
+    if header.time_left_us:
+        body += b"\x38" + int64_bytes(header.time_left_us)
+    if header.request_id:
+        text = header.request_id.encode()
+        body += b"\x42" + uint64_bytes(len(text)) + text
+    if header.traceparent:
+        text = header.traceparent.encode()
+        body += b"\x4a" + uint64_bytes(len(text)) + text
+    return body
+
+
+def _append_chunk(parts: list[Buffer], chunk: Chunk) -> None:
+    predict, label, dout = chunk.predict, chunk.label, chunk.dout
+    predict_bytes, label_bytes, dout_bytes = _size_bytes(predict), _size_bytes(label), _size_bytes(dout)
+    head = b"\x08" + uint64_bytes(chunk.id) if chunk.id else b""
+    if chunk.offset:
+        head += b"\x10" + int64_bytes(chunk.offset)
+    if predict_bytes:
+        head += b"\x1a" + uint64_bytes(predict_bytes)
+    label_head = b"\x22" + uint64_bytes(label_bytes) if label_bytes else b""
+    dout_head = b"\x2a" + uint64_bytes(dout_bytes) if dout_bytes else b""
+    size_bytes = len(head) + predict_bytes + len(label_head) + label_bytes + len(dout_head) + dout_bytes
+    parts += (b"\x12", uint64_bytes(size_bytes), head, predict, label_head, label, dout_head, dout)  # chunks = 2
+
+
+def _append_tensor(parts: list[Buffer], tag: bytes, tensor: TensorFrame) -> None:
+    data_bytes = _size_bytes(tensor.data)
+    head = _tensor_head(tensor.dtype, tensor.shape, data_bytes)
+    parts += (tag, uint64_bytes(len(head) + data_bytes), head, tensor.data)
+
+
+def _tensor_head(dtype: int, shape: Sequence[int], data_bytes: int) -> bytes:
+    """What stands before the elements in a `Tensor`."""
+    head = b"\x08" + enum_bytes(dtype) if dtype else b""
+    if shape:
+        packed = b"".join(map(int64_bytes, shape))
+        head += b"\x12" + uint64_bytes(len(packed)) + packed
+    if data_bytes:
+        head += b"\x1a" + uint64_bytes(data_bytes)
+    return head
+
+
+def _size_bytes(buffer: Buffer) -> int:
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)

@@ -1,0 +1,85 @@
+"""The slow way from a message to values: through the generated code, which copies each operand once."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from mse_grad.messages import (
+    Chunk,
+    Header,
+    Result,
+    StreamRequest,
+    StreamResponse,
+    TensorFrame,
+    UnaryRequest,
+    UnaryResponse,
+)
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+
+__all__ = ["parse_stream_request", "parse_stream_response", "parse_unary_request", "parse_unary_response"]
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def parse_stream_request(message: bytes) -> StreamRequest:
+    """Returns the `StreamGradientsRequest` in `message`; raises ContractError MESSAGE_MALFORMED."""
+    parsed = _parse(pb.StreamGradientsRequest, message)
+    return StreamRequest(
+        [
+            Header(
+                id=header.id,
+                dtype=header.dtype,
+                shape=tuple(header.shape),
+                reduction=header.reduction,
+                scalar_dout=header.scalar_dout if header.HasField("scalar_dout") else None,
+                numel=header.numel,
+                time_left_us=header.time_left_us,
+                request_id=header.request_id,
+                traceparent=header.traceparent,
+            )
+            for header in parsed.headers
+        ],
+        [Chunk(chunk.id, chunk.offset, chunk.predict, chunk.label, chunk.dout) for chunk in parsed.chunks],
+        list(parsed.cancel_ids),
+    )
+
+
+def parse_stream_response(message: bytes) -> StreamResponse:
+    """Returns the `StreamGradientsResponse` in `message`; raises ContractError MESSAGE_MALFORMED."""
+    parsed = _parse(pb.StreamGradientsResponse, message)
+    return StreamResponse(
+        parsed.opened if parsed.HasField("opened") else None,
+        [Result(result.id, result.offset, result.y, result.fallback) for result in parsed.results],
+        list(parsed.errors),
+        parsed.go_away if parsed.HasField("go_away") else None,
+    )
+
+
+def parse_unary_request(message: bytes) -> UnaryRequest:
+    """Returns the `ComputeGradientRequest` in `message`; raises ContractError MESSAGE_MALFORMED."""
+    parsed = _parse(pb.ComputeGradientRequest, message)
+    return UnaryRequest(
+        _tensor(parsed.predict), _tensor(parsed.label), _tensor(parsed.dout), parsed.reduction, parsed.numel
+    )
+
+
+def parse_unary_response(message: bytes) -> UnaryResponse:
+    """Returns the `ComputeGradientResponse` in `message`; raises ContractError MESSAGE_MALFORMED."""
+    parsed = _parse(pb.ComputeGradientResponse, message)
+    return UnaryResponse(_tensor(parsed.y), parsed.fallback)
+
+
+def _tensor(tensor: pb.Tensor) -> TensorFrame:
+    return TensorFrame(tensor.dtype, tuple(tensor.shape), tensor.data)
+
+
+def _parse(kind: type[_Message], message: bytes) -> _Message:
+    try:
+        return kind.FromString(message)
+    except DecodeError as cause:
+        raise ContractError(
+            Reason.MESSAGE_MALFORMED, "message", f"the message is not a {kind.DESCRIPTOR.full_name}"
+        ) from cause

@@ -1,0 +1,165 @@
+"""The protobuf wire format: varints out and in, and the fields of a message.
+
+Source: https://protobuf.dev/programming-guides/encoding. Thread safety: pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = [
+    "Unrecognised",
+    "check_skippable",
+    "enum_bytes",
+    "fields",
+    "finish_varint",
+    "int64_bytes",
+    "packed_varints",
+    "signed32",
+    "signed64",
+    "uint64_bytes",
+]
+
+_ONE_BYTE = tuple(bytes((number,)) for number in range(0x80))
+
+
+class Unrecognised(Exception):
+    """The message is not as encoders usually write it, or is malformed; the generated code decides which."""
+
+
+def uint64_bytes(number: int) -> bytes:
+    """Returns `number` as a varint; raises ValueError outside [0, 2^64)."""
+    # One and two bytes hold ids, extents and lengths of small gradients: the usual case costs no loop.
+    if 0 <= number < 0x80:
+        return _ONE_BYTE[number]
+    if 0 <= number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{number} does not fit into a uint64 field; it must be in [0, 2^64)")
+    digits = []
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+def int64_bytes(number: int) -> bytes:
+    """Returns `number` as the varint of an int64 field, ten bytes where negative; raises ValueError outside int64."""
+    if 0 <= number < 2**63:
+        return uint64_bytes(number)
+    if not -(2**63) <= number < 0:
+        raise ValueError(f"{number} does not fit into an int64 field; it must be in [-2^63, 2^63)")
+    return uint64_bytes(int(number) + 2**64)
+
+
+def enum_bytes(number: int) -> bytes:
+    """Returns `number` as the varint of an enum field; raises ValueError outside int32."""
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{number} does not fit into an enum field; it must be in [-2^31, 2^31)")
+    return int64_bytes(number)
+
+
+def finish_varint(message: bytes, first: int, position: int) -> tuple[int, int]:
+    """Reads on where the first byte of a varint was 0x80 or more.
+
+    Args:
+        message: What is read.
+        first: The first byte of the varint.
+        position: Index of its second byte.
+
+    Returns:
+        The number, as a uint64, and the index after it.
+
+    Raises:
+        Unrecognised: The number has more than 64 bits, or more bytes than it needs.
+        IndexError: The message ends within the varint.
+    """
+    byte = message[position]
+    number = first - 0x80 + (byte << 7)
+    shift = 7
+    while byte >= 0x80:
+        shift += 7
+        if shift > 63:
+            raise Unrecognised
+        position += 1
+        byte = message[position]
+        # The byte before left its continuation bit at `shift`; it is taken back here.
+        number += (byte - 1) << shift
+    # A last byte of 0 says nothing: no encoder writes it, and readers differ on how much of that they take.
+    if byte == 0 or number >= 2**64:
+        raise Unrecognised
+    return number, position + 1
+
+
+def fields(message: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yields tag, value and 0 of each varint field, and tag, start and stop of each length-delimited one.
+
+    Tags have one byte, numbers below 16: all that `mse_grad.v1` has. Check what you do not know by `check_skippable`.
+
+    Args:
+        message: What is read.
+        start: Index of the first field.
+        stop: Index after the last field.
+
+    Raises:
+        Unrecognised: A field has another wire type, or passes `stop`.
+        IndexError: The message ends within a field.
+    """
+    position = start
+    while position < stop:
+        tag, value = message[position], message[position + 1]
+        position += 2
+        if value >= 0x80:
+            value, position = finish_varint(message, value, position)
+        if tag & 7 == 2:
+            value_start = position
+            position += value
+            if position > stop:
+                raise Unrecognised
+            yield tag, value_start, position
+        else:
+            yield tag, value, 0
+    if position != stop:
+        raise Unrecognised
+
+
+def packed_varints(message: bytes, start: int, stop: int) -> list[int]:
+    """Returns the uint64 numbers of a packed field.
+
+    Raises:
+        Unrecognised: A number is no usual varint, or passes `stop`.
+        IndexError: The message ends within a number.
+    """
+    numbers = []
+    position = start
+    while position < stop:
+        number = message[position]
+        position += 1
+        if number >= 0x80:
+            number, position = finish_varint(message, number, position)
+        numbers.append(number)
+    if position != stop:
+        raise Unrecognised
+    return numbers
+
+
+def check_skippable(tag: int) -> None:
+    """Raises Unrecognised unless a reader that does not know the tag just skips its field.
+
+    That is a varint or a length-delimited field with a tag of one byte and a number from 1 on. A longer tag that began
+    in this byte, or another wire type, was read as what it is not.
+    """
+    if not 0x08 <= tag < 0x80 or tag & 7 not in (0, 2):
+        raise Unrecognised
+
+
+def signed64(number: int) -> int:
+    """Returns the int64 with the bits of the uint64 `number`."""
+    return number if number < 2**63 else number - 2**64
+
+
+def signed32(number: int) -> int:
+    """Returns the int32 with the low bits of the uint64 `number`: what a reader makes of an enum."""
+    number &= 0xFFFFFFFF
+    return number if number < 2**31 else number - 2**32
