@@ -22,6 +22,7 @@ class Reason(Enum):
     retryable: bool
 
     def __new__(cls, text: str, code: grpc.StatusCode, retryable: bool = False) -> Reason:
+        """Returns the reason whose value is `text`."""
         reason = object.__new__(cls)
         reason._value_ = text
         reason.code = code

@@ -46,7 +46,9 @@ def check_same_dtype(predict: DType, other: DType, *, field: str) -> None:
     """Raises ContractError DTYPE_MISMATCH unless `field` has the dtype of predict."""
     if other is not predict:
         raise ContractError(
-            Reason.DTYPE_MISMATCH, field, f"predict has dtype {predict.name}, {field} has {other.name}; they must be equal"
+            Reason.DTYPE_MISMATCH,
+            field,
+            f"predict has dtype {predict.name}, {field} has {other.name}; they must be equal",
         )
 
 
