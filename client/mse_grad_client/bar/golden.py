@@ -100,7 +100,7 @@ def ulp_distance(a: Array, b: Array) -> NDArray[np.uint64]:
     first, second = _ordered(a), _ordered(b)
     # The difference of two int64 fits uint64, in which wrapping around gives it exactly.
     distance = np.maximum(first, second).view(np.uint64) - np.minimum(first, second).view(np.uint64)
-    a_nan, b_nan = np.isnan(a), np.isnan(b)
+    a_nan, b_nan = _is_nan(a), _is_nan(b)
     distance[a_nan != b_nan] = NAN_DISTANCE
     distance[a_nan & b_nan] = 0
     return distance
@@ -111,7 +111,7 @@ def same_bits(a: Array, b: Array) -> NDArray[np.bool_]:
     unsigned = _BITS[a.dtype.itemsize]
     equal: NDArray[np.bool_] = np.ascontiguousarray(a).view(unsigned) == np.ascontiguousarray(b).view(unsigned)
     if not equal.all():
-        equal |= np.isnan(a) & np.isnan(b)
+        equal |= _is_nan(a) & _is_nan(b)
     return equal
 
 
@@ -120,6 +120,12 @@ def _normal(values: Array) -> NDArray[np.bool_]:
     magnitude = np.abs(values)
     normal: NDArray[np.bool_] = (magnitude >= limits.smallest_normal) & (magnitude <= limits.max)
     return normal
+
+
+def _is_nan(values: Array) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):  # a signalling NaN is one too
+        nan: NDArray[np.bool_] = np.isnan(values)
+    return nan
 
 
 def _to_odd(values: Array) -> Array:

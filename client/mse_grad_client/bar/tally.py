@@ -69,23 +69,9 @@ class Tally:
                 self._first_wrong_form = f"{case}: shape {list(result.shape)}, dtype {result.dtype}"
             self._wrong_form += 1
             return
-        if result.size == 0:
-            return
-        y, golden, plain = result.reshape(-1), case.golden, case.reference.plain
-        unlike = ~same_bits(y, case.reference.y)
-        self._unlike.add(unlike & plain, case, y, case.reference.y)
-        self._unlike_outside.add(unlike & ~plain, case, y, case.reference.y)
-        self._plain += int(np.count_nonzero(plain))
-        if not plain.any():
-            return
-        self._equal += int(np.count_nonzero(same_bits(y, golden) & plain))
-        self._false_zeros.add((y == 0) & (golden != 0) & plain, case, y, golden)
-        distance = np.where(plain, ulp_distance(y, golden), np.uint64(0))
-        worst = int(np.argmax(distance))
-        if int(distance[worst]) > self._ulp:
-            self._ulp = int(distance[worst])
-            self._worst_ulp = _describe(case, worst, y, golden)
-        self._add_mean_square(y, golden, plain)
+        if result.size:
+            with np.errstate(all="ignore"):
+                self._judge(case, result.reshape(-1))
 
     def rows(self) -> list[Row]:
         """Returns the figures so far."""
@@ -117,6 +103,23 @@ class Tally:
             Row(name, Line.OUTSIDE, self._unlike_outside.count, 0, note=self._unlike_outside.first),
         ]
 
+    def _judge(self, case: Case, y: Array) -> None:
+        golden, plain = case.golden, case.reference.plain
+        unlike = ~same_bits(y, case.reference.y)
+        self._unlike.add(unlike & plain, case, y, case.reference.y)
+        self._unlike_outside.add(unlike & ~plain, case, y, case.reference.y)
+        self._plain += int(np.count_nonzero(plain))
+        if not plain.any():
+            return
+        self._equal += int(np.count_nonzero(same_bits(y, golden) & plain))
+        self._false_zeros.add((y == 0) & (golden != 0) & plain, case, y, golden)
+        distance = np.where(plain, ulp_distance(y, golden), np.uint64(0))
+        worst = int(np.argmax(distance))
+        if int(distance[worst]) > self._ulp:
+            self._ulp = int(distance[worst])
+            self._worst_ulp = _describe(case, worst, y, golden)
+        self._add_mean_square(y, golden, plain)
+
     def _add_mean_square(self, y: Array, golden: Array, plain: NDArray[np.bool_]) -> None:
         # Where the golden overflowed the distance in ULP is the judge: there is no error to square.
         judged = plain & np.isfinite(golden)
@@ -124,11 +127,10 @@ class Tally:
         largest = np.max(np.abs(wanted), initial=0.0)
         if largest == 0.0:
             return
-        with np.errstate(all="ignore"):
-            error = (y[judged].astype(np.float64) - wanted) / largest
-            wanted /= largest
-            # Every case counts by its elements; pooled, because one element rules a case of many magnitudes.
-            self._mean_square_sum += float(np.square(error).sum() / np.square(wanted).sum()) * wanted.size
+        error = (y[judged].astype(np.float64) - wanted) / largest
+        wanted /= largest
+        # Every case counts by its elements; pooled, because one element rules a case of many magnitudes.
+        self._mean_square_sum += float(np.square(error).sum() / np.square(wanted).sum()) * wanted.size
         self._mean_square_elements += wanted.size
 
 

@@ -1,0 +1,151 @@
+"""The bar passes the formula, and reports what it saw."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT16, FLOAT32, FLOAT64, Array, DType
+from mse_grad_client.bar import BarReport, Case, Dout, Line, Row, run_bar
+from mse_grad_client.bar.tally import Tally
+from support.compute import formula_compute
+
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+
+
+def failing(report: BarReport) -> set[Line]:
+    return {row.line for row in report.failures}
+
+
+def from_the_second_element(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+    y = formula_compute(predict, label, dout, reduction)
+    y.reshape(-1)[:1] = 0
+    return y
+
+
+@by_dtype
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_passes_the_formula(dtype: DType, seed: int) -> None:
+    report = run_bar(formula_compute, dtypes=[dtype], quick=True, seed=seed)
+    assert report.passed, report
+
+
+def test_passes_the_formula_with_every_shape() -> None:
+    report = run_bar(formula_compute)
+    assert report.passed, report
+
+
+@by_dtype
+def test_judges_every_line_of_a_dtype_once(dtype: DType) -> None:
+    report = run_bar(formula_compute, dtypes=[dtype], quick=True)
+    lines = [row.line for row in report.rows]
+    assert len(lines) == len(set(lines))
+    half = {Line.HALF_ULP, Line.HALF_EQUAL, Line.HALF_BITS}
+    wide = {Line.ULP, Line.BITS}
+    every = set(Line) - half - wide - {Line.PATH, Line.CENTRAL}
+    expected = (
+        every | (half if dtype in (FLOAT16, BFLOAT16) else wide) | ({Line.CENTRAL} if dtype is FLOAT64 else set())
+    )
+    assert set(lines) == expected
+
+
+@by_dtype
+def test_both_domains_get_elements(dtype: DType) -> None:
+    report = run_bar(formula_compute, dtypes=[dtype], quick=True)
+    coverage = next(row for row in report.rows if row.line is Line.COVERAGE)
+    assert coverage.figure > 1000
+
+
+def test_a_domain_without_elements_fails() -> None:
+    tally = Tally(FLOAT32)
+    ones = np.ones(8, np.float32)
+    case = Case("ones", FLOAT32, ones, ones, ones, reduction=1)  # type: ignore[arg-type]
+    tally.add(case, case.run(formula_compute))
+    assert {row.line for row in tally.rows() if not row.passed} == {Line.COVERAGE}
+
+
+def test_a_path_with_other_bits_fails_its_row_only() -> None:
+    paths = {"same": formula_compute, "other": from_the_second_element}
+    report = run_bar(formula_compute, dtypes=[FLOAT16], paths=paths, quick=True)
+    assert [(row.line, row.path) for row in report.failures] == [(Line.PATH, "other")]
+    assert [row.path for row in report.rows if row.line is Line.PATH] == ["same", "other"]
+
+
+def test_no_row_for_threads_where_one_may_call() -> None:
+    report = run_bar(formula_compute, dtypes=[FLOAT32], threads=1, quick=True)
+    assert Line.THREADS not in {row.line for row in report.rows}
+
+
+def test_further_lengths_come_with_their_neighbours() -> None:
+    lengths: set[int] = set()
+    run_bar(
+        formula_compute,
+        dtypes=[FLOAT32],
+        lengths=[9000],
+        quick=True,
+        on_case=lambda case: lengths.add(case.predict.size),
+    )
+    assert {8999, 9000, 9001} <= lengths
+
+
+def test_the_same_seed_gives_the_same_data_and_another_seed_others() -> None:
+    def first_data(seed: int) -> list[bytes]:
+        seen: list[bytes] = []
+        run_bar(
+            formula_compute,
+            dtypes=[FLOAT32],
+            quick=True,
+            seed=seed,
+            on_case=lambda case: seen.append(case.predict.tobytes()),
+        )
+        return seen
+
+    assert first_data(3) == first_data(3)
+    assert first_data(3) != first_data(4)
+
+
+def test_what_the_implementation_raises_ends_the_run() -> None:
+    def broken(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        run_bar(broken, quick=True)
+
+
+def test_a_failing_row_names_the_case_the_element_and_both_values() -> None:
+    report = run_bar(from_the_second_element, dtypes=[FLOAT32], quick=True)
+    note = next(row.note for row in report.failures if row.line is Line.FALSE_ZEROS)
+    assert "element 0 is 0, not " in note
+    assert "shape [" in note
+
+
+def test_the_report_is_json_with_every_row() -> None:
+    report = run_bar(formula_compute, dtypes=[FLOAT32], quick=True)
+    decoded = json.loads(json.dumps(report.as_dict()))
+    assert decoded["passed"] is True
+    assert decoded["cases"] == report.cases
+    assert decoded["elements"] == report.elements
+    assert [row["line"] for row in decoded["rows"]] == [row.line.value for row in report.rows]
+    assert all(row["passed"] for row in decoded["rows"])
+
+
+def test_a_report_without_rows_has_not_passed() -> None:
+    assert not BarReport((), cases=0, elements=0, duration_s=0.0).passed
+
+
+@pytest.mark.parametrize("figure", [1.5, float("inf"), float("nan")])
+def test_a_row_past_its_limit_or_without_a_figure_has_not_passed(figure: float) -> None:
+    assert not Row("float32", Line.RMS, figure, 1.0).passed
+    assert not Row("float16", Line.HALF_EQUAL, figure, float("inf"), at_least=True).passed or figure == float("inf")
+
+
+def test_a_failing_bar_fails_for_the_dtype_at_fault_only() -> None:
+    def wrong_in_half(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+        y = formula_compute(predict, label, dout, reduction)
+        return y if y.dtype != np.float16 else -y
+
+    report = run_bar(wrong_in_half, dtypes=[FLOAT32, FLOAT16, BFLOAT16], quick=True)
+    assert {row.dtype for row in report.failures} == {"float16"}
+    assert failing(report) >= {Line.HALF_ULP, Line.HALF_EQUAL, Line.HALF_BITS, Line.RMS, Line.EDGES}
