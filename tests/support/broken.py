@@ -229,7 +229,8 @@ def _steps(
 
 def _flushed(values: Array) -> Array:
     subnormal: Array = np.abs(values) < np.finfo(values.dtype).smallest_normal
-    return np.where(subnormal, np.copysign(0, values), values)
+    flushed: Array = np.where(subnormal, np.copysign(0, values), values)
+    return flushed
 
 
 def _last_bit_flipped(y: Array) -> Array:
