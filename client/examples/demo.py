@@ -5,10 +5,11 @@ Exits 0 only if every gradient held, the metrics counted every request and the s
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ from mse_grad_client.bar.tally import ULP_LIMIT
 
 LETTERS = Path(__file__).parent / "data" / "letters.npz"
 REDUCTIONS = ("none", "mean", "sum")
+SAMPLE = re.compile(r"(?P<name>mse_grad_\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+LABELS_LEFT_OUT = ("dtype", "reduction", "kernel_hash")
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -112,19 +116,19 @@ def outcome_of(client: MseGradClient, case: Case) -> Outcome:
     return Outcome(time_ms, error_ulp, ULP_LIMIT[dtype], held)
 
 
-def show_gradients(console: Console, client: MseGradClient) -> int:
-    """Computes every case and prints a table; returns how many did not hold."""
+def show_gradients(console: Console, client: MseGradClient, asked: Sequence[Case]) -> int:
+    """Computes every case and prints a table; returns how many were wrong."""
     table = Table(title="Gradients from the server, against the formula in float64", title_justify="left")
     for heading in ("input", "shape", "dtype", "reduction", "transport"):
         table.add_column(heading)
     for heading in ("time", "error", "allowed"):
         table.add_column(heading, justify="right")
     table.add_column("")
-    failures = 0
+    wrong = 0
     previous = ""
-    for case in cases():
+    for case in asked:
         outcome = outcome_of(client, case)
-        failures += not outcome.held
+        wrong += not outcome.held
         group = f"{case.source} {case.operands.predict.dtype}"
         if previous not in ("", group):
             table.add_section()
@@ -141,43 +145,55 @@ def show_gradients(console: Console, client: MseGradClient) -> int:
             "[green]ok[/]" if outcome.held else "[red]WRONG[/]",
         )
     console.print(table)
-    return failures
+    return wrong
 
 
-def show_metrics(console: Console, url: str) -> None:
-    """Prints what the server counted meanwhile."""
+def show_metrics(console: Console, url: str) -> int:
+    """Prints what the server counted meanwhile; returns how many requests it answered with a gradient."""
     with urllib.request.urlopen(url, timeout=10) as answer:
-        text = answer.read().decode()
+        totals = totals_of(answer.read().decode())
     table = Table(title=f"The server's own metrics, from {url}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, value in selected_metrics(text):
-        table.add_row(name, value)
+    for name, value in totals.items():
+        table.add_row(name, f"{value:,.0f}" if value == int(value) else f"{value:,.3f}")
     console.print(table)
+    answered = (value for name, value in totals.items() if name.startswith("mse_grad_requests_total{code=OK"))
+    return int(sum(answered))
 
 
-def selected_metrics(text: str) -> Iterator[tuple[str, str]]:
-    """Yields name and value of each counter and gauge of ours that is not 0, without the buckets of histograms."""
+def totals_of(text: str) -> dict[str, float]:
+    """Returns our counters and gauges that are not 0, summed over dtypes and reductions, without histogram buckets."""
+    totals: dict[str, float] = {}
     for line in text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if line.startswith("mse_grad_") and "_bucket{" not in name and "_created" not in name and float(value) != 0:
-            yield name, f"{float(value):,.6g}"
+        sample = SAMPLE.fullmatch(line)
+        if sample is None or sample["name"].endswith(("_bucket", "_created")) or float(sample["value"]) == 0:
+            continue
+        labels = [
+            f"{key}={value}" for key, value in LABEL.findall(sample["labels"] or "") if key not in LABELS_LEFT_OUT
+        ]
+        name = sample["name"] + (f"{{{', '.join(labels)}}}" if labels else "")
+        totals[name] = totals.get(name, 0.0) + float(sample["value"])
+    return totals
 
 
 def main() -> int:
     """Returns the exit code."""
-    console = Console(width=120 if not sys.stdout.isatty() else None)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    asked = list(cases())
     with DemoServer() as server:
         console.print(f"A server listens on {server.address} and computes on {server.device}.\n")
         with MseGradClient(server.address) as client:
-            failures = show_gradients(console, client)
-        show_metrics(console, server.metrics_url)
+            wrong = show_gradients(console, client, asked)
+        console.print()
+        answered = show_metrics(console, server.metrics_url)
         code = server.stop()
-    console.print(f"The server ended with exit code {code} after SIGTERM.")
-    if failures or code:
-        console.print(f"[red]{failures} gradients did not hold.[/] The server's log:\n{server.log}")
+    console.print(f"\nThe server ended with exit code {code} after SIGTERM.")
+    if wrong or answered != len(asked) or code:
+        console.print(f"[red]{wrong} of {len(asked)} gradients were wrong, the server counted {answered}.[/] Its log:")
+        console.print(server.log, markup=False, highlight=False)
         return 1
-    console.print("[green]Every gradient held.[/]")
+    console.print(f"[green]All {len(asked)} gradients held, and the server counted as many.[/]")
     return 0
 
 

@@ -24,7 +24,7 @@ def main(address: str = "127.0.0.1:50051") -> None:
             client.compute(x, x, 1.0, "average")
         except InvalidArgument as error:
             show(error)
-        large = np.ones(2**26, dtype=np.float32)
+        large = np.ones(2**23, dtype=np.float32)  # 32 MiB; two of them are more than one message may hold
         try:
             client.compute_unary(large, large, 1.0)
         except ResourceExhausted as error:

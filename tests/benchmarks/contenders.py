@@ -1,0 +1,163 @@
+"""Those who are measured: ours over each transport, plain grpcio, and the same work without a wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+from mse_grad_server.backends.cpu import CpuBackend
+
+from benchmarks.operands import REDUCTION, Operands
+from benchmarks.plain_server import UNLIMITED, plain_server
+from mse_grad.formula import coefficient, gradient_into
+from mse_grad.tensor import Array
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
+from mse_grad_client import MseGradClient
+from mse_grad_server.backends.base import GradientSpec
+from support.server import running_server
+
+__all__ = ["KERNEL", "NUMPY", "OURS_STREAM", "OURS_UNARY", "OURS_UNIX", "PLAIN", "TORCH", "Contender", "contenders"]
+
+OURS_STREAM = ("compute", "tcp stream")
+OURS_UNIX = ("compute", "unix stream")
+OURS_UNARY = ("compute_unary", "tcp unary")
+PLAIN = ("plain grpcio", "tcp unary")
+KERNEL = ("native kernel", "in-process")
+NUMPY = ("numpy", "in-process")
+TORCH = ("pytorch", "in-process")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table.
+
+    Attributes:
+        key: Name and transport.
+        prepare: Returns for given operands the call that is timed; the call returns the gradient.
+        same_bits: Whether the gradient must be the golden one, bit for bit.
+        most_bytes: Largest three operands that it takes, in bytes, or None.
+    """
+
+    key: tuple[str, str]
+    prepare: Callable[[Operands], Callable[[], Array]]
+    same_bits: bool = True
+    most_bytes: int | None = None
+
+    def takes(self, operands: Operands) -> bool:
+        """Whether it can compute these at all."""
+        return self.most_bytes is None or operands.moved_bytes * 3 // 4 <= self.most_bytes
+
+
+@contextmanager
+def contenders(folder: Path) -> Iterator[list[Contender]]:
+    """Starts every server and gives the contenders; PyTorch only where it is installed.
+
+    Args:
+        folder: Where the unix socket may lie.
+    """
+    with ExitStack() as stack:
+        tcp = stack.enter_context(running_server())
+        unix = stack.enter_context(running_server(listen=f"unix:{folder / 'bench.sock'}"))
+        plain = stack.enter_context(plain_server())
+        over_tcp = stack.enter_context(MseGradClient(tcp.address))
+        over_unix = stack.enter_context(MseGradClient(unix.address))
+        channel = stack.enter_context(grpc.insecure_channel(plain, options=UNLIMITED))
+        backend = CpuBackend()
+        backend.open()
+        stack.callback(backend.close)
+        message_bytes = over_tcp.server_info().limits.max_unary_bytes - 1024
+        yield [
+            Contender(OURS_STREAM, lambda operands: _compute(over_tcp, operands)),
+            Contender(OURS_UNIX, lambda operands: _compute(over_unix, operands)),
+            Contender(OURS_UNARY, lambda operands: _compute_unary(over_tcp, operands), most_bytes=message_bytes),
+            Contender(PLAIN, lambda operands: _plain(channel, operands)),
+            Contender(KERNEL, lambda operands: _kernel(backend, operands)),
+            Contender(NUMPY, _numpy),
+            *_torch(),
+        ]
+
+
+def _compute(client: MseGradClient, operands: Operands) -> Callable[[], Array]:
+    predict, label, dout = operands.predict, operands.label, operands.dout
+    return lambda: client.compute(predict, label, dout, REDUCTION.text)
+
+
+def _compute_unary(client: MseGradClient, operands: Operands) -> Callable[[], Array]:
+    predict, label, dout = operands.predict, operands.label, operands.dout
+    return lambda: client.compute_unary(predict, label, dout, REDUCTION.text)
+
+
+def _plain(channel: grpc.Channel, operands: Operands) -> Callable[[], Array]:
+    stub = pb_grpc.MseGradServiceStub(channel)
+    dtype = operands.dtype
+
+    def tensor(array: Array) -> pb.Tensor:
+        return pb.Tensor(dtype=dtype.wire, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+
+    def call() -> Array:
+        request = pb.ComputeGradientRequest(
+            predict=tensor(operands.predict),
+            label=tensor(operands.label),
+            dout=tensor(operands.dout),
+            reduction=int(REDUCTION),  # type: ignore[arg-type]
+        )
+        response = stub.ComputeGradient(request)
+        y: Array = np.frombuffer(response.y.data, dtype.numpy).reshape(response.y.shape)
+        return y
+
+    return call
+
+
+def _kernel(backend: CpuBackend, operands: Operands) -> Callable[[], Array]:
+    spec = GradientSpec(operands.dtype, REDUCTION, operands.elements, scalar_dout=False)
+    y = np.empty_like(operands.predict)
+
+    def call() -> Array:
+        backend.compute(spec, operands.predict, operands.label, operands.dout, y)
+        return y
+
+    return call
+
+
+def _numpy(operands: Operands) -> Callable[[], Array]:
+    c = coefficient(REDUCTION, operands.elements, operands.dtype)
+    y = np.empty_like(operands.predict)
+
+    def call() -> Array:
+        gradient_into(y, operands.predict, operands.label, operands.dout, c=c, dtype=operands.dtype)
+        return y
+
+    return call
+
+
+def _torch() -> list[Contender]:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return []
+    torch.set_num_threads(1)
+    aten_sum = 2
+
+    def prepare(operands: Operands) -> Callable[[], Array]:
+        kind = getattr(torch, operands.dtype.name)
+        as_bits = np.dtype(f"i{operands.dtype.itemsize_bytes}")  # torch.from_numpy knows no bfloat16
+        y = np.empty_like(operands.predict)
+        predict, label, dout, grad_input = (
+            torch.from_numpy(array.view(as_bits)).view(kind)
+            for array in (operands.predict, operands.label, operands.dout, y)
+        )
+        backward = torch.ops.aten.mse_loss_backward.grad_input
+
+        def call() -> Array:
+            backward(dout, predict, label, aten_sum, grad_input=grad_input)
+            return y
+
+        return call
+
+    # PyTorch rounds each step of 16-bit operands: other bits than ours there.
+    return [Contender(TORCH, prepare, same_bits=False)]

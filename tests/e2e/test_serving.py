@@ -1,0 +1,58 @@
+"""One server process, seen from other processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+from mse_grad_client import MseGradClient
+from support.operands import expected, operands
+from support.server import ServerProcess, running_server
+
+CLIENT_PROGRAM = """
+import sys
+import numpy as np
+from mse_grad_client import MseGradClient
+
+with MseGradClient(sys.argv[1]) as client:
+    client.wait_ready(30)
+    operands = np.load(sys.argv[2])
+    np.save(sys.argv[3], client.compute(operands[0], operands[1], operands[2], "mean"))
+assert not any(name.startswith("mse_grad_server") for name in sys.modules), "the SDK imports the server"
+"""
+
+
+def test_a_client_process_computes_against_a_server_process(server: ServerProcess, tmp_path: Path) -> None:
+    given = operands((1000,))
+    np.save(tmp_path / "operands.npy", np.stack(given))
+    subprocess.run(
+        [sys.executable, "-c", CLIENT_PROGRAM, server.address, tmp_path / "operands.npy", tmp_path / "y.npy"],
+        check=True,
+        timeout=60,
+    )
+    assert np.load(tmp_path / "y.npy").tobytes() == expected(*given).tobytes()
+
+
+def test_a_unix_socket_serves_and_is_gone_afterwards(tmp_path: Path) -> None:
+    given = operands((1000,))
+    path = tmp_path / "mse-grad.sock"
+    with running_server(listen=f"unix:{path}") as server:
+        assert server.address == f"unix:{path}"
+        with MseGradClient(server.address) as client:
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+    assert not path.exists()
+
+
+def test_the_log_the_info_and_the_metrics_name_the_same_kernel(server: ServerProcess, client: MseGradClient) -> None:
+    ready = server.event("ready")
+    info = client.server_info()
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
+        metrics = answer.read().decode()
+    assert (info.backend, info.device) == (ready["backend"], ready["device"])
+    assert info.ready
+    assert info.numerics.verified
+    assert f'device="{info.device}"' in metrics
