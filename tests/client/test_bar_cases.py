@@ -7,7 +7,7 @@ import pytest
 
 from mse_grad.tensor import DTYPES, FLOAT16, DType, Reduction
 from mse_grad_client.bar import cases, edges, make_case, same_bits
-from mse_grad_client.bar.edges import large_edges
+from mse_grad_client.bar.edge import large_edges
 from mse_grad_client.bar.operands import LAYOUTS
 from support.compute import formula_compute
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT16, FLOAT32, FLOAT64, Array, DType, Reduction
 from mse_grad_client.bar import golden, make_case, reference, round_once, same_bits, ulp_distance
-from mse_grad_client.bar.golden import NAN_DISTANCE
+from mse_grad_client.bar.expected import NAN_DISTANCE
 
 LONG_DOUBLE_IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 ROUNDED = (FLOAT16, BFLOAT16, FLOAT32)

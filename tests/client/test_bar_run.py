@@ -10,7 +10,7 @@ import pytest
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT16, FLOAT32, FLOAT64, Array, DType, Reduction
 from mse_grad_client.bar import BarReport, Case, Dout, Line, Row, run_bar
 from mse_grad_client.bar.tally import Tally
-from support.compute import formula_compute
+from support.compute import formula_compute, formula_part
 
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
@@ -28,12 +28,12 @@ def from_the_second_element(predict: Array, label: Array, dout: Dout, reduction:
 @by_dtype
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_passes_the_formula(dtype: DType, seed: int) -> None:
-    report = run_bar(formula_compute, dtypes=[dtype], quick=True, seed=seed)
+    report = run_bar(formula_compute, dtypes=[dtype], part=formula_part, quick=True, seed=seed)
     assert report.passed, report
 
 
 def test_passes_the_formula_with_every_shape() -> None:
-    report = run_bar(formula_compute)
+    report = run_bar(formula_compute, part=formula_part)
     assert report.passed, report
 
 
@@ -68,6 +68,25 @@ def test_a_path_with_other_bits_fails_its_row_only() -> None:
     report = run_bar(formula_compute, dtypes=[FLOAT16], paths=paths, quick=True)
     assert [(row.line, row.path) for row in report.failures] == [(Line.PATH, "other")]
     assert [row.path for row in report.rows if row.line is Line.PATH] == ["same", "other"]
+
+
+@by_dtype
+def test_a_part_with_an_n_of_its_own_fails_parts_and_edges(dtype: DType) -> None:
+    def forgetful(predict: Array, label: Array, dout: Dout, reduction: str, numel: int) -> Array:
+        return formula_compute(predict, label, dout, reduction)
+
+    report = run_bar(formula_compute, dtypes=[dtype], part=forgetful, quick=True)
+    assert failing(report) == {Line.PARTS, Line.EDGES}
+
+
+@by_dtype
+@pytest.mark.parametrize("bits", [31, 32])
+def test_an_n_of_too_few_bits_fails_the_edges(dtype: DType, bits: int) -> None:
+    def narrow(predict: Array, label: Array, dout: Dout, reduction: str, numel: int) -> Array:
+        return formula_part(predict, label, dout, reduction, numel % 2**bits)
+
+    report = run_bar(formula_compute, dtypes=[dtype], part=narrow, quick=True)
+    assert failing(report) == {Line.EDGES}
 
 
 def test_no_row_for_threads_where_one_may_call() -> None:

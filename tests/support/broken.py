@@ -234,6 +234,6 @@ def _flushed(values: Array) -> Array:
 
 
 def _last_bit_flipped(y: Array) -> Array:
-    flipped = y.copy().reshape(-1)
-    flipped.view(f"u{y.dtype.itemsize}")[-1:] ^= 1
-    return flipped.reshape(y.shape)
+    flipped: Array = np.array(y)
+    flipped.reshape(-1).view(f"u{y.dtype.itemsize}")[-1:] ^= 1
+    return flipped

@@ -4,9 +4,9 @@ report = run_bar(client.compute)
 assert report.passed, report
 """
 
-from mse_grad_client.bar.cases import Case, Compute, Dout, cases, make_case
-from mse_grad_client.bar.edges import Edge, edges
-from mse_grad_client.bar.golden import Reference, golden, reference, round_once, same_bits, ulp_distance
+from mse_grad_client.bar.case import Case, Compute, Dout, PartCompute, cases, make_case
+from mse_grad_client.bar.edge import Edge, edges
+from mse_grad_client.bar.expected import Reference, golden, reference, round_once, same_bits, ulp_distance
 from mse_grad_client.bar.report import BarReport, Line, Row
 from mse_grad_client.bar.run import run_bar
 
@@ -17,6 +17,7 @@ __all__ = [
     "Dout",
     "Edge",
     "Line",
+    "PartCompute",
     "Reference",
     "Row",
     "cases",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mse_grad.tensor import FLOAT64, Array, Reduction
-from mse_grad_client.bar.cases import Case, Compute, make_case
+from mse_grad_client.bar.case import Case, Compute, make_case
 from mse_grad_client.bar.report import Line, Row
 
 __all__ = ["central_differences"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from mse_grad.tensor import DTYPES, FLOAT64, DType
-from mse_grad_client.bar.cases import Case, Compute, cases
+from mse_grad.tensor import DTYPES, FLOAT64, Array, DType
+from mse_grad_client.bar.case import Case, Compute, PartCompute, cases, part_of
 from mse_grad_client.bar.central import central_differences
-from mse_grad_client.bar.edges import Edge, edges, large_edges
-from mse_grad_client.bar.golden import same_bits
+from mse_grad_client.bar.edge import Edge, edges, large_edges, part_edges
+from mse_grad_client.bar.expected import same_bits
 from mse_grad_client.bar.report import BarReport, Line, Row
 from mse_grad_client.bar.sameness import sameness
 from mse_grad_client.bar.tally import Tally
@@ -21,6 +21,7 @@ def run_bar(
     compute: Compute,
     *,
     dtypes: Sequence[DType] = DTYPES,
+    part: PartCompute | None = None,
     paths: Mapping[str, Compute] | None = None,
     lengths: Sequence[int] = (),
     threads: int = 4,
@@ -33,6 +34,8 @@ def run_bar(
     Args:
         compute: What is judged. It gets arrays of any shape and layout.
         dtypes: Element types that it takes; the line of central differences needs float64.
+        part: `compute` with the element count of a larger tensor as a fifth argument; without it, edges and parts of
+            "mean" that need one are left out.
         paths: Other ways to the same gradient, by name; each must give the bits that `compute` gives.
         lengths: Further element counts worth a look, such as a tile, the share of a core or a chunk; each comes with
             its two neighbours.
@@ -51,8 +54,8 @@ def run_bar(
                 on_case(case)
             tally.add(case, case.run(compute))
         rows += tally.rows()
-        rows.append(_edges(compute, dtype, quick=quick))
-        rows += sameness(compute, dtype, paths=paths or {}, threads=threads, seed=seed, quick=quick)
+        rows.append(_edges(compute, part, dtype, quick=quick))
+        rows += sameness(compute, dtype, part=part, paths=paths or {}, threads=threads, seed=seed, quick=quick)
         if dtype is FLOAT64:
             rows.append(central_differences(compute, seed=seed))
         judged += tally.cases
@@ -60,19 +63,17 @@ def run_bar(
     return BarReport(tuple(rows), judged, elements, time.monotonic() - started)
 
 
-def _edges(compute: Compute, dtype: DType, *, quick: bool) -> Row:
-    failed = [edge for edge in _all_edges(dtype, quick=quick) if not _holds(edge, compute)]
-    return Row(dtype.name, Line.EDGES, len(failed), 0, note="; ".join(str(edge.case) for edge in failed))
-
-
-def _all_edges(dtype: DType, *, quick: bool) -> Iterator[Edge]:
-    yield from edges(dtype)
+def _edges(compute: Compute, part: PartCompute | None, dtype: DType, *, quick: bool) -> Row:
+    table = [(edge, edge.case.run(compute)) for edge in edges(dtype)]
     if not quick:
-        yield from large_edges(dtype)
+        table += [(edge, edge.case.run(compute)) for edge in large_edges(dtype)]
+    if part:
+        table += [(edge, edge.case.run(part_of(part, edge.numel))) for edge in part_edges(dtype)]
+    failed = [f"{edge.case}: {result}, not {edge.expected}" for edge, result in table if not _holds(edge, result)]
+    return Row(dtype.name, Line.EDGES, len(failed), 0, note="; ".join(failed) or f"{len(table)} rows")
 
 
-def _holds(edge: Edge, compute: Compute) -> bool:
-    result = edge.case.run(compute)
+def _holds(edge: Edge, result: Array) -> bool:
     if result.shape != edge.expected.shape or result.dtype != edge.expected.dtype:
         return False
     return bool(same_bits(result.reshape(-1), edge.expected.reshape(-1)).all())

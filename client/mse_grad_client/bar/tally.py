@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
-from mse_grad_client.bar.cases import Case
-from mse_grad_client.bar.golden import NAN_DISTANCE, same_bits, ulp_distance
+from mse_grad_client.bar.case import Case
+from mse_grad_client.bar.expected import NAN_DISTANCE, same_bits, ulp_distance
 from mse_grad_client.bar.report import Line, Row
 
 __all__ = ["Tally"]

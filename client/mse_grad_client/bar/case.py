@@ -12,15 +12,18 @@ from typing import TypeAlias
 import numpy as np
 
 from mse_grad.tensor import Array, DType, Reduction
-from mse_grad_client.bar.golden import Reference, golden, reference
+from mse_grad_client.bar.expected import Reference, golden, reference
 from mse_grad_client.bar.operands import KINDS, LAYOUTS, lay_out
 
-__all__ = ["Case", "Compute", "Dout", "cases", "make_case"]
+__all__ = ["Case", "Compute", "Dout", "PartCompute", "cases", "make_case", "part_of"]
 
 Dout: TypeAlias = "Array | float"
 
 Compute: TypeAlias = Callable[[Array, Array, Dout, str], Array]
 """What the bar judges: predict, label, dout (an array or a number) and the name of the reduction to the gradient."""
+
+PartCompute: TypeAlias = Callable[[Array, Array, Dout, str, int], Array]
+"""The same for a part of a larger tensor, whose element count is the fifth argument; 0 for the whole."""
 
 # Vector widths of 8 to 64 elements, and the blocks of 512 and 4096 that kernels work in, each with its neighbours.
 RANK_8 = (2, 1, 3, 2, 1, 2, 2, 3)
@@ -112,6 +115,15 @@ def make_case(
     }
     name = f"{kind} data, dout {dout}" + ("" if layout == "C" else f", {layout} layout")
     return Case(name, dtype, predict, label, forms[dout], reduction)
+
+
+def part_of(part: PartCompute, numel: int) -> Compute:
+    """Returns `part` for one element count of the larger tensor."""
+
+    def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+        return part(predict, label, dout, reduction, numel)
+
+    return compute
 
 
 def cases(dtype: DType, *, seed: int = 0, quick: bool = False, lengths: Sequence[int] = ()) -> Iterator[Case]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType, Reduction
-from mse_grad_client.bar.cases import Case
+from mse_grad_client.bar.case import Case
 
-__all__ = ["Edge", "edges", "large_edges"]
+__all__ = ["Edge", "edges", "large_edges", "part_edges"]
 
 NAN, INF = np.nan, np.inf
 NONE, MEAN, SUM = Reduction.NONE, Reduction.MEAN, Reduction.SUM
@@ -27,10 +27,12 @@ class Edge:
     Attributes:
         case: The operands.
         expected: The gradient; shape and dtype of predict.
+        numel: Element count of the larger tensor that the operands are a part of; 0 where they are the whole.
     """
 
     case: Case
     expected: Array
+    numel: int = 0
 
 
 def edges(dtype: DType) -> Iterator[Edge]:
@@ -51,6 +53,19 @@ def large_edges(dtype: DType) -> Iterator[Edge]:
         one = np.ones(count, np.float16)
         case = Case("2 / N is no float16", dtype, one, np.zeros_like(one), 1024.0, MEAN)
         yield Edge(case, np.full(count, 2.0**-15, np.float16))
+
+
+def part_edges(dtype: DType) -> Iterator[Edge]:
+    """Yields the edges of element counts that no test can allocate, shown on a part of four elements."""
+    ones, zeros = [1.0] * 4, [0.0] * 4
+    scale = 2.0**10
+    yield _edge("N = 2^26", dtype, ones, zeros, scale, MEAN, [2.0**-15] * 4, numel=2**26)
+    large = [scale] * 4
+    for exponent in (31, 32, 33):
+        name, exact = f"N = 2^{exponent}", 2.0 ** (21 - exponent)
+        yield _edge(name, dtype, large, zeros, scale, MEAN, [exact] * 4, numel=2**exponent)
+    third = float(dtype.compute.type(1 / 3))
+    yield _edge("N = 3 * 2^31", dtype, [2.0**15] * 4, zeros, 2.0**15, MEAN, [third] * 4, numel=3 * 2**31)
 
 
 def _edges_of_every_dtype(dtype: DType) -> Iterator[Edge]:
@@ -93,7 +108,15 @@ def _half_edges() -> Iterator[Edge]:
 
 
 def _edge(
-    name: str, dtype: DType, predict: Values, label: Values, dout: Values, reduction: Reduction, expected: Values
+    name: str,
+    dtype: DType,
+    predict: Values,
+    label: Values,
+    dout: Values,
+    reduction: Reduction,
+    expected: Values,
+    *,
+    numel: int = 0,
 ) -> Edge:
     operands = [np.asarray(values, dtype.numpy) for values in (predict, label, dout, expected)]
-    return Edge(Case(name, dtype, operands[0], operands[1], operands[2], reduction), operands[3])
+    return Edge(Case(name, dtype, operands[0], operands[1], operands[2], reduction), operands[3], numel)
