@@ -27,11 +27,10 @@ enum MseLossGradCpuDtype {
 
 /// Instructions that compute.
 enum MseLossGradCpuVariant {
-    MSE_LOSS_GRAD_CPU_PORTABLE =
-        0,                         // what the compiler makes of plain C++ for the oldest processor of the architecture
-    MSE_LOSS_GRAD_CPU_NEON = 1,    // aarch64
-    MSE_LOSS_GRAD_CPU_AVX2 = 2,    // x86-64 with AVX2 and F16C
-    MSE_LOSS_GRAD_CPU_AVX512 = 3,  // x86-64 with AVX-512 F
+    MSE_LOSS_GRAD_CPU_PORTABLE = 0,  // every processor of the architecture
+    MSE_LOSS_GRAD_CPU_NEON = 1,      // aarch64
+    MSE_LOSS_GRAD_CPU_AVX2 = 2,      // x86-64 with AVX2 and F16C
+    MSE_LOSS_GRAD_CPU_AVX512 = 3,    // x86-64 with AVX-512 F
 };
 
 /// What MseLossGradCpu answers.
@@ -49,8 +48,7 @@ extern "C" {
 /// Returns MSE_LOSS_GRAD_CPU_ABI_VERSION as it was when the library was compiled.
 MSE_LOSS_GRAD_CPU_EXPORT int32_t MseLossGradCpuAbiVersion(void);
 
-/// Returns the variants that this library holds and this processor and operating system run: bit v stands for variant
-/// v.
+/// Returns the variants that this library, processor and operating system can run; bit v stands for variant v.
 MSE_LOSS_GRAD_CPU_EXPORT uint32_t MseLossGradCpuVariants(void);
 
 /// Returns the hexadecimal SHA-256 of the sources, zero-terminated; it lives as long as the library.
