@@ -1,0 +1,233 @@
+// The kernel of MseLossGrad and MseLossGradPart: y = ((predict - label) * c) * dout.
+#ifndef KERNEL_MSE_LOSS_GRAD_H_
+#define KERNEL_MSE_LOSS_GRAD_H_
+
+#include "kernel_operator.h"
+
+#define MSE_LOSS_GRAD_TILING_FUNCTION __aicore__ inline
+#include "mse_loss_grad_tiling.h"
+
+// Computes the range of one block (one vector core), tile after tile: while a tile is computed, the next one is copied
+// in and the last one is copied out. T is float, half or bfloat16_t.
+//
+// Numerics: items become float32, (predict - label) * c * dout is computed in this order, and one rounding (to nearest,
+// ties to even) makes them T again. So the bits of an item depend on neither the number of blocks nor the tile. A
+// scalar dout is one item, multiplied after c like a full one, and moves three streams instead of four.
+//
+// Memory: only items of the block's range are read and written, at any length; a block without items touches nothing.
+template <typename T, bool kScalarDout>
+class MseLossGrad {
+public:
+    __aicore__ inline MseLossGrad() {}
+
+    // Binds the tensors and shares out UB. `pipe` must outlive this object.
+    __aicore__ inline void Init(GM_ADDR predict, GM_ADDR label, GM_ADDR dout, GM_ADDR y,
+                                const MseLossGradTilingData& tiling, AscendC::TPipe* pipe) {
+        const int64_t block = AscendC::GetBlockIdx();
+        if (block >= static_cast<int64_t>(tiling.blocks)) {
+            return;
+        }
+        const int64_t begin = MseLossGradBlockBegin(tiling, block, kLineElements);
+        elements_ = MseLossGradBlockBegin(tiling, block + 1, kLineElements) - begin;
+        tile_elements_ = tiling.tile_elements;
+        part_elements_ = tiling.part_elements;
+        coefficient_ = tiling.coefficient;
+
+        predict_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(predict) + begin, elements_);
+        label_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(label) + begin, elements_);
+        y_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(y) + begin, elements_);
+
+        const uint32_t tile_bytes = tiling.tile_elements * sizeof(T);
+        pipe->InitBuffer(predict_queue_, kBuffers, tile_bytes);
+        pipe->InitBuffer(label_queue_, kBuffers, tile_bytes);
+        pipe->InitBuffer(y_queue_, kBuffers, tile_bytes);
+        if constexpr (kScalarDout) {
+            dout_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(dout), 1);
+            pipe->InitBuffer(dout_queue_, kDoutBuffers, kMseLossGradUbBlockBytes);
+        } else {
+            dout_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(dout) + begin, elements_);
+            pipe->InitBuffer(dout_queue_, kDoutBuffers, tile_bytes);
+        }
+        if constexpr (kNarrow) {
+            pipe->InitBuffer(gradient_buffer_, tiling.part_elements * sizeof(float));
+            pipe->InitBuffer(operand_buffer_, tiling.part_elements * sizeof(float));
+        }
+        if constexpr (kNarrow && kScalarDout) {
+            pipe->InitBuffer(scalar_buffer_, kMseLossGradUbBlockBytes);
+        }
+    }
+
+    __aicore__ inline void Process() {
+        if (elements_ <= 0) {
+            return;
+        }
+        CopyIn(0);
+        if constexpr (kScalarDout) {
+            ReadScalarDout();
+        }
+        // The next tile is ordered before this one is computed, so that a full vector queue cannot hold it up.
+        for (int64_t begin = 0; begin < elements_; begin += tile_elements_) {
+            if (begin + tile_elements_ < elements_) {
+                CopyIn(begin + tile_elements_);
+            }
+            Compute(begin);
+            CopyOut(begin);
+        }
+    }
+
+private:
+    using Float = AscendC::LocalTensor<float>;
+    using Items = AscendC::LocalTensor<T>;
+
+    static constexpr int32_t kBuffers = 2;
+    static constexpr int32_t kDoutBuffers = kScalarDout ? 1 : kBuffers;
+    static constexpr bool kNarrow = sizeof(T) < sizeof(float);
+    static constexpr int64_t kLineElements = kMseLossGradLineBytes / sizeof(T);
+    // Queues take their event ids from the pipe, but none of them orders V before S: every id of that pair is free.
+    static constexpr AscendC::TEventID kScalarReady = 0;
+
+    // Starts the copies of the tile that begins at item `begin` of the block.
+    __aicore__ inline void CopyIn(int64_t begin) {
+        CopyIn(predict_queue_, predict_[begin], TileCount(begin));
+        CopyIn(label_queue_, label_[begin], TileCount(begin));
+        if constexpr (!kScalarDout) {
+            CopyIn(dout_queue_, dout_[begin], TileCount(begin));
+        }
+    }
+
+    template <typename Queue>
+    __aicore__ inline void CopyIn(Queue& queue, const AscendC::GlobalTensor<T>& source, uint32_t count) {
+        Items items = queue.template AllocTensor<T>();
+        const AscendC::DataCopyPadExtParams<T> no_padding;
+        AscendC::DataCopyPad(items, source, Copy(count), no_padding);
+        queue.EnQue(items);
+    }
+
+    // Fetches the one item of dout. It comes as a copy, like all data: a scalar load from global memory goes through
+    // the data cache, which is not coherent with what copies wrote there.
+    __aicore__ inline void ReadScalarDout() {
+        CopyIn(dout_queue_, dout_, 1);
+        Items item = dout_queue_.template DeQue<T>();
+        Float wide;
+        if constexpr (kNarrow) {
+            wide = scalar_buffer_.template Get<float>();
+            AscendC::Cast(wide, item, AscendC::RoundMode::CAST_NONE, 1);
+        } else {
+            wide = item;
+        }
+        // DeQue makes V wait for the copy; this makes S wait for V. SetFlag and WaitFlag without a TQueSync are not
+        // documented for Atlas 200I/500 A2.
+        AscendC::TQueSync<PIPE_V, PIPE_S> scalar_after_vector;
+        scalar_after_vector.SetFlag(kScalarReady);
+        scalar_after_vector.WaitFlag(kScalarReady);
+        scalar_dout_ = wide.GetValue(0);
+        dout_queue_.FreeTensor(item);
+    }
+
+    __aicore__ inline void Compute(int64_t begin) {
+        const uint32_t count = TileCount(begin);
+        Items predict = predict_queue_.template DeQue<T>();
+        Items label = label_queue_.template DeQue<T>();
+        Items dout;
+        if constexpr (!kScalarDout) {
+            dout = dout_queue_.template DeQue<T>();
+        }
+        Items y = y_queue_.template AllocTensor<T>();
+        if constexpr (kNarrow) {
+            ComputeNarrow(y, predict, label, dout, count);
+        } else {
+            ComputeFloat(y, predict, label, dout, count);
+        }
+        y_queue_.EnQue(y);
+        predict_queue_.FreeTensor(predict);
+        label_queue_.FreeTensor(label);
+        if constexpr (!kScalarDout) {
+            dout_queue_.FreeTensor(dout);
+        }
+    }
+
+    __aicore__ inline void ComputeFloat(const Float& y, const Float& predict, const Float& label, const Float& dout,
+                                        uint32_t count) {
+        AscendC::Sub(y, predict, label, count);
+        AscendC::PipeBarrier<PIPE_V>();
+        AscendC::Muls(y, y, coefficient_, count);
+        AscendC::PipeBarrier<PIPE_V>();
+        if constexpr (kScalarDout) {
+            AscendC::Muls(y, y, scalar_dout_, count);
+        } else {
+            AscendC::Mul(y, y, dout, count);
+        }
+    }
+
+    // A tile passes through two float32 buffers part by part: whole tiles of both would not fit beside copies of 16 KB.
+    __aicore__ inline void ComputeNarrow(const Items& y, const Items& predict, const Items& label, const Items& dout,
+                                         uint32_t count) {
+        Float gradient = gradient_buffer_.template Get<float>();
+        Float operand = operand_buffer_.template Get<float>();
+        for (uint32_t begin = 0; begin < count; begin += part_elements_) {
+            const uint32_t part = count - begin < part_elements_ ? count - begin : part_elements_;
+            AscendC::Cast(gradient, predict[begin], AscendC::RoundMode::CAST_NONE, part);
+            AscendC::Cast(operand, label[begin], AscendC::RoundMode::CAST_NONE, part);
+            AscendC::PipeBarrier<PIPE_V>();
+            AscendC::Sub(gradient, gradient, operand, part);
+            AscendC::PipeBarrier<PIPE_V>();
+            AscendC::Muls(gradient, gradient, coefficient_, part);
+            if constexpr (kScalarDout) {
+                AscendC::PipeBarrier<PIPE_V>();
+                AscendC::Muls(gradient, gradient, scalar_dout_, part);
+            } else {
+                AscendC::Cast(operand, dout[begin], AscendC::RoundMode::CAST_NONE, part);
+                AscendC::PipeBarrier<PIPE_V>();
+                AscendC::Mul(gradient, gradient, operand, part);
+            }
+            AscendC::PipeBarrier<PIPE_V>();
+            AscendC::Cast(y[begin], gradient, AscendC::RoundMode::CAST_RINT, part);
+            AscendC::PipeBarrier<PIPE_V>();
+        }
+    }
+
+    __aicore__ inline void CopyOut(int64_t begin) {
+        Items y = y_queue_.template DeQue<T>();
+        AscendC::DataCopyPad(y_[begin], y, Copy(TileCount(begin)));
+        y_queue_.FreeTensor(y);
+    }
+
+    // Items of the tile that begins at `begin`: the last one may be short.
+    __aicore__ inline uint32_t TileCount(int64_t begin) const {
+        const int64_t left = elements_ - begin;
+        return static_cast<uint32_t>(left < tile_elements_ ? left : tile_elements_);
+    }
+
+    // One run of `count` items; DataCopyPad counts bytes and takes any number of them.
+    __aicore__ inline AscendC::DataCopyExtParams Copy(uint32_t count) const {
+        return AscendC::DataCopyExtParams(1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0);
+    }
+
+    AscendC::TQue<AscendC::TPosition::VECIN, kBuffers> predict_queue_;
+    AscendC::TQue<AscendC::TPosition::VECIN, kBuffers> label_queue_;
+    AscendC::TQue<AscendC::TPosition::VECIN, kDoutBuffers> dout_queue_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, kBuffers> y_queue_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> gradient_buffer_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> operand_buffer_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> scalar_buffer_;
+    AscendC::GlobalTensor<T> predict_;
+    AscendC::GlobalTensor<T> label_;
+    AscendC::GlobalTensor<T> dout_;
+    AscendC::GlobalTensor<T> y_;
+    int64_t elements_ = 0;  // of this block
+    int64_t tile_elements_ = 0;
+    uint32_t part_elements_ = 0;
+    float coefficient_ = 0.0f;
+    float scalar_dout_ = 0.0f;
+};
+
+template <typename T, bool kScalarDout>
+__aicore__ inline void RunMseLossGrad(GM_ADDR predict, GM_ADDR label, GM_ADDR dout, GM_ADDR y,
+                                      const MseLossGradTilingData& tiling) {
+    AscendC::TPipe pipe;  // outside the class: a member pipe keeps the compiler from folding the class's fields
+    MseLossGrad<T, kScalarDout> kernel;
+    kernel.Init(predict, label, dout, y, tiling, &pipe);
+    kernel.Process();
+}
+
+#endif  // KERNEL_MSE_LOSS_GRAD_H_
