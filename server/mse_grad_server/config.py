@@ -1,0 +1,181 @@
+"""The settings: one frozen class.
+
+Flags override variables `MSE_GRAD_*`, which override a YAML file, which overrides the defaults; `config_sources` reads
+them. Every bound on memory stands here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ByteSize, Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mse_grad_server.address import Address
+
+__all__ = ["ENVIRONMENT_PREFIX", "Settings", "size_text"]
+
+ENVIRONMENT_PREFIX = "MSE_GRAD_"
+
+_KIB, _MIB, _GIB = 2**10, 2**20, 2**30
+# gRPC takes message limits as int32, and ours is doubled for it (receive_limit_bytes).
+_MAX_MESSAGE_BYTES = _GIB - 1
+
+
+def _checked_listen(text: str) -> str:
+    Address.parse(text)
+    return text
+
+
+def _checked_metrics_listen(text: str) -> str:
+    if text.lower() in ("", "none"):
+        return "none"
+    if Address.parse(text).path:
+        raise ValueError("metrics are served over HTTP on 'host:port', or not at all: 'none'")
+    return text
+
+
+def _default_threads() -> int:
+    # More threads do not help: four already use up what the memory of a socket can carry.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores)
+
+
+def _size(default_bytes: int, *, least: int, most: int, text: str) -> Any:
+    return Field(default=ByteSize(default_bytes), ge=least, le=most, description=text)
+
+
+class Settings(BaseSettings):
+    """What the server is told. Sizes are bytes, or text such as "64MiB"; times are seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, allow_inf_nan=False)
+
+    insecure_listen: bool = Field(
+        default=False,
+        description="allow addresses that other machines can reach, without TLS and without a check of who calls",
+    )
+    listen: Annotated[str, AfterValidator(_checked_listen)] = Field(
+        default="127.0.0.1:50051",
+        description="address of the service: 'host:port' (port 0: a free one) or 'unix:/path'",
+    )
+    metrics_listen: Annotated[str, AfterValidator(_checked_metrics_listen)] = Field(
+        default="127.0.0.1:9464", description="address of the metrics over HTTP: 'host:port', or 'none'"
+    )
+    backend: Literal["cpu"] = Field(default="cpu", description="what computes")
+    cpu_kernel: Literal["auto", "avx512", "avx2", "neon", "portable", "numpy"] = Field(
+        default="auto", description="kernel of the backend cpu; auto takes the fastest that runs here"
+    )
+    compute_threads: int = Field(
+        default_factory=_default_threads, ge=1, le=256, description="threads for gradients above inline_bytes"
+    )
+    inline_bytes: ByteSize = _size(
+        512 * _KIB,
+        least=0,
+        most=_GIB,
+        text="largest gradient computed in the event loop, where no thread is waited for",
+    )
+    max_unary_bytes: ByteSize = _size(
+        64 * _MIB, least=_KIB, most=_MAX_MESSAGE_BYTES, text="largest message of ComputeGradient"
+    )
+    max_unary_in_flight: int = Field(
+        default=8, ge=1, le=65536, description="calls of ComputeGradient at a time; each may hold the receive limit"
+    )
+    max_stream_message_bytes: ByteSize = _size(
+        16 * _MIB, least=64 * _KIB, most=_MAX_MESSAGE_BYTES, text="largest message of StreamGradients"
+    )
+    chunk_bytes: ByteSize = _size(
+        512 * _KIB, least=_KIB, most=256 * _MIB, text="bytes of one operand in a chunk, which clients are told to send"
+    )
+    window_chunks: int = Field(
+        default=4, ge=1, le=1024, description="chunks of one stream that may be unanswered before no more is read"
+    )
+    max_open_requests: int = Field(
+        default=1024, ge=1, le=1_000_000, description="requests open at a time on one stream"
+    )
+    max_streams: int = Field(default=256, ge=1, le=65536, description="streams open at a time")
+    max_in_flight_bytes: ByteSize = _size(
+        _GIB,
+        least=_MIB,
+        most=2**50,
+        text="operand bytes admitted at a time; a streamed request counts as one window at most",
+    )
+    stall_timeout_s: float = Field(
+        default=60.0, gt=0, le=86400, description="how long a caller may neither send what is missing nor read answers"
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, le=86400, description="how long accepted requests may take after SIGTERM or SIGINT"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug has one line for every request"
+    )
+    log_format: Literal["json", "text"] = Field(default="json", description="text is for people at a terminal")
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _local_unless_allowed(cls, text: str, info: ValidationInfo) -> str:
+        if text != "none" and not info.data.get("insecure_listen") and not Address.parse(text).is_local:
+            raise ValueError(
+                "other machines can reach it, without TLS; choose a loopback address, such as 127.0.0.1, or a unix "
+                "path, or allow it with --insecure-listen"
+            )
+        return text
+
+    @field_validator("chunk_bytes")
+    @classmethod
+    def _chunk_fits_message(cls, chunk_bytes: ByteSize, info: ValidationInfo) -> ByteSize:
+        message_bytes = info.data.get("max_stream_message_bytes")
+        if message_bytes is not None and 4 * chunk_bytes > message_bytes:
+            raise ValueError(
+                f"it must be at most a quarter of max_stream_message_bytes, which is {size_text(message_bytes)}"
+            )
+        return chunk_bytes
+
+    @field_validator("max_in_flight_bytes")
+    @classmethod
+    def _largest_request_fits(cls, in_flight_bytes: ByteSize, info: ValidationInfo) -> ByteSize:
+        largest = max(info.data.get(name, 0) for name in ("max_unary_bytes", "max_stream_message_bytes"))
+        if in_flight_bytes < largest:
+            raise ValueError(
+                f"it must be at least the largest message, {size_text(largest)}, or that is never admitted"
+            )
+        return in_flight_bytes
+
+    @property
+    def receive_limit_bytes(self) -> int:
+        """What gRPC receives at most in one message.
+
+        gRPC ends a call with its own words above it, before it buffers the message. So it lies above our limits, and
+        messages up to twice their size are answered with the limit and the way around.
+        """
+        return 2 * max(self.max_unary_bytes, self.max_stream_message_bytes)
+
+    @property
+    def unary_memory_bytes(self) -> int:
+        """The most that messages of ComputeGradient hold at a time: nothing is read before a place is free."""
+        return self.receive_limit_bytes * self.max_unary_in_flight
+
+    @property
+    def window_bytes(self) -> int:
+        """Operands and gradients of one stream that may be unanswered before no more is read."""
+        return 4 * self.chunk_bytes * self.window_chunks
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Takes values from the constructor alone; `config_sources` merges what flags, variables and file say."""
+        return (init_settings,)
+
+
+def size_text(size_bytes: int) -> str:
+    """Returns a size as settings write it, e.g. "64MiB"; exact."""
+    for unit, unit_bytes in (("GiB", _GIB), ("MiB", _MIB), ("KiB", _KIB)):
+        if size_bytes and size_bytes % unit_bytes == 0:
+            return f"{size_bytes // unit_bytes}{unit}"
+    return str(size_bytes)

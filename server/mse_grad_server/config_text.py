@@ -1,0 +1,66 @@
+"""Settings as text: what is allowed, what holds and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args, get_origin
+
+import yaml
+from pydantic import ByteSize
+from pydantic.fields import FieldInfo
+
+from mse_grad_server.config import Settings, size_text
+
+__all__ = ["allowed", "as_yaml", "placeholder", "value_text"]
+
+
+def allowed(field: FieldInfo) -> str:
+    """Returns what a setting may be, e.g. "1 to 256"; "" where only its description says it."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(str(choice) for choice in get_args(field.annotation))
+    if field.annotation is bool:
+        return "true, false"
+    bounds = {
+        name: getattr(rule, name) for rule in field.metadata for name in ("gt", "ge", "le") if hasattr(rule, name)
+    }
+    if not bounds:
+        return ""
+    low = value_text(field, bounds["ge"]) if "ge" in bounds else f"more than {bounds['gt']}"
+    return f"{low} to {value_text(field, bounds['le'])}"
+
+
+def placeholder(field: FieldInfo) -> str:
+    """Returns what stands for the value of a flag in a help text, e.g. "SIZE"."""
+    if get_origin(field.annotation) is Literal:
+        return f"{{{','.join(str(choice) for choice in get_args(field.annotation))}}}"
+    for kind, text in ((ByteSize, "SIZE"), (int, "N"), (float, "SECONDS")):
+        if field.annotation is kind:
+            return text
+    return "ADDRESS"
+
+
+def value_text(field: FieldInfo, value: object) -> str:
+    """Returns `value` as a user would write it in YAML, e.g. "64MiB"."""
+    if field.annotation is ByteSize and isinstance(value, int):
+        return size_text(value)
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def as_yaml(settings: Settings, origins: Mapping[str, str]) -> str:
+    """Returns the settings as YAML that --config takes, each with where its value came from, and what follows."""
+    rows = [
+        (f"{name}: {value_text(field, getattr(settings, name))}", origins.get(name, "default"))
+        for name, field in Settings.model_fields.items()
+    ]
+    derived = [
+        (f"receive_limit_bytes: {size_text(settings.receive_limit_bytes)}", "twice the largest message; gRPC's bound"),
+        (f"unary_memory_bytes: {size_text(settings.unary_memory_bytes)}", "receive_limit_bytes x max_unary_in_flight"),
+        (
+            f"window_bytes: {size_text(settings.window_bytes)}",
+            "4 x chunk_bytes x window_chunks, unanswered on one stream",
+        ),
+    ]
+    width = max(len(text) for text, _ in [*rows, *derived])
+    lines = [f"{text:<{width}}  # {origin}" for text, origin in rows]
+    lines += ["# Derived:", *(f"# {text:<{width}}  {origin}" for text, origin in derived)]
+    return "\n".join(lines) + "\n"
