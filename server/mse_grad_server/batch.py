@@ -1,0 +1,142 @@
+"""The chunks of one message, computed together into one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mse_grad.frame import Chunk, open_results
+from mse_grad.tensor import Array, elements
+from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.check import Work
+from mse_grad_server.errors import DeadlineExceeded
+
+__all__ = ["Batch", "OpenRequest"]
+
+Compute = Callable[[GradientSpec, Array, Array, Array, Array], None]
+
+
+@dataclass(slots=True, eq=False)
+class OpenRequest:
+    """A request of a stream, from its header to its last gradient.
+
+    Attributes:
+        id: Its id on the stream.
+        request_id: The caller's name for it, or "".
+        work: What it asks for.
+        scalar_dout: The one element of dout, or None.
+        admitted_bytes: What the engine admitted it with.
+        began_s: When its header came.
+        deadline_s: When the caller stops waiting; infinite where never.
+        progress_s: When anything of it last came in or was computed.
+        received: Elements that came.
+        computed: Elements that were computed.
+        is_open: False once it was answered or failed.
+    """
+
+    id: int
+    request_id: str
+    work: Work
+    scalar_dout: Array | None
+    admitted_bytes: int
+    began_s: float
+    deadline_s: float
+    progress_s: float
+    received: int = 0
+    computed: int = 0
+    is_open: bool = True
+
+
+class _Item(NamedTuple):
+    request: OpenRequest
+    offset: int
+    n: int
+    chunk: Chunk | None
+
+
+class Batch:
+    """Chunks to compute. Filled in the event loop, computed there or in a thread, then read in the event loop.
+
+    Attributes:
+        elements: Elements of all gradients.
+        operand_bytes: Bytes of all operands.
+        gradient_bytes: Bytes of all gradients.
+        answered: Each request with the number of its elements that were computed, in the order of the chunks.
+        failures: The requests that failed on the way, with why.
+    """
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self.operand_bytes = 0
+        self.gradient_bytes = 0
+        self.answered: list[tuple[OpenRequest, int]] = []
+        self.failures: list[tuple[OpenRequest, BaseException]] = []
+        self._items: list[_Item] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, request: OpenRequest, chunk: Chunk, n: int) -> None:
+        """Appends a checked chunk of n elements."""
+        size_bytes = len(chunk.predict)
+        self.elements += n
+        self.operand_bytes += 2 * size_bytes + len(chunk.dout)
+        self.gradient_bytes += size_bytes
+        self._items.append(_Item(request, chunk.offset, n, chunk))
+
+    def add_empty(self, request: OpenRequest) -> None:
+        """Appends the answer to a request without elements."""
+        self._items.append(_Item(request, 0, 0, None))
+
+    def compute(self, compute: Compute, now: Callable[[], float]) -> bytes:
+        """Returns the message with every gradient, empty where there is none; fills `answered` and `failures`.
+
+        A request that ended meanwhile is left out, one that is too late or that the backend fails on becomes a failure;
+        its neighbours are answered all the same.
+        """
+        items = self._items
+        while True:
+            items = self._still_wanted(items, now())
+            if not items:
+                return b""
+            message, views = open_results(
+                [
+                    (item.request.id, item.offset, item.n * item.request.work.spec.dtype.itemsize_bytes, False)
+                    for item in items
+                ]
+            )
+            failed = _compute_all(items, views, compute)
+            if failed is None:
+                self.answered = [(item.request, item.n) for item in items]
+                return message
+            # What is in the message of the failed request cannot be cut out: the others are computed once more.
+            self.failures.append(failed)
+            items = [item for item in items if item.request is not failed[0]]
+
+    def _still_wanted(self, items: list[_Item], now_s: float) -> list[_Item]:
+        wanted = []
+        for item in items:
+            request = item.request
+            if request.deadline_s <= now_s:
+                late = DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+                self.failures.append((request, late))
+            elif request.is_open:
+                wanted.append(item)
+        return wanted
+
+
+def _compute_all(
+    items: list[_Item], views: list[memoryview], compute: Compute
+) -> tuple[OpenRequest, BaseException] | None:
+    for (request, _, n, chunk), view in zip(items, views, strict=True):
+        if chunk is None or not n:
+            continue
+        spec = request.work.spec
+        dtype = spec.dtype
+        dout = elements(chunk.dout, dtype) if request.scalar_dout is None else request.scalar_dout
+        try:
+            compute(spec, elements(chunk.predict, dtype), elements(chunk.label, dtype), dout, elements(view, dtype))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this request and not its neighbours
+            return request, error
+    return None

@@ -1,0 +1,143 @@
+"""The operator's rules on a request; pure.
+
+What comes in are the numbers of a decoded frame, what goes out is what the backend computes. Every function raises
+`ContractError` with the reason and the field at fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mse_grad.frame import Chunk, Header, UnaryRequest
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
+from mse_grad.tensor import Reduction, dtype_of_wire
+from mse_grad_server.backends.base import GradientSpec
+
+__all__ = ["Work", "check_chunk", "check_header", "check_unary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request asks for.
+
+    Attributes:
+        spec: What is computed.
+        count: Elements of predict.
+        operand_bytes: Bytes of predict, label and dout.
+    """
+
+    spec: GradientSpec
+    count: int
+    operand_bytes: int
+
+
+def check_header(header: Header) -> Work:
+    """Returns what the request that opens with `header` asks for.
+
+    Raises:
+        ContractError: DTYPE_UNKNOWN, RANK_TOO_HIGH, SHAPE_INVALID, REDUCTION_UNKNOWN, NUMEL_INVALID, or
+            BYTE_COUNT_MISMATCH where scalar_dout is not one element.
+    """
+    scalar = header.scalar_dout
+    work = _work(header.dtype, header.shape, header.reduction, header.numel, scalar is not None)
+    if scalar is not None and len(scalar) != work.spec.dtype.itemsize_bytes:
+        raise ContractError(
+            Reason.BYTE_COUNT_MISMATCH,
+            "scalar_dout",
+            f"scalar_dout has {len(scalar)} bytes; one element of {work.spec.dtype.name} has "
+            f"{work.spec.dtype.itemsize_bytes}",
+        )
+    return work
+
+
+def check_chunk(chunk: Chunk, work: Work, *, received: int) -> int:
+    """Returns the number of elements in `chunk`, at least 1.
+
+    Args:
+        chunk: A chunk of a request.
+        work: What its request asks for.
+        received: Elements that came before.
+
+    Raises:
+        ContractError: CHUNK_OUT_OF_ORDER, CHUNK_OUT_OF_RANGE, or BYTE_COUNT_MISMATCH where the operands are not the
+            same whole number of elements.
+    """
+    if chunk.offset != received:
+        raise ContractError(
+            Reason.CHUNK_OUT_OF_ORDER,
+            "offset",
+            f"the chunk starts at element {chunk.offset}; the next one of this request is {received}",
+        )
+    spec = work.spec
+    size_bytes, itemsize_bytes = len(chunk.predict), spec.dtype.itemsize_bytes
+    n, rest = divmod(size_bytes, itemsize_bytes)
+    if rest or not n:
+        raise ContractError(
+            Reason.BYTE_COUNT_MISMATCH,
+            "predict",
+            f"predict has {size_bytes} bytes in the chunk; a chunk has one or more elements of {spec.dtype.name}, "
+            f"{itemsize_bytes} bytes each",
+        )
+    if len(chunk.label) != size_bytes:
+        raise _unequal("label", len(chunk.label), size_bytes)
+    dout_bytes = 0 if spec.scalar_dout else size_bytes
+    if len(chunk.dout) != dout_bytes:
+        raise _unequal("dout", len(chunk.dout), dout_bytes)
+    if received + n > work.count:
+        raise ContractError(
+            Reason.CHUNK_OUT_OF_RANGE,
+            "predict",
+            f"the chunk ends at element {received + n}; the shape of this request has {work.count}",
+        )
+    return n
+
+
+def check_unary(request: UnaryRequest) -> Work:
+    """Returns what `request` asks for.
+
+    Raises:
+        ContractError: Any reason about operands; a tensor that was not set has dtype number 0 and is DTYPE_UNKNOWN.
+    """
+    predict, label, dout = request.predict, request.label, request.dout
+    dtype = dtype_of_wire(predict.dtype, field="predict")
+    check_same_dtype(dtype, dtype_of_wire(label.dtype, field="label"), field="label")
+    check_same_dtype(dtype, dtype_of_wire(dout.dtype, field="dout"), field="dout")
+    element_count(predict.shape, dtype, field="predict")
+    check_same_shape(predict.shape, label.shape)
+    scalar_dout = check_dout_shape(predict.shape, dout.shape)
+    work = _work(predict.dtype, predict.shape, request.reduction, request.numel, scalar_dout)
+    whole_bytes = work.count * dtype.itemsize_bytes
+    dout_bytes = dtype.itemsize_bytes if scalar_dout else whole_bytes
+    for field, tensor, size_bytes in (
+        ("predict", predict, whole_bytes),
+        ("label", label, whole_bytes),
+        ("dout", dout, dout_bytes),
+    ):
+        if len(tensor.data) != size_bytes:
+            raise ContractError(
+                Reason.BYTE_COUNT_MISMATCH,
+                field,
+                f"{field} has {len(tensor.data)} bytes; shape {list(tensor.shape)} of {dtype.name} has {size_bytes}",
+            )
+    return work
+
+
+# Most callers send the same few shapes over and over: one look-up instead of all the rules, and one object a shape.
+@lru_cache(maxsize=1024)
+def _work(dtype_number: int, shape: tuple[int, ...], reduction_number: int, numel: int, scalar_dout: bool) -> Work:
+    dtype = dtype_of_wire(dtype_number, field="predict")
+    count = element_count(shape, dtype, field="predict")
+    reduction = Reduction.of_wire(reduction_number)
+    spec = GradientSpec(dtype, reduction, check_numel(numel, count, reduction), scalar_dout)
+    operand_bytes = count * dtype.itemsize_bytes * (2 if scalar_dout else 3)
+    return Work(spec, count, operand_bytes)
+
+
+def _unequal(field: str, size_bytes: int, expected_bytes: int) -> ContractError:
+    if not expected_bytes:
+        message = f"dout has {size_bytes} bytes in the chunk; it must be empty, the header has scalar_dout"
+    else:
+        message = f"{field} has {size_bytes} bytes in the chunk; predict has {expected_bytes}, and they must be equal"
+    return ContractError(Reason.BYTE_COUNT_MISMATCH, field, message)

@@ -1,0 +1,125 @@
+"""Metrics in a registry of their own; they count requests, not RPCs.
+
+Thread safety: any number of threads.
+"""
+
+from __future__ import annotations
+
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from mse_grad_server.address import Address
+from mse_grad_server.errors import ListenError
+
+__all__ = ["Metrics", "MetricsEndpoint"]
+
+_SECONDS = (
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
+)  # fmt: skip
+
+
+class Metrics:
+    """Everything the server counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "mse_grad_requests_total",
+            "Requests for a gradient that ended, by gRPC code.",
+            ["method", "dtype", "reduction", "code"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "mse_grad_request_seconds",
+            "Time from the arrival of a request to its last answer.",
+            ["method"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "mse_grad_refusals_total", "Requests that were not taken, by reason.", ["reason"], registry=self.registry
+        )
+        self._transferred = Counter(
+            "mse_grad_transferred_bytes_total",
+            "Bytes of operands received (in) and of gradients sent (out).",
+            ["direction"],
+            registry=self.registry,
+        )
+        self.elements = Counter("mse_grad_elements_total", "Elements of computed gradients.", registry=self.registry)
+        self.in_flight_requests = self._gauge("mse_grad_in_flight_requests", "Requests admitted and not ended.")
+        self.in_flight_bytes = self._gauge("mse_grad_in_flight_bytes", "Operand bytes admitted at this time.")
+        self.open_streams = self._gauge("mse_grad_open_streams", "StreamGradients RPCs at this time.")
+        self.ready = self._gauge("mse_grad_ready", "1 while requests are taken, else 0.")
+        self._build = Gauge(
+            "mse_grad_build_info",
+            "What computes; always 1.",
+            ["version", "backend", "device", "kernel_hash"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.bytes_in = self._transferred.labels("in")
+        self.bytes_out = self._transferred.labels("out")
+        # labels() hashes strings on every call; a request looks its two children up once instead.
+        self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+
+    def request_ended(self, method: str, dtype: str, reduction: str, code: str, seconds: float) -> None:
+        """Counts a request for a gradient.
+
+        Args:
+            method: "ComputeGradient" or "StreamGradients".
+            dtype: Name of its dtype, "unknown" where it named none.
+            reduction: Likewise.
+            code: Name of the gRPC code it ended with.
+            seconds: How long it was under way.
+        """
+        key = (method, dtype, reduction, code)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (self._requests.labels(*key), self._seconds.labels(method))
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Counts a request that was not taken."""
+        self._refusals.labels(reason).inc()
+
+    def built(self, *, version: str, backend: str, device: str, kernel_hash: str) -> None:
+        """Says what computes."""
+        self._build.labels(version, backend, device, kernel_hash).set(1)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+
+
+class MetricsEndpoint:
+    """Serves the metrics over HTTP from a thread of its own."""
+
+    def __init__(self, metrics: Metrics, address: Address) -> None:
+        self._metrics = metrics
+        self.address = address
+        self._server: WSGIServer | None = None
+        self._thread: Thread | None = None
+
+    def open(self) -> None:
+        """Binds and serves; `address` then holds the port. Raises ListenError where it cannot bind."""
+        try:
+            self._server, self._thread = start_http_server(
+                self.address.port, self.address.host, registry=self._metrics.registry
+            )
+        except OSError as cause:
+            raise ListenError(
+                f"metrics cannot listen on {self.address}: {cause.strerror or cause}; "
+                "choose another --metrics-listen, or none"
+            ) from cause
+        self.address = self.address.with_port(self._server.server_port)
+
+    def close(self) -> None:
+        """Ends; does nothing where it is not open."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._server = self._thread = None

@@ -1,0 +1,62 @@
+"""Counts and logs the end of every request, whichever way it came."""
+
+from __future__ import annotations
+
+from structlog.typing import FilteringBoundLogger
+
+from mse_grad.reasons import Reason
+from mse_grad.tensor import Reduction
+from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.errors import Refused, reason_of
+from mse_grad_server.metrics import Metrics
+
+__all__ = ["Recorder"]
+
+_REDUCTIONS = {reduction: reduction.text for reduction in Reduction}
+
+
+class Recorder:
+    """The one place where the end of a request is counted and logged."""
+
+    def __init__(self, metrics: Metrics, log: FilteringBoundLogger) -> None:
+        self._metrics = metrics
+        self._log = log
+
+    def succeeded(self, method: str, spec: GradientSpec, *, seconds: float) -> None:
+        """Counts a request that was answered with its whole gradient."""
+        self._metrics.request_ended(method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds)
+
+    def computed(self, elements: int, operand_bytes: int, gradient_bytes: int) -> None:
+        """Counts what went through the backend, once for each message."""
+        self._metrics.elements.inc(elements)
+        self._metrics.bytes_in.inc(operand_bytes)
+        self._metrics.bytes_out.inc(gradient_bytes)
+
+    def failed(
+        self, method: str, spec: GradientSpec | None, error: BaseException, *, seconds: float, request_id: str
+    ) -> None:
+        """Counts a request that was not, and logs why.
+
+        Args:
+            method: "ComputeGradient" or "StreamGradients".
+            spec: What it asked for, or None where that is not known.
+            error: What the caller is told; what the caller is not told of an internal error is logged here, once.
+            seconds: How long it was under way.
+            request_id: Its name.
+        """
+        reason = reason_of(error)
+        dtype, reduction = (spec.dtype.name, _REDUCTIONS[spec.reduction]) if spec else ("unknown", "unknown")
+        self._metrics.request_ended(method, dtype, reduction, reason.code.name, seconds)
+        if isinstance(error, Refused):
+            self._metrics.refused(reason.value)
+        self.log_failure(method, error, request_id=request_id)
+
+    def log_failure(self, method: str, error: BaseException, *, request_id: str) -> None:
+        """Logs why a call failed that asked for no gradient."""
+        reason = reason_of(error)
+        if reason is Reason.INTERNAL:
+            self._log.error("request_failed", method=method, request_id=request_id, reason=reason.value, exc_info=error)
+            return
+        # A caller that is refused, or cancels, often does so by the thousand; the counters tell.
+        level = self._log.debug if isinstance(error, Refused) or reason is Reason.CANCELLED else self._log.info
+        level("request_failed", method=method, request_id=request_id, reason=reason.value, message=str(error))

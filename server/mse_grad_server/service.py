@@ -1,0 +1,150 @@
+"""The handlers of mse_grad.v1.MseGradService: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from mse_grad.frame import UnaryRequest, decode_unary_request, open_unary_response
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.tensor import elements
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.call import CURRENT_CALL
+from mse_grad_server.check import Work, check_unary
+from mse_grad_server.clock import Clock
+from mse_grad_server.config import Settings, size_text
+from mse_grad_server.engine import Engine
+from mse_grad_server.errors import DeadlineExceeded, MessageTooLarge
+from mse_grad_server.info import limits_of
+from mse_grad_server.interruption import Interruption
+from mse_grad_server.recorder import Recorder
+from mse_grad_server.stream import EOF, Stream
+
+__all__ = ["COMPUTE_GRADIENT", "SERVICE", "Service"]
+
+SERVICE = "mse_grad.v1.MseGradService"
+COMPUTE_GRADIENT = f"/{SERVICE}/ComputeGradient"
+
+
+class Service:
+    """Decodes, checks, has it computed, encodes. Belongs to the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        recorder: Recorder,
+        clock: Clock,
+        settings: Settings,
+        *,
+        instance_id: str,
+        server_info: Callable[[], pb.GetServerInfoResponse],
+    ) -> None:
+        self._engine = engine
+        self._recorder = recorder
+        self._clock = clock
+        self._settings = settings
+        self._name = instance_id[:8]
+        self._server_info = server_info
+        self._stream_numbers = count(1)
+        opened = pb.StreamOpened(instance_id=instance_id, limits=limits_of(settings))
+        self._opened = pb.StreamGradientsResponse(opened=opened).SerializeToString()
+
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """Returns what gRPC serves."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                # Registered as if a stream came in, which on the wire is the same: so the handler decides when the
+                # message is read, and none is before there is a place for it.
+                "ComputeGradient": grpc.stream_unary_rpc_method_handler(self.compute_gradient),
+                "StreamGradients": grpc.stream_stream_rpc_method_handler(self.stream_gradients),
+                "GetServerInfo": grpc.unary_unary_rpc_method_handler(self.get_server_info),
+            },
+        )
+
+    async def compute_gradient(self, _: Any, context: Any) -> bytes:
+        """Answers one ComputeGradient RPC."""
+        engine = self._engine
+        engine.admit_unary()
+        charged_bytes = 0
+        try:
+            message = await self._read_message(context)
+            if len(message) > self._settings.max_unary_bytes:
+                raise MessageTooLarge(
+                    f"the message has {len(message)} bytes; ComputeGradient takes at most "
+                    f"{self._settings.max_unary_bytes} ({size_text(self._settings.max_unary_bytes)}). "
+                    "StreamGradients takes tensors of any size, in chunks"
+                )
+            request = decode_unary_request(message)
+            work = check_unary(request)
+            CURRENT_CALL.get().spec = work.spec
+            engine.charge(work.operand_bytes, work.spec.dtype)
+            charged_bytes = work.operand_bytes
+            engine.publish()
+            time_left_s = context.time_remaining()
+            deadline_s = math.inf if time_left_s is None else self._clock.now() + time_left_s
+            return await self._computed(request, work, deadline_s)
+        finally:
+            engine.release_unary(charged_bytes)
+            engine.publish()
+
+    async def stream_gradients(self, _: Any, context: Any) -> None:
+        """Serves one StreamGradients RPC."""
+        name = f"{self._name}-s{next(self._stream_numbers)}"
+        stream = Stream(context, self._engine, self._recorder, self._clock, self._settings, name=name)
+        await stream.run(self._opened)
+
+    async def get_server_info(self, message: bytes, _: Any) -> bytes:
+        """Answers one GetServerInfo RPC."""
+        try:
+            pb.GetServerInfoRequest.FromString(message)
+        except DecodeError as cause:
+            raise ContractError(
+                Reason.MESSAGE_MALFORMED, "message", "the message is not a mse_grad.v1.GetServerInfoRequest"
+            ) from cause
+        return self._server_info().SerializeToString()
+
+    async def _read_message(self, context: Any) -> bytes:
+        silence_s = self._settings.stall_timeout_s
+        stalled = DeadlineExceeded(f"the message did not come within {silence_s:g} s")
+        with Interruption() as interruption:
+            timer = self._clock.call_at(self._clock.now() + silence_s, lambda: interruption.set(stalled))
+            try:
+                message = await context.read()
+            finally:
+                timer.cancel()
+        if message is EOF:
+            # Above its own limit gRPC has ended the call already, and this reaches the log alone.
+            raise ContractError(
+                Reason.MESSAGE_MALFORMED,
+                "message",
+                f"the call has no message, or one above {self._settings.receive_limit_bytes} bytes",
+            )
+        return bytes(message)
+
+    async def _computed(self, request: UnaryRequest, work: Work, deadline_s: float) -> bytes:
+        spec, dtype = work.spec, work.spec.dtype
+        gradient_bytes = work.count * dtype.itemsize_bytes
+
+        def compute() -> bytes:
+            if self._clock.now() >= deadline_s:
+                raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+            message, view = open_unary_response(dtype.wire, request.predict.shape, gradient_bytes, False)
+            if work.count:
+                self._engine.compute(
+                    spec,
+                    elements(request.predict.data, dtype),
+                    elements(request.label.data, dtype),
+                    elements(request.dout.data, dtype),
+                    elements(view, dtype),
+                )
+            return message
+
+        answer = compute() if self._engine.is_small(gradient_bytes) else await self._engine.run(compute)
+        self._recorder.computed(work.count, work.operand_bytes, gradient_bytes)
+        return answer
