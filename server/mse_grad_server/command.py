@@ -1,0 +1,42 @@
+"""What the command does once its modules are there: print and end, or serve."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from mse_grad_server import app
+from mse_grad_server.config_sources import parse_command
+from mse_grad_server.config_text import as_yaml
+from mse_grad_server.errors import ExitCode, SettingsError, StartError
+from mse_grad_server.info import version
+from mse_grad_server.log import forward_library_logs, open_log
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> ExitCode:
+    """Does what `arguments` say and returns how the process ends."""
+    try:
+        command = parse_command(arguments)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"mse-grad-server: {line}\n")
+        return error.exit_code
+    if command.version:
+        sys.stdout.write(f"mse-grad-server {version()}\n")
+        return ExitCode.OK
+    if command.print_config:
+        sys.stdout.write(as_yaml(command.settings, command.origins))
+        return ExitCode.OK
+    log = open_log(command.settings.log_level, command.settings.log_format, stream=sys.stderr)
+    forward_library_logs(log)
+    try:
+        return asyncio.run(app.run(command.settings, log))
+    except StartError as error:
+        log.error("start_failed", message=str(error), exit_code=int(error.exit_code))
+        return error.exit_code
+    except Exception:
+        log.exception("crashed", exit_code=int(ExitCode.FAILED))
+        return ExitCode.FAILED

@@ -1,0 +1,34 @@
+"""grpc.health.v1: serving only between the verified gradient and the drain."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from mse_grad_server.service import SERVICE
+
+__all__ = ["Health"]
+
+_SERVICES = ("", SERVICE)
+
+
+class Health:
+    """What probes and load balancers ask, for the whole server ("") and for our service."""
+
+    def __init__(self) -> None:
+        self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
+
+    async def open(self, server: grpc.aio.Server) -> None:
+        """Adds the service to `server`, not serving yet."""
+        for service in _SERVICES:
+            await self._servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_ready(self) -> None:
+        """Serving from now on."""
+        for service in _SERVICES:
+            await self._servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Not serving from now on, for good; who watches is told."""
+        await self._servicer.enter_graceful_shutdown()
