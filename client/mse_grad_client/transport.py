@@ -71,9 +71,10 @@ class Transport:
             id = stream.start(exchange)
             try:
                 exchange.wait()
-            finally:
+            except BaseException:  # also an interrupt: the arrays are the caller's again from here on
                 exchange.abandon()
                 stream.cancel(id)
+                raise
 
     def run_unary(self, request: GradientRequest, *, deadline: float | None) -> None:
         """Fills the gradient of `request` with one ComputeGradient RPC; raises MseGradError."""
