@@ -31,11 +31,12 @@ class Address:
         if text.startswith("unix:"):
             return cls(path=_checked_path(text.removeprefix("unix:")))
         host, colon, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+        bracketed = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if bracketed else host
         if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ValueError("an address is 'host:port' with a port of 0 to 65535, '[ipv6]:port' or 'unix:/path'")
-        if ":" in host and not _is_ip(host):
-            raise ValueError(f"{host!r} is no IPv6 address; an IPv6 address is written '[::1]:50051'")
+        if bracketed != (":" in host) or (bracketed and not _is_ip(host)):
+            raise ValueError("an IPv6 address is written in brackets, such as '[::1]:50051'")
         return cls(host=host, port=int(port))
 
     @property

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import socket
+import urllib.request
+
+import pytest
+
+from mse_grad_server.errors import BackendError, BackendUnavailable, ListenError
+from mse_grad_server.verification import verify
+from support.in_process import FakeBackend, RawStream, serving
+
+
+async def test_the_log_says_where_it_listens_and_then_that_it_is_ready() -> None:
+    async with serving(metrics_listen="127.0.0.1:0") as server:
+        (listening,) = server.events("listening")
+        (ready,) = server.events("ready")
+        assert ready["listen"] == listening["listen"] == str(server.server.address) != "127.0.0.1:0"
+        assert ready["metrics_listen"] == str(server.server.metrics_address) != "127.0.0.1:0"
+        assert (ready["backend"], ready["device"]) == ("cpu", "fake")
+        assert ready["verified_gradients"] == verify(FakeBackend())
+
+
+async def test_metrics_are_served_while_it_runs() -> None:
+    async with serving(metrics_listen="127.0.0.1:0") as server:
+        with urllib.request.urlopen(f"http://{server.server.metrics_address}/metrics", timeout=20) as answer:
+            assert b"mse_grad_ready 1.0" in answer.read()
+
+
+async def test_a_port_is_not_shared_with_another_server() -> None:
+    async with serving() as first:
+        address = str(first.server.address)
+        async with serving(open=False, listen=address) as second:
+            with pytest.raises(ListenError, match=f"cannot listen on {address}.*--listen"):
+                await second.server.open()
+
+
+async def test_a_port_that_something_else_has_ends_the_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with serving(open=False, listen=address) as server:
+            with pytest.raises(ListenError, match=address):
+                await server.server.open()
+
+
+async def test_a_backend_that_cannot_open_ends_the_start() -> None:
+    class Broken(FakeBackend):
+        def open(self) -> None:
+            raise BackendError("no device 3")
+
+    async with serving(backend=Broken(), open=False) as server:
+        with pytest.raises(BackendUnavailable, match="no device 3"):
+            await server.server.open()
+
+
+async def test_the_backend_is_given_back() -> None:
+    backend = FakeBackend()
+    async with serving(backend=backend):
+        assert backend.is_open
+    assert not backend.is_open
+
+
+async def test_streams_beyond_one_share_the_server() -> None:
+    async with serving() as server:
+        streams = [RawStream(server.channel) for _ in range(5)]
+        for stream in streams:
+            await stream.opened()
+        for stream in reversed(streams):
+            await stream.assert_works(1)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mse_grad_server.config import Settings, size_text
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(**values)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        settings().listen = "127.0.0.1:1"
+
+
+def test_settings_made_in_code_look_at_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSE_GRAD_MAX_STREAMS", "3")
+    assert settings().max_streams == 256
+
+
+@pytest.mark.parametrize("name", ["listen", "metrics_listen"])
+def test_an_address_that_others_can_reach_needs_an_explicit_word(name: str) -> None:
+    with pytest.raises(ValidationError, match="--insecure-listen"):
+        settings(**{name: "0.0.0.0:1"})
+    assert getattr(settings(insecure_listen=True, **{name: "0.0.0.0:1"}), name) == "0.0.0.0:1"
+
+
+@pytest.mark.parametrize("text", ["", "none", "NONE"])
+def test_metrics_can_be_switched_off(text: str) -> None:
+    assert settings(metrics_listen=text).metrics_listen == "none"
+
+
+def test_metrics_have_no_unix_path() -> None:
+    with pytest.raises(ValidationError, match="HTTP"):
+        settings(metrics_listen="unix:/a")
+
+
+def test_sizes_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValidationError, match="a quarter of max_stream_message_bytes, which is 16MiB"):
+        settings(chunk_bytes=5 * 2**20)
+    with pytest.raises(ValidationError, match="at least the largest message, 64MiB"):
+        settings(max_in_flight_bytes=2**20)
+
+
+def test_the_bounds_follow_from_the_settings() -> None:
+    told = settings(max_unary_bytes=2**25, max_stream_message_bytes=2**24, max_unary_in_flight=3, window_chunks=5)
+    assert told.receive_limit_bytes == 2**26
+    assert told.unary_memory_bytes == 3 * 2**26
+    assert told.window_bytes == 5 * 4 * 512 * 1024
+
+
+def test_the_receive_limit_is_finite_and_within_what_grpc_takes() -> None:
+    largest = settings(max_unary_bytes=2**30 - 1, max_in_flight_bytes=2**30)
+    assert 0 < largest.receive_limit_bytes < 2**31
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0"), (1023, "1023"), (2**10, "1KiB"), (3 * 2**20, "3MiB"), (2**31, "2GiB")]
+)
+def test_sizes_are_written_exactly(size: int, text: str) -> None:
+    assert size_text(size) == text
