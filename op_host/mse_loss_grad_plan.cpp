@@ -6,11 +6,12 @@
 namespace mse_loss_grad {
 namespace {
 
-// Below about 16 KB a copy does not reach the bandwidth of global memory (Ascend C best practices, data movement).
+// Shorter copies do not reach the bandwidth of global memory (Ascend C guide, "move large blocks at once").
 constexpr uint64_t kMinTileBytes = 16 * 1024;
-// A second core pays off once each has this much of a stream: its copies then outlast the cost of starting it.
+// Least share of a stream that another core is started for: each core adds to the time before the first of them works
+// (Ascend C guide, "a fitting number of cores"). Not tuned on a device.
 constexpr int64_t kMinBlockBytes = 8 * 1024;
-// Longest run that DataCopyPad takes, rounded down to whole lines (DataCopyExtParams.blockLen <= 2097151 bytes).
+// Longest run of DataCopyPad (DataCopyExtParams.blockLen <= 2097151 bytes), in whole lines.
 constexpr uint64_t kMaxTileBytes = 2097151 / kMseLossGradLineBytes * kMseLossGradLineBytes;
 constexpr uint64_t kBuffers = 2;
 constexpr uint64_t kMaxParts = 8;
