@@ -15,7 +15,8 @@ PRODUCTS = ["ascend910b", "ascend910_93", "ascend310b"]
 
 # A toolkit that only writes down which of its functions were called, one line a call.
 RECORDER = """
-foreach(name npu_op_package npu_op_code_gen npu_op_library npu_op_kernel_sources npu_op_kernel_library npu_op_package_add)
+foreach(name npu_op_package npu_op_package_add npu_op_code_gen npu_op_library npu_op_kernel_sources
+             npu_op_kernel_library)
     function(${name})
         file(APPEND "$ENV{CALLS}" "${CMAKE_CURRENT_FUNCTION};${ARGV}\\n")
     endfunction()
