@@ -152,6 +152,25 @@ def test_a_message_that_is_not_protobuf_is_malformed_and_says_of_what_kind(decod
     assert isinstance(caught.value.__cause__, DecodeError)
 
 
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        # A submessage of two bytes, an id whose varint goes on in the byte after it: which is a tag, too.
+        (decode_stream_request, b"\x0a\x02\x08\x88" + b"\x0a\x00"),
+        (decode_stream_request, b"\x12\x02\x08\x88" + b"\x0a\x00"),
+        (decode_stream_response, b"\x12\x02\x08\x88" + b"\x12\x00"),
+        (decode_unary_request, b"\x0a\x02\x08\x88" + b"\x12\x00"),
+        (decode_unary_response, b"\x0a\x02\x08\x88" + b"\x10\x00"),
+        (decode_stream_request, b"\x0a\x03\x1a\x01\x88" + b"\x0a\x00"),
+        (decode_stream_request, b"\x1a\x01\x88" + b"\x0a\x00"),
+        (decode_unary_request, b"\x0a\x03\x12\x01\x88" + b"\x12\x00"),
+    ],
+    ids=["header", "chunk", "result", "operand", "gradient", "extents", "cancel ids", "operand's extents"],
+)
+def test_a_varint_that_leaves_its_submessage_is_malformed(decode: Decode, message: bytes) -> None:
+    assert outcome(decode, message) == (Reason.MESSAGE_MALFORMED, "message")
+
+
 @every_kind
 def test_an_empty_message_is_a_message_of_defaults(decode: Decode, kind: Any) -> None:
     assert plain(decode(b"")) == plain(kind())

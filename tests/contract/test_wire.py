@@ -46,7 +46,7 @@ def test_an_enum_varint_is_that_of_the_generated_code(number: int) -> None:
 
 @pytest.mark.parametrize("number", [3, 300, 70_000])
 def test_numpy_integers_encode_as_python_ones(number: int) -> None:
-    assert uint64_bytes(np.uint64(number)) == int64_bytes(np.int64(number)) == varint(number)
+    assert uint64_bytes(np.int64(number)) == int64_bytes(np.int64(number)) == varint(number)
     assert int64_bytes(np.int64(-number)) == varint(-number)
 
 
