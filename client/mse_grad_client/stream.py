@@ -58,8 +58,9 @@ class Stream:
         self._end_error: MseGradError | None = None
         self._going_away = False
         method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
-        self._call = method(self._messages())
-        self._reader = threading.Thread(target=self._read, name="mse-grad-reader", daemon=True)
+        call = method(self._messages())
+        self._call: grpc.Call | None = call
+        self._reader = threading.Thread(target=self._read, args=(call,), name="mse-grad-reader", daemon=True)
         self._reader.start()
 
     @property
@@ -106,10 +107,14 @@ class Stream:
                 self._outbox.put(_Item(None, None, id))
 
     def close(self, error: MseGradError) -> None:
-        """Ends the RPC; requests still open fail with `error`. Returns when the reader thread has ended."""
+        """Ends the RPC; requests still open fail with `error`. Returns when the reader thread has ended.
+
+        Nothing refers to the RPC any more then. gRPC's call takes a lock when it is collected; where that were left to
+        the end of the interpreter, one of gRPC's threads, stopped by then, could hold the lock for ever.
+        """
         self._close_error = error
         self._outbox.put(None)
-        self._call.cancel()
+        self._cancel_call()
         if self._reader is not threading.current_thread():
             self._reader.join()
 
@@ -140,19 +145,25 @@ class Stream:
             if ended:
                 return
 
-    def _read(self) -> None:
+    def _read(self, answers: Iterator[bytes]) -> None:
         error: MseGradError = InternalError("the thread that reads answers failed")
         try:
-            for message in self._call:
+            for message in answers:
                 self._dispatch(message)
             error = Unavailable(f"{self._address} ended the stream", reason=Reason.CONNECTION_LOST)
         except grpc.RpcError as ended:
-            error = from_rpc_error(ended, address=self._address)
+            # gRPC raises the call itself; its traceback would be a cycle, which `close` could not free.
+            error = from_rpc_error(ended.with_traceback(None), address=self._address)
         except ContractError as broken:
-            self._call.cancel()
+            self._cancel_call()
             error = InternalError(f"{self._address} broke the contract: {broken}")
         finally:
             self._end(error)
+
+    def _cancel_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
 
     def _dispatch(self, message: bytes) -> None:
         response = decode_stream_response(message)

@@ -1,0 +1,39 @@
+"""What a closed client leaves behind."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+
+from mse_grad_client import MseGradClient
+from support.operands import expected, operands
+from support.scripted_server import ScriptedServer
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def calls_alive() -> set[int]:
+    return {id(thing) for thing in gc.get_objects() if isinstance(thing, grpc.Call)}
+
+
+def test_no_rpc_is_left_to_the_end_of_the_interpreter() -> None:
+    # Collected there, gRPC's call may wait for ever for a lock that a stopped thread holds: the process would not end.
+    given = operands((100,))
+    with ScriptedServer() as server, no_collector():
+        before = calls_alive()
+        with MseGradClient(server.address) as client:
+            np.testing.assert_array_equal(client.compute(*given), expected(*given))
+            assert calls_alive() - before
+        assert not calls_alive() - before
