@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from mse_grad_server.errors import ExitCode
 from support.server import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -70,3 +72,15 @@ def test_every_flag_of_the_readme_is_a_flag_of_the_server() -> None:
     ).stdout
     assert len(rows) >= 5
     assert [flag for flag in rows if flag not in offered] == []
+
+
+def test_the_metrics_of_the_document_are_those_of_the_server(server: ServerProcess) -> None:
+    documented = set(re.findall(r"`(mse_grad_\w+)`", DOCUMENTS["docs/operating.md"]))
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
+        offered = set(re.findall(r"^# TYPE (mse_grad_\w+)", answer.read().decode(), re.MULTILINE))
+    assert documented == {name for name in offered if not name.endswith("_created")}
+
+
+def test_the_exit_codes_of_the_document_are_those_of_the_server() -> None:
+    documented = re.findall(r"^\| (\d+) \|", DOCUMENTS["docs/operating.md"], re.MULTILINE)
+    assert [int(number) for number in documented] == [int(code) for code in ExitCode]
