@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -94,6 +94,21 @@ def test_buffers_fit_ub(host: OperatorHost, launch: Launch) -> None:
 
 @given(launch=LAUNCHES)
 @example(launch=TIGHTEST)
+def test_buffers_fit_ub_to_the_byte(host: OperatorHost, launch: Launch) -> None:
+    used_bytes = ub_use_bytes(launch, launch.plan(host))
+    exact = replace(launch, ub_bytes=used_bytes)
+    assert ub_use_bytes(exact, exact.plan(host)) == used_bytes
+    short = replace(launch, ub_bytes=used_bytes - 1)
+    try:
+        plan = short.plan(host)
+    except Refusal:
+        assert short.ub_bytes < min(UB_BYTES.values())
+    else:
+        assert ub_use_bytes(short, plan) < used_bytes
+
+
+@given(launch=LAUNCHES)
+@example(launch=TIGHTEST)
 def test_full_tile_is_a_copy_of_16_kib_that_datacopypad_takes(host: OperatorHost, launch: Launch) -> None:
     tile_bytes = launch.plan(host).tile_elements * launch.item_bytes
     assert 16 * KIB <= tile_bytes <= MAX_RUN_BYTES
@@ -174,6 +189,12 @@ def test_coefficient_is_that_of_the_formula_for_the_whole(
     numel = elements + more
     plan = host.plan(elements, item_bytes=4, cores=40, ub_bytes=UB_BYTES["910B"], reduction=reduction, numel=numel)
     assert plan.coefficient == coefficient(reduction, numel, FLOAT32)
+
+
+def test_coefficient_is_divided_in_double_and_rounded_once(host: OperatorHost) -> None:
+    for numel in range(2**24 + 1, 2**24 + 200):
+        plan = host.plan(1, item_bytes=4, cores=1, ub_bytes=UB_BYTES["910B"], numel=numel)
+        assert plan.coefficient == np.float32(np.float64(2.0) / np.float64(numel))
 
 
 def test_numel_below_the_element_count_is_refused(host: OperatorHost) -> None:
