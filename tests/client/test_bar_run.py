@@ -32,6 +32,7 @@ def test_passes_the_formula(dtype: DType, seed: int) -> None:
     assert report.passed, report
 
 
+@pytest.mark.slow
 def test_passes_the_formula_with_every_shape() -> None:
     report = run_bar(formula_compute, part=formula_part)
     assert report.passed, report

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -24,22 +25,22 @@ class Line(Enum):
         return line
 
     FORM = "form", "", "results of another shape or dtype"
-    COVERAGE = "coverage", "", "elements in the smaller of the two domains"
+    COVERAGE = "coverage", "", "elements in the smaller domain"
     HALF_ULP = "half ulp", "1", "largest distance to the golden"
     HALF_EQUAL = "half equal", "1", "equal to the golden"
     ULP = "ulp", "2", "largest distance to the golden"
     BITS = "bits", "2", "elements unlike the reference"
     HALF_BITS = "half bits", "4", "elements unlike the reference"
-    FALSE_ZEROS = "false zeros", "3", "zeros where the golden is none"
+    FALSE_ZEROS = "false zeros", "3", "zeros where the golden is not 0"
     RMS = "rms", "3", "normalised RMS error"
-    OUTSIDE = "outside", "1-3", "outside the domain: elements unlike the reference"
-    EDGES = "edges", "", "rows of the edge table with another result"
-    DOUT = "dout", "4", "full dout for a scalar: elements unlike"
-    PARTS = "parts", "4", "parts for the whole: elements unlike"
-    RUNS = "runs", "4", "repeated runs: results unlike"
-    THREADS = "threads", "4", "several threads at a time: results unlike"
-    PATH = "path", "4", "elements unlike"
-    CENTRAL = "central differences", "6", "largest error to central differences, relative"
+    OUTSIDE = "outside", "1-3", "unlike the reference outside the domain"
+    EDGES = "edges", "", "rows of the edge table that differ"
+    DOUT = "dout", "4", "full dout for a scalar: differing"
+    PARTS = "parts", "4", "parts for the whole: differing"
+    RUNS = "runs", "4", "repeated runs: differing"
+    THREADS = "threads", "4", "several threads at a time: differing"
+    PATH = "path", "4", "differing"
+    CENTRAL = "central differences", "6", "largest error to central differences"
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,17 @@ class BarReport:
         """Returns the report as values that JSON knows."""
         rows = [
             {
-                **asdict(row),
+                "dtype": row.dtype,
                 "line": row.line.value,
                 "number": row.line.number,
                 "measure": row.measure,
+                # JSON has no infinity and no NaN.
+                "figure": row.figure if math.isfinite(row.figure) else str(row.figure),
+                "limit": row.limit,
+                "at_least": row.at_least,
+                "unit": row.unit,
                 "passed": row.passed,
+                "note": row.note,
             }
             for row in self.rows
         ]

@@ -1,0 +1,82 @@
+"""The report of the bar on a terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mse_grad_client.bar import BarReport, Row
+from mse_grad_client.info import ServerInfo
+
+__all__ = ["render"]
+
+# Below it the table has no room for what a figure rests on.
+_NOTES_WIDTH = 100
+
+
+def render(console: Console, report: BarReport, *, address: str, server: ServerInfo) -> None:
+    """Prints a table of figures and limits, what failed in full, and the verdict."""
+    head = f"{address}: mse-grad {server.version}, {server.backend} ({server.device}), kernel {server.kernel_hash[:12]}"
+    console.print(Text(head))
+    console.print(_table(report, notes=console.width >= _NOTES_WIDTH))
+    for row in report.failures:
+        console.print(Text(f"{row.dtype}: {row.measure}: {_figure(row)}, {_limit(row)}", style="bold red"))
+        console.print(Text(f"  {row.note}"))
+    console.print(_verdict(report))
+
+
+def _table(report: BarReport, *, notes: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("bar", no_wrap=True)
+    table.add_column("measured", no_wrap=True)
+    table.add_column("figure", justify="right", no_wrap=True)
+    table.add_column("limit", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    if notes:
+        table.add_column("on", style="dim")
+    dtype = ""
+    for row in report.rows:
+        if row.dtype != dtype:
+            table.add_section()
+            table.add_row("", Text(row.dtype, style="bold"))
+            dtype = row.dtype
+        verdict = Text("ok", style="green") if row.passed else Text("FAIL", style="bold red")
+        cells: list[str | Text] = [row.line.number, row.measure, _figure(row), _limit(row), verdict]
+        table.add_row(*cells, *([Text(row.note, no_wrap=True, overflow="ellipsis")] if notes else []))
+    return table
+
+
+def _verdict(report: BarReport) -> Text:
+    extent = f"{report.cases} calls, {report.elements:,} elements, {report.duration_s:.1f} s"
+    if report.passed:
+        return Text(f"Every line holds: {len(report.rows)} lines, {extent}.", style="bold green")
+    return Text(f"{len(report.failures)} of {len(report.rows)} lines do not hold: {extent}.", style="bold red")
+
+
+def _figure(row: Row) -> str:
+    if _is_small_power_of_two(row.limit) and 0 < row.figure < math.inf:
+        return f"2^{math.log2(row.figure):.1f}"
+    return _number(row.figure) + (f" {row.unit}" if row.unit else "")
+
+
+def _limit(row: Row) -> str:
+    if row.limit == 0:
+        return "none"
+    relation = "≥" if row.at_least else "≤"
+    if _is_small_power_of_two(row.limit):
+        return f"{relation} 2^{math.log2(row.limit):.0f}"
+    return f"{relation} {_number(row.limit)}" + (f" {row.unit}" if row.unit else "")
+
+
+def _is_small_power_of_two(value: float) -> bool:
+    return value < 0.1 and math.frexp(value)[0] == 0.5
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value) or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if value < 0.001 else f"{value:.6g}"

@@ -1,0 +1,78 @@
+"""`mse-grad verify`: holds a running server against the numerical bar."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+
+from mse_grad.tensor import DTYPES, Array
+from mse_grad_client.bar import BarReport, Case, Compute, Dout, run_bar
+from mse_grad_client.client import MseGradClient
+from mse_grad_client.commands.connection import connect, reached, wait_option
+from mse_grad_client.commands.report import render
+from mse_grad_client.commands.screen import screen
+from mse_grad_client.info import ServerInfo
+
+__all__ = ["verify"]
+
+# Chunks far below what anyone would choose: many to a tensor, with a tail in each, and one or a few on the way.
+SMALL_CHUNKS = ((4096, 1), (20_000, 3))
+# Three float64 operands of 70 001 elements, the largest that goes through every path.
+UNARY_BYTES = 2 * 1024 * 1024
+
+
+@click.command()
+@click.argument("address", metavar="ADDR")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quick", is_flag=True, help="Fewer large shapes and repeated runs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data.")
+@wait_option
+@click.pass_context
+def verify(context: click.Context, address: str, as_json: bool, quick: bool, seed: int, wait_s: float) -> None:
+    """Hold the server at ADDR against the numerical contract and print the figures.
+
+    Exits with 0 where every line holds, 1 where one does not, 3 where the server gave no verdict.
+    """
+    with connect(address) as client, reached(client, wait_s=wait_s) as found:
+        report = _run(client, found, quick=quick, seed=seed)
+    if as_json:
+        settings = {"address": address, "quick": quick, "seed": seed}
+        click.echo(json.dumps({**settings, "server": asdict(found), **report.as_dict()}, indent=2))
+    else:
+        render(screen(), report, address=address, server=found)
+    context.exit(0 if report.passed else 1)
+
+
+def _run(client: MseGradClient, found: ServerInfo, *, quick: bool, seed: int) -> BarReport:
+    dtypes = [dtype for dtype in DTYPES if dtype.name in found.dtypes]
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        paths: dict[str, Compute] = {}
+        if found.limits.max_unary_bytes >= UNARY_BYTES:
+            paths["unary"] = client.compute_unary
+        for chunk_bytes, window_chunks in SMALL_CHUNKS:
+            small = connect(client.address, chunk_bytes=chunk_bytes, window_chunks=window_chunks)
+            paths[f"stream in {chunk_bytes}-byte chunks"] = stack.enter_context(small).compute
+        status = stack.enter_context(console.status("")) if console.is_terminal else None
+
+        def show(case: Case) -> None:
+            if status:
+                status.update(f"{case.dtype.name}: {case}")
+
+        def part(predict: Array, label: Array, dout: Dout, reduction: str, numel: int) -> Array:
+            return client.compute(predict, label, dout, reduction, numel=numel)
+
+        return run_bar(
+            client.compute,
+            dtypes=dtypes,
+            part=part,
+            paths=paths,
+            lengths=sorted({found.limits.chunk_bytes // dtype.itemsize_bytes for dtype in dtypes}),
+            seed=seed,
+            quick=quick,
+            on_case=show,
+        )

@@ -1,0 +1,41 @@
+"""Threads that share a client get the bits of the formula."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from mse_grad.tensor import DTYPES
+from mse_grad_client import MseGradClient
+from mse_grad_client.bar import Case, cases, make_case, same_bits
+from support.compute import formula_compute
+
+
+@pytest.fixture(scope="module")
+def many() -> list[tuple[Case, bytes]]:
+    """Cases of every dtype, and some of many chunks, with what the formula makes of them."""
+    rng = np.random.default_rng(11)
+    chosen = [case for dtype in DTYPES for case in islice(cases(dtype, quick=True), 0, None, 5)]
+    chosen += [make_case(rng, dtype, (300_001,)) for dtype in DTYPES for _ in range(2)]
+    return [(case, case.run(formula_compute).tobytes()) for case in chosen]
+
+
+def test_eight_threads_on_one_client(client: MseGradClient, many: list[tuple[Case, bytes]]) -> None:
+    def differs(pair: tuple[Case, bytes]) -> bool:
+        case, wanted = pair
+        y = case.run(client.compute)
+        return not same_bits(y.reshape(-1), np.frombuffer(wanted, case.dtype.numpy)).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(differs, many))
+
+
+def test_a_thread_on_the_stream_and_one_on_unary_calls(client: MseGradClient, many: list[tuple[Case, bytes]]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        streamed = pool.submit(lambda: [case.run(client.compute) for case, _ in many])
+        called = pool.submit(lambda: [case.run(client.compute_unary) for case, _ in many])
+        for (case, _), a, b in zip(many, streamed.result(), called.result(), strict=True):
+            assert same_bits(a.reshape(-1), b.reshape(-1)).all(), str(case)

@@ -1,0 +1,61 @@
+"""Every kernel gives the bits of the formula over every transport."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mse_grad.tensor import DTYPES, DType
+from mse_grad_client import ClientOptions, MseGradClient
+from mse_grad_client.bar import Compute, cases, run_bar, same_bits
+from support.compute import formula_compute
+from support.server import ServerProcess
+
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+
+
+def assert_bits_of_the_formula(compute: Compute, dtype: DType) -> None:
+    for case in cases(dtype, quick=True):
+        y, wanted = case.run(compute), case.run(formula_compute)
+        assert (y.shape, y.dtype) == (wanted.shape, wanted.dtype)
+        assert same_bits(y.reshape(-1), wanted.reshape(-1)).all(), str(case)
+
+
+@by_dtype
+def test_every_case_over_the_stream(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    with MseGradClient(server_of_kernel.address) as client:
+        assert_bits_of_the_formula(client.compute, dtype)
+
+
+@by_dtype
+def test_every_case_in_one_unary_call(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    with MseGradClient(server_of_kernel.address) as client:
+        assert_bits_of_the_formula(client.compute_unary, dtype)
+
+
+@by_dtype
+def test_every_case_chunk_by_chunk(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    options = ClientOptions(chunk_bytes=4096, window_chunks=1)
+    with MseGradClient(server_of_kernel.address, options=options) as client:
+        assert_bits_of_the_formula(client.compute, dtype)
+
+
+@by_dtype
+def test_an_operand_that_receives_the_gradient(client: MseGradClient, dtype: DType) -> None:
+    for case in cases(dtype, quick=True):
+        if not isinstance(case.dout, np.ndarray) or case.dout.shape != case.predict.shape:
+            continue
+        wanted = case.run(formula_compute)
+        for index in range(3):
+            operands = [operand.copy() for operand in (case.predict, case.label, case.dout)]
+            x, t, g = operands
+            y = client.compute(x, t, g, case.reduction.text, out=operands[index])
+            assert y is operands[index]
+            assert same_bits(y.reshape(-1), wanted.reshape(-1)).all(), str(case)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_line_of_the_bar_holds_over_the_stream(client: MseGradClient) -> None:
+    report = run_bar(client.compute, paths={"unary": client.compute_unary, "formula": formula_compute})
+    assert report.passed, str(report)
