@@ -137,7 +137,7 @@ class Server:
         if await self._engine.drain(self._settings.drain_timeout_s):
             self._log.info("drained")
         else:
-            self._log.warning("drain_timeout", in_flight_requests=self._engine.in_flight_requests)
+            self._log.warning("drain_timeout", unfinished_requests=self._engine.in_flight_requests)
         # A watcher that does not read must not hold up the end.
         await asyncio.wait([telling], timeout=_FAREWELL_S)
         telling.cancel()

@@ -23,7 +23,7 @@ class OpenRequest:
 
     Attributes:
         id: Its id on the stream.
-        request_id: The caller's name for it, or "".
+        request_id: The caller's name for it, or the server's.
         work: What it asks for.
         scalar_dout: The one element of dout, or None.
         admitted_bytes: What the engine admitted it with.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mse_grad_server import app
+from mse_grad_server.allocator import keep_freed_memory
 from mse_grad_server.config_sources import parse_command
 from mse_grad_server.config_text import as_yaml
 from mse_grad_server.errors import ExitCode, SettingsError, StartError
@@ -30,6 +31,7 @@ def run(arguments: Sequence[str]) -> ExitCode:
     if command.print_config:
         sys.stdout.write(as_yaml(command.settings, command.origins))
         return ExitCode.OK
+    keep_freed_memory()
     log = open_log(command.settings.log_level, command.settings.log_format, stream=sys.stderr)
     forward_library_logs(log)
     try:

@@ -36,6 +36,9 @@ class Drainable(Protocol):
     def drain(self) -> None:
         """Takes no further requests, finishes those it has, then leaves the engine."""
 
+    def cut_off(self) -> None:
+        """Leaves the engine with what it has unfinished: the time to drain is over."""
+
 
 class Engine:
     """Takes requests up to a bound on their bytes, computes them, and drains.
@@ -171,7 +174,11 @@ class Engine:
         self._idle = asyncio.get_running_loop().create_future()
         self._tell_if_idle()
         await asyncio.wait([self._idle], timeout=timeout_s)
-        return self._idle.done()
+        if self._idle.done():
+            return True
+        for stream in list(self._streams):
+            stream.cut_off()
+        return False
 
     def close(self) -> None:
         """Waits for the threads of computation, which end with what they have; blocks."""

@@ -142,7 +142,7 @@ class _Guard:
         elif error is not None:
             self._recorder.failed(call.method, call.spec, error, seconds=seconds, request_id=call.request_id)
         elif call.spec is not None:
-            self._recorder.succeeded(call.method, call.spec, seconds=seconds)
+            self._recorder.succeeded(call.method, call.spec, seconds=seconds, request_id=call.request_id)
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

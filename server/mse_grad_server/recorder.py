@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from structlog.typing import FilteringBoundLogger
 
 from mse_grad.reasons import Reason
@@ -21,9 +23,13 @@ class Recorder:
     def __init__(self, metrics: Metrics, log: FilteringBoundLogger) -> None:
         self._metrics = metrics
         self._log = log
+        # Asked once: even a line that is then left out costs more than the counters.
+        self._logs_every_request = log.is_enabled_for(logging.DEBUG)
 
-    def succeeded(self, method: str, spec: GradientSpec, *, seconds: float) -> None:
+    def succeeded(self, method: str, spec: GradientSpec, *, seconds: float, request_id: str) -> None:
         """Counts a request that was answered with its whole gradient."""
+        if self._logs_every_request:
+            self._log.debug("request_answered", method=method, request_id=request_id, seconds=round(seconds, 6))
         self._metrics.request_ended(method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds)
 
     def computed(self, elements: int, operand_bytes: int, gradient_bytes: int) -> None:

@@ -80,7 +80,9 @@ class OpenRequests:
             request.progress_s = now_s
             if request.computed == request.work.count:
                 self._end(request)
-                self._recorder.succeeded(METHOD, request.work.spec, seconds=now_s - request.began_s)
+                self._recorder.succeeded(
+                    METHOD, request.work.spec, seconds=now_s - request.began_s, request_id=request.request_id
+                )
 
     def expire(self, now_s: float, *, silent_since_s: float) -> None:
         """Fails the requests whose time ran out, and those for which nothing came after `silent_since_s`."""
@@ -122,6 +124,7 @@ class OpenRequests:
         if not self._takes_headers:
             return
         self.last_id = id
+        request_id = self._usable(header)
         spec = None
         try:
             work = check_header(header)
@@ -131,12 +134,12 @@ class OpenRequests:
             admitted_bytes = min(work.operand_bytes, self._window_bytes)
             self._engine.admit(admitted_bytes, spec.dtype)
         except (ContractError, ServerError) as error:
-            request_id = self._tell(id, header.request_id, error)
+            self._tell(id, request_id, error)
             self._recorder.failed(METHOD, spec, error, seconds=0.0, request_id=request_id)
             return
         deadline_s = now_s + header.time_left_us / 1e6 if header.time_left_us else math.inf
         scalar_dout = None if header.scalar_dout is None else elements(header.scalar_dout, work.spec.dtype)
-        request = OpenRequest(id, header.request_id, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s)
+        request = OpenRequest(id, request_id, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s)
         self._open[id] = request
         if deadline_s < self.next_deadline_s:
             self.next_deadline_s = deadline_s
@@ -175,7 +178,8 @@ class OpenRequests:
         if request is not None:
             self._fail(request, error, now_s)
             return
-        request_id = self._tell(header.id, header.request_id, error)
+        request_id = self._usable(header)
+        self._tell(header.id, request_id, error)
         self._recorder.failed(METHOD, None, error, seconds=0.0, request_id=request_id)
 
     def _reject_unknown(self, id: int, *, field: str) -> None:
@@ -186,22 +190,23 @@ class OpenRequests:
         error = InvalidArgument(
             f"{field} names request {id}, which no header opened", reason=Reason.REQUEST_ID_UNKNOWN, field=field
         )
-        request_id = self._tell(id, "", error)
+        request_id = self._name_of(id)
+        self._tell(id, request_id, error)
         self._recorder.failed(METHOD, None, error, seconds=0.0, request_id=request_id)
 
     def _fail(self, request: OpenRequest, error: BaseException, now_s: float) -> None:
         self._end(request)
-        request_id = self._tell(request.id, request.request_id, error)
+        self._tell(request.id, request.request_id, error)
         seconds = now_s - request.began_s
-        self._recorder.failed(METHOD, request.work.spec, error, seconds=seconds, request_id=request_id)
+        self._recorder.failed(METHOD, request.work.spec, error, seconds=seconds, request_id=request.request_id)
 
     def _end(self, request: OpenRequest) -> None:
         request.is_open = False
         del self._open[request.id]
         self._engine.release(request.admitted_bytes)
 
-    def _tell(self, id: int, request_id: str, error: BaseException) -> str:
-        if not is_request_id(request_id):
-            request_id = self._name_of(id)
+    def _usable(self, header: Header) -> str:
+        return header.request_id if is_request_id(header.request_id) else self._name_of(header.id)
+
+    def _tell(self, id: int, request_id: str, error: BaseException) -> None:
         self._errors.append(pb.GradientError(id=id, status=to_status(error, request_id=request_id)))
-        return request_id

@@ -94,6 +94,10 @@ class Stream:
         self._outbox.put(message, len(message))
         self._write_in_task()
 
+    def cut_off(self) -> None:
+        """See Drainable."""
+        self._interruption.set(Draining("the server ended before all of its requests did"))
+
     async def _serve(self, opened: bytes) -> None:
         context, outbox, requests = self._context, self._outbox, self._requests
         window_bytes = self._settings.window_bytes

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mse_grad_server.log import forward_library_logs, open_log
+from support.in_process import chunk, header, serving
 
 
 def test_an_event_is_one_line_of_json_with_what_tells_most_first() -> None:
@@ -40,6 +41,16 @@ def test_a_traceback_shows_no_values_of_variables(log_format: str) -> None:
         log.error("request_failed", exc_info=error)
     assert "reshape" in stream.getvalue()
     assert "1234.5" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 1), ("info", 0)])
+async def test_every_request_is_a_line_at_debug_alone(level: str, count: int) -> None:
+    async with serving(log_level=level) as server:
+        stream = await server.stream()
+        await stream.send([header(1, (1,), request_id="mine")], [chunk(1, 0, [1.0])])
+        await stream.receive()
+        lines = server.events("request_answered")
+        assert [line["request_id"] for line in lines] == ["mine"] * count
 
 
 def test_warnings_of_libraries_become_events() -> None:

@@ -51,6 +51,7 @@ async def test_what_was_queued_of_a_cancelled_request_is_not_computed() -> None:
         stream = await server.stream()
         await held_up(server, stream, 1)
         await stream.send([header(2, (2,))], [chunk(2, 0, [1.0, 2.0])])
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 2)
         await stream.send(cancel_ids=[2])
         await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 1)
         server.backend.gate.set()
@@ -273,7 +274,9 @@ async def test_a_request_that_does_not_end_in_time_ends_with_the_server() -> Non
         await stream.send([header(1, (3,))])
         await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 1)
         await server.server.drain()
-        assert server.events("drain_timeout")[0]["in_flight_requests"] == 1
+        assert server.events("drain_timeout")[0]["unfinished_requests"] == 1
+        assert (await stream.receive()).go_away is not None
+        assert (await stream.receive_failure())[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
 
 
 async def test_thousands_of_requests_of_all_fates_leave_nothing_behind() -> None:

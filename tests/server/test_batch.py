@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mse_grad.frame import decode_stream_response
+from mse_grad_server.batch import Batch, OpenRequest
+from mse_grad_server.check import check_header
+from mse_grad_server.errors import BackendError, DeadlineExceeded
+from support.in_process import FakeBackend, chunk, gradient, header
+
+
+def open_request(id: int, count: int, *, deadline_s: float = math.inf, **fields: Any) -> OpenRequest:
+    work = check_header(header(id, (count,), **fields))
+    return OpenRequest(id, f"r{id}", work, None, 0, 0.0, deadline_s, 0.0)
+
+
+def filled(*requests: OpenRequest) -> Batch:
+    batch = Batch()
+    for request in requests:
+        batch.add(request, chunk(request.id, 0, [float(request.id)] * request.work.count), request.work.count)
+    return batch
+
+
+def answers(message: bytes) -> dict[int, bytes]:
+    return {result.id: bytes(result.y) for result in decode_stream_response(message).results}
+
+
+def test_each_chunk_is_answered_by_its_gradient() -> None:
+    batch = filled(open_request(1, 3), open_request(2, 2))
+    message = batch.compute(FakeBackend().compute, lambda: 0.0)
+    assert answers(message) == {1: gradient([1.0] * 3).tobytes(), 2: gradient([2.0] * 2).tobytes()}
+    assert [(request.id, n) for request, n in batch.answered] == [(1, 3), (2, 2)]
+    assert (batch.elements, batch.operand_bytes, batch.gradient_bytes) == (5, 60, 20)
+
+
+def test_a_deadline_is_looked_at_before_computing() -> None:
+    backend = FakeBackend()
+    late = open_request(1, 3, deadline_s=5.0)
+    batch = filled(late, open_request(2, 2, deadline_s=5.1))
+    assert set(answers(batch.compute(backend.compute, lambda: 5.0))) == {2}
+    assert backend.computed_sizes == [2]
+    ((failed, error),) = batch.failures
+    assert failed is late
+    assert isinstance(error, DeadlineExceeded)
+
+
+def test_a_request_that_ended_meanwhile_is_left_out_in_silence() -> None:
+    ended = open_request(1, 3)
+    ended.is_open = False
+    batch = filled(ended)
+    assert batch.compute(FakeBackend().compute, lambda: 0.0) == b""
+    assert (batch.answered, batch.failures) == ([], [])
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_the_neighbours_of_a_failed_request_are_answered(failing: int) -> None:
+    backend = FakeBackend()
+    backend.error = BackendError("broken")
+    backend.fails_on = lambda predict: bool(predict[0] == failing)
+    requests = {id: open_request(id, 2) for id in (1, 2, 3)}
+    batch = filled(*requests.values())
+    message = batch.compute(backend.compute, lambda: 0.0)
+    assert answers(message) == {id: gradient([float(id)] * 2).tobytes() for id in requests if id != failing}
+    assert batch.failures == [(requests[failing], backend.error)]
+
+
+def test_a_request_without_elements_is_answered_without_computing() -> None:
+    batch = Batch()
+    request = open_request(1, 0)
+    batch.add_empty(request)
+    backend = FakeBackend()
+    assert answers(batch.compute(backend.compute, lambda: 0.0)) == {1: b""}
+    assert (backend.computed_sizes, batch.answered) == ([], [(request, 0)])
+
+
+def test_operands_need_not_be_aligned() -> None:
+    batch = Batch()
+    request = open_request(1, 3)
+    whole = chunk(1, 0, [1.0, 2.0, 3.0])
+    for name in ("predict", "label", "dout"):
+        shifted = memoryview(b"\0" + bytes(getattr(whole, name)))[1:]
+        setattr(whole, name, shifted)
+    assert not np.frombuffer(whole.predict, np.float32).flags.aligned
+    batch.add(request, whole, 3)
+    message = batch.compute(FakeBackend().compute, lambda: 0.0)
+    assert answers(message) == {1: gradient([1.0, 2.0, 3.0]).tobytes()}
