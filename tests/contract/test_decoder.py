@@ -31,7 +31,7 @@ from support.wire_messages import (
 )
 
 # Messages in messages take hypothesis a while on a machine that does other work too.
-patiently = settings(suppress_health_check=[HealthCheck.too_slow])
+patiently = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 
 Decode = Callable[[bytes], Any]
 
