@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mse_grad.tensor import DTYPES, DType
+from mse_grad.tensor import DTYPES, Array, DType
 from mse_grad_client import ClientOptions, MseGradClient
-from mse_grad_client.bar import Compute, cases, run_bar, same_bits
+from mse_grad_client.bar import Compute, Dout, cases, run_bar, same_bits
 from support.compute import formula_compute
 from support.server import ServerProcess
 
@@ -57,5 +57,8 @@ def test_an_operand_that_receives_the_gradient(client: MseGradClient, dtype: DTy
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_line_of_the_bar_holds_over_the_stream(client: MseGradClient) -> None:
-    report = run_bar(client.compute, paths={"unary": client.compute_unary, "formula": formula_compute})
+    def part(predict: Array, label: Array, dout: Dout, reduction: str, numel: int) -> Array:
+        return client.compute(predict, label, dout, reduction, numel=numel)
+
+    report = run_bar(client.compute, part=part, paths={"unary": client.compute_unary, "formula": formula_compute})
     assert report.passed, str(report)
