@@ -157,7 +157,7 @@ class Server:
         await self._health.open(self._grpc)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
-        channelz.add_channelz_servicer(self._grpc)  # type: ignore[arg-type]  # the stubs know the sync server only
+        channelz.add_channelz_servicer(self._grpc)
         if self._socket_file is not None:
             self._socket_file.prepare()
         try:

@@ -16,7 +16,7 @@ class Health:
     """What probes and load balancers ask, for the whole server ("") and for our service."""
 
     def __init__(self) -> None:
-        self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
+        self._servicer = health.aio.HealthServicer()
 
     async def open(self, server: grpc.aio.Server) -> None:
         """Adds the service to `server`, not serving yet."""

@@ -31,7 +31,7 @@ _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
 }
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Goes around every handler, ours and those of health, reflection and channelz."""
 
     def __init__(self, recorder: Recorder, clock: Clock, *, name: str, gradient_method: str) -> None:
@@ -138,7 +138,7 @@ class _Guard:
         call, seconds = self._call, self._clock.now() - self._call.began_s
         if not self._is_request:
             if error is not None:
-                self._recorder.log_failure(call.method, error, request_id=call.request_id)
+                self._recorder.call_failed(call.method, error, request_id=call.request_id)
         elif error is not None:
             self._recorder.failed(call.method, call.spec, error, seconds=seconds, request_id=call.request_id)
         elif call.spec is not None:

@@ -54,7 +54,7 @@ class Service:
         opened = pb.StreamOpened(instance_id=instance_id, limits=limits_of(settings))
         self._opened = pb.StreamGradientsResponse(opened=opened).SerializeToString()
 
-    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
+    def handler(self) -> grpc.GenericRpcHandler:
         """Returns what gRPC serves."""
         return grpc.method_handlers_generic_handler(
             SERVICE,

@@ -23,7 +23,7 @@ from mse_grad_server.requests import OpenRequests
 
 __all__ = ["EOF", "Stream", "StreamContext"]
 
-EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs miss it
+EOF = grpc.aio.EOF
 
 # How often a stream looks for stalled requests and writes; a stall is noticed at most this share of its time late.
 _LOOKS_PER_STALL = 4

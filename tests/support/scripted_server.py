@@ -48,10 +48,14 @@ class ScriptedServer:
         self.address = "127.0.0.1:0"
 
     def start(self) -> None:
-        handlers = {"StreamGradients": grpc.stream_stream_rpc_method_handler(self._stream)}
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("mse_grad.v1.MseGradService", handlers),)
+            (
+                grpc.method_handlers_generic_handler(
+                    "mse_grad.v1.MseGradService",
+                    {"StreamGradients": grpc.stream_stream_rpc_method_handler(self._stream)},
+                ),
+            )
         )
         port = self._server.add_insecure_port(self.address)
         self.address = f"127.0.0.1:{port}"
