@@ -9,7 +9,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from mse_grad_server.backends.cpu import CpuBackend
 
 from benchmarks.operands import REDUCTION, Operands
 from benchmarks.plain_server import UNLIMITED, plain_server
@@ -19,6 +18,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
 from mse_grad_client import MseGradClient
 from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.cpu import CpuBackend
 from support.server import running_server
 
 __all__ = ["KERNEL", "NUMPY", "OURS_STREAM", "OURS_UNARY", "OURS_UNIX", "PLAIN", "TORCH", "Contender", "contenders"]

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 
 import grpc
 import numpy as np
-from mse_grad_server.backends.cpu import CpuBackend
 
 from mse_grad.tensor import Reduction, dtype_of_wire
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
 from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.cpu import CpuBackend
 
 __all__ = ["UNLIMITED", "plain_server"]
 
