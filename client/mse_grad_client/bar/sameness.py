@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,7 +19,10 @@ __all__ = ["sameness"]
 # Odd, so that a tail stays over whatever the width; small enough for one message of any transport.
 LENGTH = 4097
 LONG = 70001
-PATH_LENGTHS = (1, 31, 513, LENGTH, 65537, LONG)
+SHORT_LENGTHS = (1, 31, 513, LENGTH)
+PATH_LENGTHS = (*SHORT_LENGTHS, 65537, LONG)
+# The last has several chunks of any server's choice.
+THREAD_LENGTHS = (*PATH_LENGTHS, 2**18 + 1)
 FULL_RUNS, QUICK_RUNS = 100, 20
 
 
@@ -49,7 +52,8 @@ def sameness(
     yield _parts(rng, compute, part, dtype)
     yield _runs(rng, compute, dtype, runs=QUICK_RUNS if quick else FULL_RUNS)
     if threads > 1:
-        yield _threads(rng, compute, dtype, threads=threads, rounds=1 if quick else 3)
+        lengths = SHORT_LENGTHS if quick else THREAD_LENGTHS
+        yield _threads(rng, compute, dtype, threads=threads, lengths=lengths)
     for name, path in paths.items():
         yield _path(rng, compute, path, dtype, name=name)
 
@@ -95,8 +99,8 @@ def _runs(rng: np.random.Generator, compute: Compute, dtype: DType, *, runs: int
     return Row(dtype.name, Line.RUNS, unlike, 0, note=f"{runs} runs of 2 cases")
 
 
-def _threads(rng: np.random.Generator, compute: Compute, dtype: DType, *, threads: int, rounds: int) -> Row:
-    many = [case for _ in range(rounds) for case in _path_cases(rng, dtype)]
+def _threads(rng: np.random.Generator, compute: Compute, dtype: DType, *, threads: int, lengths: Sequence[int]) -> Row:
+    many = [case for _ in range(3) for case in _path_cases(rng, dtype, lengths)]
     wanted = [case.run(compute) for case in many]
 
     def run(case: Case) -> Array:
@@ -110,7 +114,7 @@ def _threads(rng: np.random.Generator, compute: Compute, dtype: DType, *, thread
 
 def _path(rng: np.random.Generator, compute: Compute, path: Compute, dtype: DType, *, name: str) -> Row:
     unlike, where, cases = 0, "", 0
-    for case in _path_cases(rng, dtype):
+    for case in _path_cases(rng, dtype, PATH_LENGTHS):
         cases += 1
         found = _unlike(case.run(compute), case.run(path))
         where = where or (str(case) if found else "")
@@ -118,8 +122,8 @@ def _path(rng: np.random.Generator, compute: Compute, path: Compute, dtype: DTyp
     return Row(dtype.name, Line.PATH, unlike, 0, note=where or f"{cases} cases", path=name)
 
 
-def _path_cases(rng: np.random.Generator, dtype: DType) -> Iterator[Case]:
-    for length in PATH_LENGTHS:
+def _path_cases(rng: np.random.Generator, dtype: DType, lengths: Sequence[int]) -> Iterator[Case]:
+    for length in lengths:
         for kind in ("normal", "extreme"):
             yield make_case(rng, dtype, (length,), kind=kind)
         yield make_case(rng, dtype, (length,), kind="wide", dout="rank 0")
