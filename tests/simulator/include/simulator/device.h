@@ -1,0 +1,117 @@
+// What the stand-ins of the Ascend C headers ask of the simulated vector core that the calling thread runs.
+//
+// Every function here is one call of a kernel. A call that breaks a rule throws: the launch ends, and its report names
+// block, pipe, call and cause. Nothing here may be called outside a launch.
+#ifndef SIMULATOR_DEVICE_H_
+#define SIMULATOR_DEVICE_H_
+
+#include <cstdint>
+
+#include "simulator/element.h"
+
+namespace sim {
+
+enum class Pipe : uint8_t { kScalar, kVector, kMte2, kMte3 };
+constexpr int kPipes = 4;
+
+// A range of UB: what a LocalTensor is. `buffer` is the buffer of InitBuffer that it lies in.
+struct LocalRange {
+    uint32_t address = 0;
+    uint32_t bytes = 0;
+    int32_t buffer = -1;
+};
+
+// Where a queue is used; decides which pipes it orders.
+enum class QueuePosition : uint8_t { kIn, kOut };
+
+int64_t BlockIndex();
+int64_t BlockCount();
+
+// TPipe.
+void OpenPipe();
+void DestroyPipe();         // with a barrier on all pipes
+void ClosePipe() noexcept;  // at the end of the object's life
+int32_t InitQueue(QueuePosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
+LocalRange InitTBuf(uint32_t bytes);
+
+// TQue. `queue` is what InitQueue returned.
+LocalRange AllocTensor(int32_t queue);
+void EnQue(int32_t queue, const LocalRange& tensor);
+LocalRange DeQue(int32_t queue);
+void FreeTensor(int32_t queue, const LocalRange& tensor);
+int32_t TensorsInQueue(int32_t queue);
+bool HasIdleBuffer(int32_t queue);
+
+// Returns the part of `tensor` from `offset_bytes` on; throws where that lies outside.
+LocalRange Offset(const LocalRange& tensor, uint64_t offset_bytes);
+
+// One copy between GM and UB: `blocks` runs of `block_bytes`. Gaps are between the end of one run and the begin of the
+// next, in bytes; in UB every run begins on 32 bytes.
+struct CopyShape {
+    uint64_t blocks = 1;
+    uint64_t block_bytes = 0;
+    uint64_t gm_gap_bytes = 0;
+    uint64_t ub_gap_bytes = 0;
+    uint32_t left_pad_bytes = 0;
+    uint32_t right_pad_bytes = 0;
+    bool pad_value_given = false;
+    uint64_t pad_value = 0;
+};
+
+struct CopyCall {
+    const char* name;
+    Element element;
+    uint64_t gm;  // address
+    LocalRange local;
+    CopyShape shape;
+};
+void CopyIn(const CopyCall& call);
+void CopyOut(const CopyCall& call);
+
+// Vector calls on the first `count` elements.
+enum class VectorOp : uint8_t { kAdd, kSub, kMul, kMuls, kDuplicate, kCast };
+
+struct VectorCall {
+    const char* name;
+    VectorOp op;
+    Element dst_element;
+    Element src_element;
+    LocalRange dst;
+    LocalRange src0;
+    LocalRange src1;
+    int sources;
+    uint64_t scalar;  // bits of an element of dst, for kMuls and kDuplicate
+    int round_mode;   // number of AscendC::RoundMode, for kCast
+    int64_t count;
+};
+void Vector(const VectorCall& call);
+
+// Flags and barriers between pipes.
+enum class FlagKind : uint8_t { kHardEvent, kQueSync };
+void SetFlag(FlagKind kind, Pipe source, Pipe destination, int32_t id);
+void WaitFlag(FlagKind kind, Pipe source, Pipe destination, int32_t id);
+int32_t AllocEventId(Pipe source, Pipe destination);
+int32_t FetchEventId(Pipe source, Pipe destination);
+void ReleaseEventId(Pipe source, Pipe destination, int32_t id);
+void Barrier(Pipe pipe);
+void BarrierAll();
+
+// Single items, pipe S.
+void ReadLocal(const LocalRange& tensor, uint64_t offset_bytes, void* value, uint32_t bytes);
+void WriteLocal(const LocalRange& tensor, uint64_t offset_bytes, const void* value, uint32_t bytes);
+void ReadGlobal(uint64_t gm, void* value, uint32_t bytes);
+void WriteGlobal(uint64_t gm, const void* value, uint32_t bytes);
+
+// Scalar conversions that only some chips have.
+void RequireScalarBfloat16(const char* name);
+
+// Tiling data and key of the launch.
+void ReadTiling(const void* tiling, void* data, uint64_t bytes);
+uint64_t TilingKey();
+
+// Ends the launch: the kernel called what the simulator does not model, or broke a rule that the headers check.
+[[noreturn]] void Refuse(const char* cause, const char* message);
+
+}  // namespace sim
+
+#endif  // SIMULATOR_DEVICE_H_

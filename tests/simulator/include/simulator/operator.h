@@ -1,0 +1,46 @@
+// What the generated operator API calls: the two phases of any operator. Exported by libnnopbase.so.
+#ifndef SIMULATOR_OPERATOR_H_
+#define SIMULATOR_OPERATOR_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "aclnn/acl_meta.h"
+#include "graph/types.h"
+
+namespace sim {
+
+// The kernel of an operator for one dtype of its first input.
+struct KernelOfDtype {
+    ge::DataType dtype;
+    void (*entry)();
+};
+
+// Makes the kernels of an operator known; called while the library that holds them is loaded.
+__attribute__((visibility("default"))) int RegisterKernels(const char* op_type, const char* kernel_name,
+                                                           const std::vector<KernelOfDtype>& kernels);
+
+// An attribute as the caller gave it; without a value the definition's default.
+using AttributeValue = std::optional<std::variant<std::string, int64_t>>;
+
+inline AttributeValue OptionalText(const char* text) {
+    return text == nullptr ? AttributeValue() : AttributeValue(std::string(text));
+}
+
+// First phase: checks, infers, plans. Returns a code of the operator API.
+__attribute__((visibility("default"))) aclnnStatus Prepare(const char* op_type,
+                                                           const std::vector<const aclTensor*>& inputs,
+                                                           const std::vector<AttributeValue>& attributes,
+                                                           const std::vector<const aclTensor*>& outputs,
+                                                           uint64_t* workspace_size, aclOpExecutor** executor);
+
+// Second phase: puts the launch into the stream. Returns a code of the operator API.
+__attribute__((visibility("default"))) aclnnStatus Run(void* workspace, uint64_t workspace_size,
+                                                       aclOpExecutor* executor, aclrtStream stream);
+
+}  // namespace sim
+
+#endif  // SIMULATOR_OPERATOR_H_
