@@ -71,9 +71,9 @@ def test_says_that_every_line_holds() -> None:
 
 def test_repeats_what_failed_in_full_and_counts_it() -> None:
     lines = rendered(*GOOD, *BAD)
-    assert line_with(lines, "float16: zeros") == "float16: zeros where the golden is not 0: 1,234,567, none"
+    assert line_with(lines, "float16: zeros") == "float16: zeros where the golden is not 0: 1,234,567, allowed: none"
     assert "  normal data: element 0 is 0, not 1" in lines
-    assert line_with(lines, "float16: normalised") == "float16: normalised RMS error: nan, ≤ 2^-11"
+    assert line_with(lines, "float16: normalised") == "float16: normalised RMS error: nan, allowed: ≤ 2^-11"
     assert lines[-1] == "2 of 7 lines do not hold: 10 calls, 12,345 elements, 1.2 s."
     assert sum(" FAIL" in line for line in lines) == 2
 

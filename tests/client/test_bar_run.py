@@ -126,6 +126,18 @@ def test_a_failing_row_names_the_case_the_element_and_both_values() -> None:
     assert "shape [" in note
 
 
+def test_a_nan_in_place_of_a_number_is_infinitely_far_and_json_says_so() -> None:
+    def nan_first(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+        y = formula_compute(predict, label, dout, reduction)
+        y.reshape(-1)[:1] = np.nan
+        return y
+
+    report = run_bar(nan_first, dtypes=[FLOAT32], quick=True)
+    assert next(row.figure for row in report.failures if row.line is Line.ULP) == float("inf")
+    rows = json.loads(json.dumps(report.as_dict(), allow_nan=False))["rows"]
+    assert next(row["figure"] for row in rows if row["line"] == "ulp") == "inf"
+
+
 def test_the_report_is_json_with_every_row() -> None:
     report = run_bar(formula_compute, dtypes=[FLOAT32], quick=True)
     decoded = json.loads(json.dumps(report.as_dict()))

@@ -54,7 +54,7 @@ class Row:
         limit: What is allowed.
         unit: Of figure and limit: "ULP", "%", or empty for counts and ratios.
         at_least: Whether the limit is a lower one.
-        note: What the figure rests on, or the worst case.
+        note: What the figure rests on, or the worst case; several lines where several failed.
         path: Name of the path, for `Line.PATH`.
     """
 

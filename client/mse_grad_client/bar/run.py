@@ -70,7 +70,7 @@ def _edges(compute: Compute, part: PartCompute | None, dtype: DType, *, quick: b
     if part:
         table += [(edge, edge.case.run(part_of(part, edge.numel))) for edge in part_edges(dtype)]
     failed = [f"{edge.case}: {result}, not {edge.expected}" for edge, result in table if not _holds(edge, result)]
-    return Row(dtype.name, Line.EDGES, len(failed), 0, note="; ".join(failed) or f"{len(table)} rows")
+    return Row(dtype.name, Line.EDGES, len(failed), 0, note="\n".join(failed) or f"{len(table)} rows")
 
 
 def _holds(edge: Edge, result: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,7 +79,7 @@ class Tally:
         name = self.dtype.name
         half = self.dtype in (FLOAT16, BFLOAT16)
         outside = self.elements - self._plain
-        ulp_note = self._worst_ulp + (" (a NaN)" if self._ulp == NAN_DISTANCE else "")
+        ulp = math.inf if self._ulp == NAN_DISTANCE else self._ulp
         rows = [
             Row(name, Line.FORM, self._wrong_form, 0, note=self._first_wrong_form or f"{self.cases} results"),
             Row(
@@ -89,7 +90,7 @@ class Tally:
                 at_least=True,
                 note=f"{self._plain} in, {outside} out",
             ),
-            Row(name, Line.HALF_ULP if half else Line.ULP, self._ulp, ULP_LIMIT[self.dtype], "ULP", note=ulp_note),
+            Row(name, Line.HALF_ULP if half else Line.ULP, ulp, ULP_LIMIT[self.dtype], "ULP", note=self._worst_ulp),
         ]
         if half:
             equal_percent = 100 * self._equal / max(self._plain, 1)

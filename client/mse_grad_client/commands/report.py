@@ -24,8 +24,10 @@ def render(console: Console, report: BarReport, *, address: str, server: ServerI
     console.print(Text(head))
     console.print(_table(report, notes=console.width >= _NOTES_WIDTH))
     for row in report.failures:
-        console.print(Text(f"{row.dtype}: {row.measure}: {_figure(row)}, {_limit(row)}", style="bold red"))
-        console.print(Text(f"  {row.note}"))
+        failed = f"{row.dtype}: {row.measure}: {_figure(row)}, allowed: {_limit(row)}"
+        console.print(Text(failed, style="bold red"))
+        for note in row.note.splitlines():
+            console.print(Text(f"  {note}"))
     console.print(_verdict(report))
 
 
@@ -46,7 +48,9 @@ def _table(report: BarReport, *, notes: bool) -> Table:
             dtype = row.dtype
         verdict = Text("ok", style="green") if row.passed else Text("FAIL", style="bold red")
         cells: list[str | Text] = [row.line.number, row.measure, _figure(row), _limit(row), verdict]
-        table.add_row(*cells, *([Text(row.note, no_wrap=True, overflow="ellipsis")] if notes else []))
+        if notes:
+            cells.append(Text(row.note.partition("\n")[0], no_wrap=True, overflow="ellipsis"))
+        table.add_row(*cells)
     return table
 
 
