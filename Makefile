@@ -1,7 +1,8 @@
 # Every command of this repository. They need git, make, Python 3.10 to 3.13 and the package index, make their own
 # virtual environment in $(VENV) and install nothing outside it.
 
-PYTHON ?= $(shell .ci/pythons | head -n 1)
+PYTHONS ?= $(shell .ci/pythons)
+PYTHON ?= $(firstword $(PYTHONS))
 VENV ?= .venv
 
 bin := $(VENV)/bin
@@ -21,11 +22,12 @@ serve: $(VENV)/installed ## Run a server on 127.0.0.1:50051, its metrics on 127.
 test: $(VENV)/installed-test ## Run the tests of every change, in minutes
 	@$(bin)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: test-pythons $(VENV)/installed-test ## Run every test, and those of `make test` on each Python of this machine
+test-all: $(VENV)/installed-test ## Run every test, and those of `make test` on the other Pythons of this machine
+	@$(MAKE) --no-print-directory test-pythons PYTHONS="$(filter-out $(PYTHON),$(PYTHONS))"
 	@$(bin)/python -m pytest $(ARGS)
 
 test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 that this machine has
-	@for python in $$(.ci/pythons); do \
+	@for python in $(PYTHONS); do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
 		echo "make test on Python $$version" && \
 		$(MAKE) --no-print-directory test PYTHON=$$python VENV=build/venv-$$version ARGS="--quiet $(ARGS)" || exit 1; \
