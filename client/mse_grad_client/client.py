@@ -130,12 +130,14 @@ class MseGradClient:
         found = "nobody answered"
         while not self._transport.closed.wait(_READY_POLL_S):
             try:
-                info = ServerInfo.of_wire(self._transport.server_info(deadline=deadline, wait_for_ready=True))
+                info = ServerInfo.of_wire(self._transport.server_info(deadline=deadline))
                 if info.ready:
                     return info
                 found = ", ".join(f"{endpoint.address} is {endpoint.state}" for endpoint in info.endpoints)
-            except (Unavailable, DeadlineExceeded) as error:
+            except Unavailable as error:
                 found = error.message
+            except DeadlineExceeded:
+                pass  # what was found before says more
             if deadline is not None and time.monotonic() >= deadline:
                 raise DeadlineExceeded(
                     f"{self.address} was not ready within {timeout_s} s: {found}", reason=Reason.DEADLINE_EXCEEDED

@@ -96,10 +96,10 @@ class Transport:
             )
         request.fill(0, y.data)
 
-    def server_info(self, *, deadline: float | None, wait_for_ready: bool = False) -> pb.GetServerInfoResponse:
+    def server_info(self, *, deadline: float | None) -> pb.GetServerInfoResponse:
         """Returns the answer of GetServerInfo; raises MseGradError."""
         message = pb.GetServerInfoRequest().SerializeToString()
-        answer = self._call_unary("GetServerInfo", message, deadline=deadline, wait_for_ready=wait_for_ready)
+        answer = self._call_unary("GetServerInfo", message, deadline=deadline)
         return pb.GetServerInfoResponse.FromString(answer)
 
     def close(self) -> None:
@@ -171,16 +171,14 @@ class Transport:
             )
         return self._channel
 
-    def _call_unary(
-        self, method: str, message: bytes, *, deadline: float | None, wait_for_ready: bool = False
-    ) -> bytes:
+    def _call_unary(self, method: str, message: bytes, *, deadline: float | None) -> bytes:
         with self._under_way():
             with self._lock:
                 channel = self._open_channel()
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_SERVICE}/{method}")
             metadata = (("x-request-id", self._next_request_id()),)
             try:
-                return call(message, timeout=_time_left_s(deadline), metadata=metadata, wait_for_ready=wait_for_ready)
+                return call(message, timeout=_time_left_s(deadline), metadata=metadata)
             except grpc.RpcError as error:
                 raise from_rpc_error(error, address=self.address) from error
             except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
