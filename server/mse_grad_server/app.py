@@ -34,7 +34,7 @@ __all__ = ["Server", "run"]
 # NumPy takes up to fifty times as long as a compiled kernel: less of it may hold up the event loop.
 _NUMPY_INLINE_BYTES = 16 * 1024
 # How long watchers of the health service get to hear that the server ends.
-_FAREWELL_S = 1.0
+_FAREWELL_S = 0.5
 
 
 class Server:
@@ -77,7 +77,7 @@ class Server:
             else MetricsEndpoint(self.metrics, Address.parse(settings.metrics_listen))
         )
         instance_id = secrets.token_hex(16)
-        recorder = Recorder(self.metrics, log)
+        recorder = Recorder(self.metrics, log, logs_every_request=settings.log_level == "debug")
         self._service = Service(
             self._engine,
             recorder,

@@ -120,16 +120,19 @@ def _check_variables() -> None:
 def _file_values(path: str | None) -> dict[str, Any]:
     if not path:
         return {}
+    not_settings = SettingsError(f"--config {path} must hold settings as 'name: value', nothing else")
     try:
         with open(path, encoding="utf-8"):
-            source = YamlConfigSettingsSource(Settings, yaml_file=path, yaml_file_encoding="utf-8")
+            values = YamlConfigSettingsSource(Settings, yaml_file=path, yaml_file_encoding="utf-8")()
     except OSError as cause:
         raise SettingsError(f"--config {path}: {cause.strerror}") from cause
     except (yaml.YAMLError, UnicodeDecodeError) as cause:
         raise SettingsError(f"--config {path} is not YAML: {cause}") from cause
     except (TypeError, ValueError, AttributeError) as cause:
-        raise SettingsError(f"--config {path} must hold settings as 'name: value', nothing else") from cause
-    return source()
+        raise not_settings from cause
+    if not all(isinstance(name, str) for name in values):
+        raise not_settings
+    return values
 
 
 def _line(entry: Mapping[str, Any], origins: Mapping[str, str]) -> str:

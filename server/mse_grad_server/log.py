@@ -11,6 +11,9 @@ from structlog.typing import FilteringBoundLogger
 __all__ = ["forward_library_logs", "open_log"]
 
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
 def open_log(level: str, log_format: Literal["json", "text"], *, stream: TextIO) -> FilteringBoundLogger:
     """Returns a logger that writes events of at least `level` to `stream`. Any number of threads may use it.
 
@@ -34,7 +37,7 @@ def open_log(level: str, log_format: Literal["json", "text"], *, stream: TextIO)
             _most_telling_first,
             *renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         cache_logger_on_first_use=True,
     )
     return logger

@@ -20,11 +20,11 @@ _REDUCTIONS = {reduction: reduction.text for reduction in Reduction}
 class Recorder:
     """The one place where the end of a request is counted and logged."""
 
-    def __init__(self, metrics: Metrics, log: FilteringBoundLogger) -> None:
+    def __init__(self, metrics: Metrics, log: FilteringBoundLogger, *, logs_every_request: bool) -> None:
         self._metrics = metrics
         self._log = log
-        # Asked once: even a line that is then left out costs more than the counters.
-        self._logs_every_request = log.is_enabled_for(logging.DEBUG)
+        # Even a line that is then left out would cost more than the counters.
+        self._logs_every_request = logs_every_request
 
     def succeeded(self, method: str, spec: GradientSpec, *, seconds: float, request_id: str) -> None:
         """Counts a request that was answered with its whole gradient."""
@@ -50,19 +50,29 @@ class Recorder:
             seconds: How long it was under way.
             request_id: Its name.
         """
+        self.ended_with_stream(method, spec, error, seconds=seconds)
+        self._log_failure("request_failed", method, error, request_id)
+
+    def ended_with_stream(
+        self, method: str, spec: GradientSpec | None, error: BaseException, *, seconds: float
+    ) -> None:
+        """Counts a request that its whole stream took along, which is logged once for all of them."""
         reason = reason_of(error)
         dtype, reduction = (spec.dtype.name, _REDUCTIONS[spec.reduction]) if spec else ("unknown", "unknown")
         self._metrics.request_ended(method, dtype, reduction, reason.code.name, seconds)
         if isinstance(error, Refused):
             self._metrics.refused(reason.value)
-        self.log_failure(method, error, request_id=request_id)
 
-    def log_failure(self, method: str, error: BaseException, *, request_id: str) -> None:
-        """Logs why a call failed that asked for no gradient."""
+    def call_failed(self, method: str, error: BaseException, *, request_id: str) -> None:
+        """Logs why an RPC failed that is not itself a request for a gradient."""
+        self._log_failure("call_failed", method, error, request_id)
+
+    def _log_failure(self, event: str, method: str, error: BaseException, request_id: str) -> None:
         reason = reason_of(error)
+        names = {"method": method, "request_id": request_id, "reason": reason.value}
         if reason is Reason.INTERNAL:
-            self._log.error("request_failed", method=method, request_id=request_id, reason=reason.value, exc_info=error)
+            self._log.error(event, **names, exc_info=error)
             return
         # A caller that is refused, or cancels, often does so by the thousand; the counters tell.
-        level = self._log.debug if isinstance(error, Refused) or reason is Reason.CANCELLED else self._log.info
-        level("request_failed", method=method, request_id=request_id, reason=reason.value, message=str(error))
+        quiet = isinstance(error, Refused) or reason is Reason.CANCELLED
+        self._log.log(logging.DEBUG if quiet else logging.INFO, event, **names, message=str(error))

@@ -111,9 +111,10 @@ class OpenRequests:
         return message
 
     def close(self, error: BaseException, now_s: float) -> None:
-        """Ends every request that is still open with `error`, which nobody is told any more."""
+        """Ends every request that is still open with `error`, that of the whole stream."""
         for request in list(self._open.values()):
-            self._fail(request, error, now_s)
+            self._end(request)
+            self._recorder.ended_with_stream(METHOD, request.work.spec, error, seconds=now_s - request.began_s)
         self._errors.clear()
 
     def _take_header(self, header: Header, batch: Batch, now_s: float) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from mse_grad_server.errors import BackendError, BackendUnavailable, ListenError
 from mse_grad_server.verification import verify
-from support.in_process import FakeBackend, RawStream, serving
+from support.in_process import FakeBackend, serving
 
 
 async def test_the_log_says_where_it_listens_and_then_that_it_is_ready() -> None:
@@ -61,7 +61,7 @@ async def test_the_backend_is_given_back() -> None:
 
 async def test_streams_beyond_one_share_the_server() -> None:
     async with serving() as server:
-        streams = [RawStream(server.channel) for _ in range(5)]
+        streams = [server.raw_stream() for _ in range(5)]
         for stream in streams:
             await stream.opened()
         for stream in reversed(streams):

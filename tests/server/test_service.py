@@ -16,11 +16,11 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.errors import BackendError
 from support.in_process import (
     FakeBackend,
-    RawStream,
     Serving,
     detail,
     gradient,
     operands,
+    pairs,
     rich_status,
     serving,
     told,
@@ -241,7 +241,7 @@ async def test_the_request_id_of_the_caller_comes_back() -> None:
             request(), metadata=(("x-request-id", "mine"),)
         )
         await call
-        assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+        assert pairs(await call.trailing_metadata())["x-request-id"] == "mine"
 
 
 @pytest.mark.parametrize("unusable", [None, "x" * 129, ""], ids=["none", "too long", "empty"])
@@ -279,7 +279,7 @@ async def test_the_server_says_what_it_is() -> None:
         ]
         assert info.limits.max_unary_bytes == 64 * 2**20
         assert (info.numerics.rounding, info.numerics.verified) == ("nearest-even", True)
-        opened = (await RawStream(server.channel).opened()).opened
+        opened = (await server.raw_stream().opened()).opened
         assert opened is not None
         assert opened.instance_id == info.instance_id
 

@@ -13,7 +13,6 @@ from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT32, FLOAT64, DType, Reduction
 from support.in_process import (
     FakeBackend,
-    RawStream,
     chunk,
     detail,
     error_info,
@@ -33,7 +32,7 @@ def cut(whole: Chunk, **fields: Any) -> Chunk:
 
 async def test_the_first_message_says_what_the_server_accepts() -> None:
     async with serving(window_chunks=3, max_open_requests=7) as server:
-        opened = (await RawStream(server.channel).opened()).opened
+        opened = (await server.raw_stream().opened()).opened
         assert opened is not None
         assert len(opened.instance_id) == 32
         limits = opened.limits

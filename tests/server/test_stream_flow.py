@@ -59,7 +59,7 @@ class Flow:
         self.metrics = Metrics()
         self.engine = Engine(self.backend, self.metrics, settings)
         self.engine.set_ready(inline_bytes=settings.inline_bytes)
-        recorder = Recorder(self.metrics, open_log("debug", "json", stream=io.StringIO()))
+        recorder = Recorder(self.metrics, open_log("info", "json", stream=io.StringIO()), logs_every_request=False)
         stream = Stream(self.context, self.engine, recorder, self.clock, settings, name="test")
         self.running = asyncio.ensure_future(stream.run(b""))
 

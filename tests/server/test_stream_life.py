@@ -24,7 +24,6 @@ from support.in_process import (
     header,
     reason_of,
     serving,
-    told,
 )
 
 
@@ -138,7 +137,7 @@ async def test_a_request_beyond_the_admitted_bytes_is_refused_until_there_is_roo
 async def test_a_server_has_only_so_many_streams() -> None:
     async with serving(max_streams=1) as server:
         first = await server.stream()
-        refused = RawStream(server.channel)
+        refused = server.raw_stream()
         assert (await refused.receive_failure())[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.SERVER_BUSY)
         await first.assert_works(1)
         await first.close()
@@ -193,15 +192,18 @@ async def test_an_unexpected_error_of_the_stream_itself_is_internal(monkeypatch:
     def explode(message: bytes) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("mse_grad_server.stream.decode_stream_request", explode)
     async with serving() as server:
         stream = await server.stream()
         await stream.send([header(1, (2,))])
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 1)
+        monkeypatch.setattr("mse_grad_server.stream.decode_stream_request", explode)
+        await stream.send()
         code, reason, message = await stream.receive_failure()
         assert (code, reason) == (grpc.StatusCode.INTERNAL, Reason.INTERNAL)
         assert "secret" not in message
-        (line,) = server.events("request_failed")
+        (line,) = server.events("call_failed")
         assert "ZeroDivisionError: secret" in line["exception"]
+        assert not server.events("request_failed"), "the open request went with the stream"
 
 
 async def test_a_drained_stream_is_told_finishes_what_it_has_and_ends_with_ok() -> None:
@@ -258,7 +260,7 @@ async def test_a_new_stream_is_refused_while_the_server_drains() -> None:
         await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 1)
         draining = asyncio.ensure_future(server.server.drain())
         assert (await stream.receive()).go_away is not None
-        assert (await RawStream(server.channel).receive_failure())[:2] == (
+        assert (await server.raw_stream().receive_failure())[:2] == (
             grpc.StatusCode.UNAVAILABLE,
             Reason.DRAINING,
         )
@@ -318,11 +320,3 @@ async def test_thousands_of_requests_of_all_fates_leave_nothing_behind() -> None
             if sample.name == "mse_grad_requests_total"
         )
         assert counted == last_id + 1, "each request is counted once"
-
-
-async def test_a_refused_call_is_told_as_the_stream_is() -> None:
-    async with serving(max_streams=1) as server:
-        await server.stream()
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await RawStream(server.channel).opened()
-        assert told(failure.value)[1] is Reason.SERVER_BUSY

@@ -39,6 +39,7 @@ __all__ = [
     "gradient",
     "header",
     "operands",
+    "pairs",
     "reason_of",
     "rich_status",
     "serving",
@@ -213,6 +214,7 @@ class Serving:
         self.clock = clock
         self._log = log
         self.channel: Any = None
+        self._streams: list[RawStream] = []
 
     def connect(self) -> None:
         """Makes the connection; the server must listen."""
@@ -221,11 +223,24 @@ class Serving:
             options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)],
         )
 
+    def raw_stream(self, **options: Any) -> RawStream:
+        """Returns a stream whose first message was not read."""
+        stream = RawStream(self.channel, **options)
+        self._streams.append(stream)
+        return stream
+
     async def stream(self, **options: Any) -> RawStream:
         """Returns an opened stream."""
-        stream = RawStream(self.channel, **options)
+        stream = self.raw_stream(**options)
         await stream.opened()
         return stream
+
+    async def disconnect(self) -> None:
+        """Cancels every stream and closes the connection."""
+        for stream in self._streams:
+            stream.call.cancel()
+        if self.channel is not None:
+            await self.channel.close()
 
     async def call(self, method: str, message: bytes, **options: Any) -> bytes:
         """Returns the answer of a unary RPC."""
@@ -291,8 +306,7 @@ async def serving(
         yield serving
     finally:
         backend.gate.set()
-        if serving.channel is not None:
-            await serving.channel.close()
+        await serving.disconnect()
         await server.drain()
         await server.close()
     serving.assert_nothing_in_flight()
@@ -369,6 +383,10 @@ def rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 
 def trailing(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    """Returns the trailing metadata."""
-    metadata: Any = error.trailing_metadata()
-    return dict(metadata or ())
+    """Returns the trailing metadata of a failed RPC."""
+    return pairs(error.trailing_metadata())
+
+
+def pairs(metadata: Any) -> dict[str, Any]:
+    """Returns metadata of grpc.aio, which not in every version is a mapping, as a dictionary."""
+    return {key: value for key, value in metadata or ()}  # noqa: C416
