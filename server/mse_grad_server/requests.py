@@ -28,6 +28,9 @@ __all__ = ["METHOD", "OpenRequests"]
 
 METHOD = "StreamGradients"
 
+# As many as may be open can fail at once, and as many again may be refused beside them.
+_ERRORS_PER_OPEN_REQUEST = 2
+
 
 class OpenRequests:
     """Every request of a stream from its header to its end; each is admitted once and released once.
@@ -57,7 +60,11 @@ class OpenRequests:
         return len(self._open)
 
     def take(self, frame: StreamRequest, now_s: float) -> Batch:
-        """Takes one message: headers, then chunks, then cancellations; returns what is to be computed."""
+        """Takes one message: headers, then chunks, then cancellations; returns what is to be computed.
+
+        Raises:
+            InvalidArgument: MESSAGE_MALFORMED, where almost everything in a large message is an error.
+        """
         batch = Batch()
         for header in frame.headers:
             self._take_header(header, batch, now_s)
@@ -210,4 +217,12 @@ class OpenRequests:
         return header.request_id if is_request_id(header.request_id) else self._name_of(header.id)
 
     def _tell(self, id: int, request_id: str, error: BaseException) -> None:
+        # A message of millions of headers without sense must not become millions of answers.
+        most = _ERRORS_PER_OPEN_REQUEST * self._settings.max_open_requests
+        if len(self._errors) >= most:
+            raise InvalidArgument(
+                f"the message has more than {most} errors, which no client makes by mistake",
+                reason=Reason.MESSAGE_MALFORMED,
+                field="message",
+            )
         self._errors.append(pb.GradientError(id=id, status=to_status(error, request_id=request_id)))

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import io
+import os
+import signal
 import socket
 import urllib.request
+from typing import ClassVar
 
 import pytest
 
-from mse_grad_server.errors import BackendError, BackendUnavailable, ListenError
+from mse_grad_server import app
+from mse_grad_server.config import Settings
+from mse_grad_server.errors import BackendError, BackendUnavailable, ExitCode, ListenError
+from mse_grad_server.log import open_log
 from mse_grad_server.verification import verify
 from support.in_process import FakeBackend, serving
 
@@ -56,6 +64,36 @@ async def test_the_backend_is_given_back() -> None:
     backend = FakeBackend()
     async with serving(backend=backend):
         assert backend.is_open
+    assert not backend.is_open
+
+
+class WaitingBackend(FakeBackend):
+    """Stands in for the backend that the settings name, and holds its first gradient back."""
+
+    made: ClassVar[list[WaitingBackend]] = []
+    why_numpy = ""
+
+    def __init__(self, kernel: str) -> None:
+        super().__init__()
+        self.gate.clear()
+        self.made.append(self)
+
+
+async def test_a_signal_while_it_starts_ends_it_with_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "CpuBackend", WaitingBackend)
+    stream = io.StringIO()
+    log = open_log("info", "json", stream=stream)
+    running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
+    while not WaitingBackend.made:
+        await asyncio.sleep(0)
+    (backend,) = WaitingBackend.made
+    assert await asyncio.to_thread(backend.started.acquire, timeout=20)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while "SIGTERM" not in stream.getvalue():
+        await asyncio.sleep(0)
+    backend.gate.set()
+    assert await asyncio.wait_for(running, 20) is ExitCode.OK
+    assert '"ready"' not in stream.getvalue()
     assert not backend.is_open
 
 

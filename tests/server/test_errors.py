@@ -42,7 +42,8 @@ def test_every_error_has_a_code_and_its_reason_travels(kind: type[ServerError]) 
         else kind("the message")
     )
     status = to_status(error, request_id="r-1")
-    assert status.code == error.reason.code.value[0] != 0
+    assert status.code == error.reason.code.value[0]
+    assert error.reason.code is not grpc.StatusCode.OK
     info = detail(status, error_details_pb2.ErrorInfo)
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain, dict(info.metadata)) == (error.reason.value, ERROR_DOMAIN, {"request_id": "r-1"})

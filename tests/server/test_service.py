@@ -184,6 +184,17 @@ async def test_a_cancelled_call_gives_everything_back() -> None:
         await server.until(lambda: server.metric("mse_grad_requests_total", **labels) == 1)
 
 
+async def test_a_call_whose_caller_stops_waiting_is_counted_as_late() -> None:
+    async with serving(inline_bytes=0) as server:
+        server.backend.gate.clear()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await server.channel.unary_unary("/mse_grad.v1.MseGradService/ComputeGradient")(request(), timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        labels = {"method": "ComputeGradient", "dtype": "float32", "reduction": "mean", "code": "DEADLINE_EXCEEDED"}
+        await server.until(lambda: server.metric("mse_grad_requests_total", **labels) == 1)
+        server.assert_nothing_in_flight()
+
+
 async def test_a_call_whose_time_ran_out_in_the_queue_is_not_computed() -> None:
     async with serving(inline_bytes=0, compute_threads=1) as server:
         server.backend.gate.clear()
