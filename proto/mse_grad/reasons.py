@@ -52,6 +52,7 @@ class Reason(Enum):
     SERVER_BUSY = "SERVER_BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED, True
     NOT_READY = "NOT_READY", grpc.StatusCode.UNAVAILABLE, True
     DRAINING = "DRAINING", grpc.StatusCode.UNAVAILABLE, True
+    DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, True
     CONNECTION_LOST = "CONNECTION_LOST", grpc.StatusCode.UNAVAILABLE, True
     # The end of a request without an answer.
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED

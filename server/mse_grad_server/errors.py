@@ -9,6 +9,7 @@ ServerError                   one request fails
 |   +-- TooManyOpenRequests
 |   +-- NotReady
 |   +-- Draining
+|   +-- DeviceUnavailable
 +-- DeadlineExceeded
 +-- Cancelled
 +-- BackendError              what computes failed; INTERNAL
@@ -38,6 +39,7 @@ __all__ = [
     "Cancelled",
     "DTypeNotOnBackend",
     "DeadlineExceeded",
+    "DeviceUnavailable",
     "Draining",
     "ExitCode",
     "InvalidArgument",
@@ -125,6 +127,16 @@ class Draining(Refused):
     retry_after_s = 1.0
 
 
+class DeviceUnavailable(Refused):
+    """What computes failed and is being repaired, or rests."""
+
+    reason = Reason.DEVICE_UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class DeadlineExceeded(ServerError):
     """The caller's time, or the time a silent caller is given, ran out."""
 
@@ -160,6 +172,20 @@ class ExitCode(IntEnum):
     """A first gradient was wrong."""
     FORCED = 6
     """A second signal came while it drained."""
+    RUNTIME_LIBRARY = 10
+    """The libraries of the Ascend runtime were not found, or do not load."""
+    OP_PACKAGE = 11
+    """The operator package was not found, or is not the one of this server."""
+    DRIVER = 12
+    """Driver and toolkit do not fit each other, or the driver is missing."""
+    NO_DEVICE = 13
+    """The host has no such device."""
+    PERMISSION = 14
+    """The user may not open the device."""
+    DEVICE_LOST = 15
+    """The device failed and no repair helped; another process may find it well."""
+    DEVICE_HUNG = 16
+    """A call to the device did not return."""
 
 
 class StartError(Exception):

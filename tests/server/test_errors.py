@@ -10,6 +10,7 @@ from mse_grad.reasons import ERROR_DOMAIN, ContractError, Reason
 from mse_grad_server import errors
 from mse_grad_server.errors import (
     BackendError,
+    DeviceUnavailable,
     Draining,
     ExitCode,
     InvalidArgument,
@@ -59,7 +60,7 @@ def test_a_broken_rule_names_its_field_in_bad_request() -> None:
     assert [violation.field for violation in bad_request.field_violations] == ["label"]
 
 
-@pytest.mark.parametrize("kind", [ServerBusy, TooManyOpenRequests, NotReady, Draining])
+@pytest.mark.parametrize("kind", [ServerBusy, TooManyOpenRequests, NotReady, Draining, DeviceUnavailable])
 def test_a_refusal_says_when_to_try_again(kind: type[errors.Refused]) -> None:
     retry = detail(to_status(kind("busy"), request_id=""), error_details_pb2.RetryInfo)
     assert isinstance(retry, error_details_pb2.RetryInfo)
