@@ -43,6 +43,16 @@ class Exchange:
         self._ended = threading.Lock()  # a one-shot latch: the cheapest wait with a timeout that Python has
         self._ended.acquire()
 
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the time for it is bounded."""
+        return self._deadline is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the gradient is whole, the request failed, or nobody waits for it any more."""
+        return self._abandoned
+
     def header(self, id: int) -> Header:
         """Returns the header that opens the request on the stream under `id`."""
         request = self._request

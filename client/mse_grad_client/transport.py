@@ -55,26 +55,15 @@ class Transport:
     def run(self, request: GradientRequest, *, deadline: float | None) -> None:
         """Fills the gradient of `request` over the stream; raises MseGradError."""
         with self._under_way():
-            stream = self._live_stream()
-            limits = stream.wait_opened(_time_left_s(deadline))
-            if limits is None:
-                raise DeadlineExceeded(
-                    f"{self.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
-                )
-            exchange = Exchange(
-                request,
-                request_id=self._next_request_id(),
-                deadline=deadline,
-                chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
-                window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
-            )
-            id = stream.start(exchange)
+            stream, is_new = self._live_stream()
             try:
-                exchange.wait()
-            except BaseException:  # also an interrupt: the arrays are the caller's again from here on
-                exchange.abandon()
-                stream.cancel(id)
-                raise
+                self._run_on(stream, request, deadline)
+            except Unavailable:
+                if is_new or stream.takes_requests:
+                    raise
+                # It had ended, perhaps long ago, unnoticed while nobody waited for an answer.
+                stream, _ = self._live_stream()
+                self._run_on(stream, request, deadline)
 
     def run_unary(self, request: GradientRequest, *, deadline: float | None) -> None:
         """Fills the gradient of `request` with one ComputeGradient RPC; raises MseGradError."""
@@ -146,12 +135,29 @@ class Transport:
                 if self._paused:
                     self._changed.notify_all()
 
-    def _live_stream(self) -> Stream:
+    def _live_stream(self) -> tuple[Stream, bool]:
+        """Returns a stream that takes requests, as far as is known, and whether it was opened just now."""
         with self._lock:
             stream = self._stream
-            if stream is None or not stream.takes_requests:
-                stream = self._stream = Stream(self._open_channel(), address=self.address)
-            return stream
+            if stream is not None and stream.takes_requests:
+                return stream, False
+            self._stream = Stream(self._open_channel(), address=self.address)
+            return self._stream, True
+
+    def _run_on(self, stream: Stream, request: GradientRequest, deadline: float | None) -> None:
+        limits = stream.wait_opened(_time_left_s(deadline))
+        if limits is None:
+            raise DeadlineExceeded(
+                f"{self.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
+            )
+        exchange = Exchange(
+            request,
+            request_id=self._next_request_id(),
+            deadline=deadline,
+            chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
+            window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
+        )
+        stream.finish(stream.start(exchange), exchange)
 
     def _open_channel(self) -> grpc.Channel:
         if self.closed.is_set():

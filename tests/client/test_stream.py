@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -34,14 +35,17 @@ class FakeCall:
     def give(self, message: bytes | BaseException | None) -> None:
         self._incoming.put(message)
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         self.give(None)
+        return True
 
-    def __iter__(self) -> Iterator[bytes]:
-        while (message := self._incoming.get()) is not None:
-            if isinstance(message, BaseException):
-                raise message
-            yield message
+    def __next__(self) -> bytes:
+        message = self._incoming.get()
+        if message is None:
+            raise StopIteration
+        if isinstance(message, BaseException):
+            raise message
+        return message
 
 
 class FakeChannel:
@@ -75,6 +79,33 @@ def stream(channel: FakeChannel) -> Iterator[Stream]:
     live.close(Cancelled("the test is over"))
 
 
+class Running:
+    """Requests of a stream, each waited for by a thread of its own."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._threads = ThreadPoolExecutor(16)
+        self._finishes: dict[Exchange, Future[None]] = {}
+
+    def start(self, each: Exchange) -> None:
+        id = self.stream.start(each)
+        self._finishes[each] = self._threads.submit(self.stream.finish, id, each)
+
+    def wait(self, each: Exchange) -> None:
+        self._finishes[each].result(20)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+@pytest.fixture
+def running(stream: Stream) -> Iterator[Running]:
+    requests = Running(stream)
+    yield requests
+    stream.close(Cancelled("the test is over"))
+    requests.close()
+
+
 def exchange(elements: int, *, deadline: float | None = None, seed: int = 7) -> tuple[Exchange, GradientRequest]:
     request = GradientRequest.prepare(*operands((elements,), seed=seed), "mean", out=None, numel=0)
     made = Exchange(
@@ -87,87 +118,85 @@ def exchange(elements: int, *, deadline: float | None = None, seed: int = 7) -> 
     return made, request
 
 
-def test_requests_that_waited_together_go_in_one_message(stream: Stream, channel: FakeChannel) -> None:
+def test_requests_that_waited_together_go_in_one_message(running: Running, channel: FakeChannel) -> None:
     exchanges = [exchange(4, seed=seed) for seed in range(10)]
     for each, _ in exchanges:
-        stream.start(each)
+        running.start(each)
     message = channel.pull()
     assert [header.id for header in message.headers] == list(range(1, 11))
     assert [chunk.id for chunk in message.chunks] == list(range(1, 11))
     channel.call.give(answer({}, message))
     for seed, (each, request) in enumerate(exchanges):
-        each.wait()
+        running.wait(each)
         np.testing.assert_array_equal(request.gradient(), expected(*operands((4,), seed=seed)))
 
 
-def test_no_more_than_a_window_is_sent_before_an_answer(stream: Stream, channel: FakeChannel) -> None:
+def test_no_more_than_a_window_is_sent_before_an_answer(running: Running, channel: FakeChannel) -> None:
     each, request = exchange(8 * CHUNK_ELEMENTS + 1)
-    stream.start(each)
+    running.start(each)
     headers: dict[int, Header] = {}
     offsets: list[int] = []
     while len(offsets) < 9:
         message = channel.pull()
         assert len(message.chunks) <= WINDOW_CHUNKS
         offsets += [chunk.offset for chunk in message.chunks]
-        assert stream._outbox.empty()
+        assert running.stream._outbox.empty()
         channel.call.give(answer(headers, message))
     assert offsets == [CHUNK_ELEMENTS * number for number in range(9)]
-    each.wait()
+    running.wait(each)
     np.testing.assert_array_equal(request.gradient(), expected(*operands((8 * CHUNK_ELEMENTS + 1,))))
 
 
-def test_an_error_ends_only_the_request_it_names(stream: Stream, channel: FakeChannel) -> None:
+def test_an_error_ends_only_the_request_it_names(running: Running, channel: FakeChannel) -> None:
     failing, _ = exchange(4)
     fine, request = exchange(4)
-    stream.start(failing)
+    running.start(failing)
     message = channel.pull()
     channel.call.give(refused(1, Reason.CHUNK_OUT_OF_ORDER, "offset is 9"))
     with pytest.raises(MseGradError, match="offset is 9") as caught:
-        failing.wait()
+        running.wait(failing)
     assert caught.value.reason is Reason.CHUNK_OUT_OF_ORDER
     assert caught.value.request_id == "r-1"
-    stream.start(fine)
+    running.start(fine)
     message = channel.pull()
     channel.call.give(answer({}, message))
-    fine.wait()
+    running.wait(fine)
     np.testing.assert_array_equal(request.gradient(), expected(*operands((4,))))
 
 
-def test_a_deadline_travels_and_an_abandoned_gradient_is_never_written(stream: Stream, channel: FakeChannel) -> None:
+def test_a_deadline_travels_and_an_abandoned_gradient_is_never_written(running: Running, channel: FakeChannel) -> None:
     each, request = exchange(4, deadline=time.monotonic() + 0.02)
-    id = stream.start(each)
+    running.start(each)
     message = channel.pull()
     assert 0 < message.headers[0].time_left_us <= 20_000
     with pytest.raises(DeadlineExceeded) as caught:
-        each.wait()
+        running.wait(each)
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
-    each.abandon()
-    stream.cancel(id)
     request.y[:] = b"\x07" * len(request.y)
     channel.call.give(answer({}, message))
     after, _ = exchange(4)
-    stream.start(after)
+    running.start(after)
     message = channel.pull()
     assert message.cancel_ids == [1]
     channel.call.give(answer({}, message))
-    after.wait()
+    running.wait(after)
     assert bytes(request.y) == b"\x07" * len(request.y)
 
 
-def test_go_away_fails_what_the_server_never_took_and_leaves_the_rest(stream: Stream, channel: FakeChannel) -> None:
+def test_go_away_fails_what_the_server_never_took_and_leaves_the_rest(running: Running, channel: FakeChannel) -> None:
     taken, request = exchange(2 * CHUNK_ELEMENTS * WINDOW_CHUNKS)
     untaken, _ = exchange(4)
     headers: dict[int, Header] = {}
-    stream.start(taken)
+    running.start(taken)
     message = channel.pull()
-    stream.start(untaken)
+    running.start(untaken)
     channel.call.give(gone_away(1))
     with pytest.raises(Unavailable) as caught:
-        untaken.wait()
+        running.wait(untaken)
     assert caught.value.reason is Reason.DRAINING
-    assert not stream.takes_requests
+    assert not running.stream.takes_requests
     with pytest.raises(Unavailable):
-        stream.start(exchange(4)[0])
+        running.start(exchange(4)[0])
     channel.call.give(answer(headers, message))
     answered = sum(chunk.id == 1 for chunk in message.chunks)
     while answered < 2 * WINDOW_CHUNKS:
@@ -176,29 +205,29 @@ def test_go_away_fails_what_the_server_never_took_and_leaves_the_rest(stream: St
         message.chunks = [chunk for chunk in message.chunks if chunk.id == 1]
         answered += len(message.chunks)
         channel.call.give(answer(headers, message))
-    taken.wait()
+    running.wait(taken)
     np.testing.assert_array_equal(request.gradient(), expected(*operands((2 * CHUNK_ELEMENTS * WINDOW_CHUNKS,))))
 
 
-def test_the_end_of_the_stream_fails_every_open_request(stream: Stream, channel: FakeChannel) -> None:
+def test_the_end_of_the_stream_fails_every_open_request(running: Running, channel: FakeChannel) -> None:
     exchanges = [exchange(4)[0] for _ in range(3)]
     for each in exchanges:
-        stream.start(each)
+        running.start(each)
     channel.call.give(None)
     for each in exchanges:
         with pytest.raises(Unavailable) as caught:
-            each.wait()
+            running.wait(each)
         assert caught.value.reason is Reason.CONNECTION_LOST
     with pytest.raises(Unavailable):
-        stream.start(exchange(4)[0])
+        running.start(exchange(4)[0])
 
 
-def test_closing_fails_open_requests_with_the_error_given(stream: Stream, channel: FakeChannel) -> None:
+def test_closing_fails_open_requests_with_the_error_given(running: Running, channel: FakeChannel) -> None:
     each, _ = exchange(4)
-    stream.start(each)
-    stream.close(Cancelled("closed by hand"))
+    running.start(each)
+    running.stream.close(Cancelled("closed by hand"))
     with pytest.raises(Cancelled, match="closed by hand"):
-        each.wait()
+        running.wait(each)
 
 
 @pytest.mark.parametrize(
@@ -211,22 +240,22 @@ def test_closing_fails_open_requests_with_the_error_given(stream: Stream, channe
     ids=["wrong offset", "more than was sent", "half an element"],
 )
 def test_an_answer_against_the_contract_is_an_internal_error(
-    stream: Stream, channel: FakeChannel, result: pb.GradientResult
+    running: Running, channel: FakeChannel, result: pb.GradientResult
 ) -> None:
     each, _ = exchange(4)
-    stream.start(each)
+    running.start(each)
     channel.pull()
     channel.call.give(pb.StreamGradientsResponse(results=[result]).SerializeToString())
     with pytest.raises(InternalError, match="expected elements from 0 to 4"):
-        each.wait()
+        running.wait(each)
 
 
-def test_a_message_that_is_no_protobuf_fails_open_requests(stream: Stream, channel: FakeChannel) -> None:
+def test_a_message_that_is_no_protobuf_fails_open_requests(running: Running, channel: FakeChannel) -> None:
     each, _ = exchange(4)
-    stream.start(each)
+    running.start(each)
     channel.call.give(b"\xff\xff\xff")
     with pytest.raises(InternalError, match="broke the contract"):
-        each.wait()
+        running.wait(each)
 
 
 def test_limits_are_those_of_the_server(stream: Stream) -> None:
