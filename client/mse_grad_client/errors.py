@@ -177,6 +177,9 @@ def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(f"no answer from {address}: {details}", reason=Reason.CONNECTION_LOST)
     reason = Reason.DEADLINE_EXCEEDED if code is grpc.StatusCode.DEADLINE_EXCEEDED else None
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        # A message past gRPC's own limit never reaches the server's code, whose words would name the way around.
+        reason, details = Reason.MESSAGE_TOO_LARGE, f"{details}; compute sends tensors of any size, in chunks"
     return _BY_CODE.get(code, MseGradError)(details, reason=reason, code=code, request_id=str(request_id or ""))
 
 

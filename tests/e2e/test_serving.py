@@ -8,8 +8,10 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from mse_grad_client import MseGradClient
+from mse_grad.reasons import Reason
+from mse_grad_client import MseGradClient, ResourceExhausted
 from support.operands import expected, operands
 from support.server import ServerProcess, running_server
 
@@ -56,3 +58,18 @@ def test_the_log_the_info_and_the_metrics_name_the_same_kernel(server: ServerPro
     assert info.ready
     assert info.numerics.verified
     assert f'device="{info.device}"' in metrics
+
+
+@pytest.mark.parametrize(
+    ("mib", "limit_and_way"),
+    [(65, r"takes at most 67108864 .*StreamGradients takes"), (400, r"larger than max .*compute sends")],
+    ids=["past the server's limit", "past the limit of gRPC below it"],
+)
+def test_one_message_too_large_names_a_limit_and_the_way_around(
+    client: MseGradClient, mib: int, limit_and_way: str
+) -> None:
+    halves = np.ones((2, mib * 2**20 // 8), dtype=np.float32)
+    with pytest.raises(ResourceExhausted, match=limit_and_way) as caught:
+        client.compute_unary(halves[0], halves[1], 1.0)
+    assert caught.value.reason is Reason.MESSAGE_TOO_LARGE
+    assert (client.compute(halves[0], halves[1], 1.0) == 0).all()
