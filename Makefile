@@ -8,7 +8,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-pythons lint format bench generate clean
+.PHONY: help demo serve test test-all test-pythons lint format bench simulator simulator-report generate clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make
 
 bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if installed) PyTorch
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.bench $(ARGS)
+
+simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
+	@$(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile
+
+simulator-report: $(VENV)/installed-test ## Print the kernel's counters and bar on the simulated NPU, and a cost estimate
+	@PYTHONPATH=tests $(bin)/python -m support.simulator_report $(ARGS)
 
 generate: build/venv-generate/installed ## Write the generated modules of proto/ anew
 	@build/venv-generate/bin/python proto/generate.py

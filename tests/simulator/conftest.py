@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from support.tools import require_program
 
 @pytest.fixture(scope="session")
 def libraries() -> Path:
-    """The folder of the built libraries."""
+    """The folder of the built libraries; those with sanitizers where test_sanitizers.py started this process."""
     require_program("make")
     require_program("g++")
-    return build()
+    return build(sanitize="MSE_GRAD_TEST_SANITIZE" in os.environ)
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def test_a_pointer_of_the_kernel_that_leaves_the_tensor_ends_the_process_and_is_
         text=True,
         check=False,
     )
-    assert run.returncode < 0, run.stderr
+    assert run.returncode != 0
     assert "the kernel's own code touched memory that is not there: block 0, pipe S" in run.stderr
 
 

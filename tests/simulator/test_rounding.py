@@ -19,6 +19,7 @@ INT16, HALF, BFLOAT16, INT32, FLOAT = 2, 4, 5, 6, 8
 NONE, RINT, FLOOR, CEIL, ROUND, TRUNC, ODD = range(7)
 
 NUMPY = {HALF: np.dtype(np.float16), BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+CHUNK = 2**24
 ALL_BITS = np.arange(2**16, dtype=np.uint16)
 
 
@@ -28,9 +29,28 @@ def cast(simulator: Simulator, values: Array, to: int, source: int, mode: int) -
     return result
 
 
+def narrowed(values: NDArray[np.float32], element: int) -> Array:
+    """Returns what a chunk of consecutive bits narrows to by NumPy, or, where no value can be a finite half, by sight.
+
+    NumPy takes 16 times as long for a value that overflows or underflows.
+    """
+    least, most = abs(float(values[0])), abs(float(values[-2]))
+    if element == HALF and most < 2.0**-26:
+        zeros: Array = np.copysign(np.float16(0), values).astype(np.float16)
+        return zeros
+    if element == HALF and least >= 2.0**17:
+        signed: Array = np.copysign(np.float16(np.inf), values).astype(np.float16)
+        signed[np.isnan(values)] = np.nan
+        return signed
+    with np.errstate(all="ignore"):
+        halves: Array = values.astype(NUMPY[element])
+        return halves
+
+
 def same(a: Array, b: Array) -> bool:
     unsigned = f"u{a.dtype.itemsize}"
-    return bool(((a.view(unsigned) == b.view(unsigned)) | (np.isnan(a) & np.isnan(b))).all())
+    unlike = a.view(unsigned) != b.view(unsigned)
+    return not unlike.any() or bool((np.isnan(a[unlike]) & np.isnan(b[unlike])).all())
 
 
 def decisive(element: int) -> NDArray[np.float32]:
@@ -97,15 +117,13 @@ def test_half_takes_none_as_rint(simulator: Simulator) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("element", [HALF, BFLOAT16])
 def test_narrowing_rounds_as_numpy_for_every_float(simulator: Simulator, element: int) -> None:
-    step = 2**24
-    for begin in range(0, 2**32, step):
-        values = np.arange(begin, begin + step, dtype=np.uint32).view(np.float32)
-        with np.errstate(all="ignore"):
-            expected = values.astype(NUMPY[element])
-        assert same(cast(simulator, values, element, FLOAT, RINT), expected), hex(begin)
+    for begin in range(0, 2**32, CHUNK):
+        values = np.arange(begin, begin + CHUNK, dtype=np.uint32).view(np.float32)
+        result = cast(simulator, values, element, FLOAT, RINT)
+        assert same(result, narrowed(values, element)), hex(begin)
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,21 @@
-"""The simulated device from Python: ACL, the operator API and the simulator's own functions through ctypes.
-
-Everything goes the way of a real host: memory by aclrtMalloc, copies by aclrtMemcpy, the operator in two phases into a
-stream. A tensor ends at a guard page, so that one byte too far is seen.
-"""
+"""The simulated device from Python: a `Device` with the simulator's own functions."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import byref, c_char_p, c_int64, c_uint64, c_void_p
+from ctypes import c_char_p, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, Array, DType, dtype_of
-from support.simulator_abi import LaunchTensor, load_ascendcl, load_nnopbase, load_opapi
+from mse_grad.tensor import Array, DType
+from support.device import ACL_DTYPE, DTYPES, AclError, Device
+from support.device_abi import LaunchTensor, declare_simulator
 
 __all__ = [
     "CHIPS",
@@ -40,15 +36,6 @@ SCHEDULES: tuple[Mapping[str, str], ...] = (
     {"schedule": "lazy"},
     *({"schedule": "random", "seed": seed} for seed in ("1", "2", "3")),
 )
-DTYPES = (FLOAT32, FLOAT16, BFLOAT16)
-
-_ACL_DTYPE = {FLOAT32: 0, FLOAT16: 1, BFLOAT16: 27}
-_FORMAT_ND = 2
-_MALLOC_HUGE_FIRST = 0
-_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
-_ALIGNMENT_BYTES = 64
-_CANARY = 0xA5
-_KEPT_BUFFERS = 64
 _DEFAULTS = {
     "chip": "Ascend910B3",
     "schedule": "eager",
@@ -58,22 +45,6 @@ _DEFAULTS = {
     "check_poison": "on",
     "check_bounds": "on",
 }
-
-
-class AclError(Exception):
-    """A call of ACL or of the operator API failed.
-
-    Attributes:
-        call: Name of the C function.
-        code: What it returned.
-        message: What aclGetRecentErrMsg said.
-    """
-
-    def __init__(self, call: str, code: int, message: str) -> None:
-        super().__init__(f"{call} returned {code}: {message}")
-        self.call = call
-        self.code = code
-        self.message = message
 
 
 class KernelError(Exception):
@@ -106,18 +77,24 @@ class Tensor:
 
 
 def build(*, sanitize: bool = False) -> Path:
-    """Builds what is not up to date and returns the folder of the libraries.
+    """Builds what is not up to date and returns the folder of the libraries; one process at a time.
+
+    Args:
+        sanitize: With address and undefined behaviour sanitizer, into a folder of its own.
 
     Raises:
         AssertionError: It did not build; the message holds the compiler's.
     """
     command = ["make", "-s", "-j2", "-f", "tests/simulator/Makefile", *(["SANITIZE=1"] if sanitize else [])]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / "simulator.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"{' '.join(command)} failed:\n{run.stdout}{run.stderr}"
     return ROOT / "build" / ("simulator-sanitized" if sanitize else "simulator")
 
 
-class Simulator:
+class Simulator(Device):
     """The simulated device of this process. One exists at a time; not thread-safe.
 
     Args:
@@ -126,26 +103,16 @@ class Simulator:
     """
 
     def __init__(self, libraries: Path, *, package: Path | None = None) -> None:
-        self._libraries = libraries
-        self._package = package or libraries
-        self._buffers: dict[tuple[str, int], int] = {}
+        super().__init__(libraries, package or libraries)
 
     def open(self) -> None:
         """Loads the libraries and takes device 0."""
-        self._ascendcl = load_ascendcl(self._libraries)
-        self._nnopbase = load_nnopbase(self._libraries)
-        self._opapi = load_opapi(self._package)
-        self._acl("aclInit", None)
-        self._acl("aclrtSetDevice", 0)
-        self._stream = c_void_p()
-        self._acl("aclrtCreateStream", byref(self._stream))
+        super().open()
+        declare_simulator(self._ascendcl, self._nnopbase)
 
     def close(self) -> None:
         """Gives everything back; raises AssertionError where something is left."""
-        self._acl("aclrtDestroyStream", self._stream)
-        self.free_buffers()
-        self._acl("aclrtResetDevice", 0)
-        self._acl("aclFinalize")
+        super().close()
         left = self._ascendcl.AscendSimulatorLiveAllocations()
         assert left == 0, f"{left} allocations are left"
 
@@ -165,31 +132,37 @@ class Simulator:
         if self._ascendcl.AscendSimulatorSet(name.encode(), value.encode()) != 0:
             raise ValueError(self._text())
 
-    @property
-    def soc_name(self) -> str:
-        """What aclrtGetSocName answers."""
-        name: bytes = self._ascendcl.aclrtGetSocName()
-        return name.decode()
-
-    def compute(self, predict: Array, label: Array, dout: Array | float, reduction: str | None) -> Array:
-        """Returns the gradient of `aclnnMseLossGrad`, in the form that the bar judges.
+    @contextmanager
+    def kernel_replaced(self, library: Path, dtype: DType) -> Iterator[None]:
+        """Makes MseLossGrad run the kernel of another library for the body of the `with`.
 
         Args:
-            predict: Any shape and layout; float32, float16 or bfloat16.
-            label: Likewise.
-            dout: Likewise, or one element, or a number.
-            reduction: Any text, or None for the operator's default.
+            library: Has the entry mse_loss_grad.
+            dtype: Dtype for which it is compiled.
+        """
+        entry = ctypes.cast(ctypes.CDLL(str(library)).mse_loss_grad, c_void_p)
+        self._nnopbase.AscendSimulatorReplaceKernel(b"MseLossGrad", ACL_DTYPE[dtype], entry)
+        try:
+            yield
+        finally:
+            self._nnopbase.AscendSimulatorReplaceKernel(b"MseLossGrad", ACL_DTYPE[dtype], None)
+
+    def plan(self, shape: Sequence[int], dtype: DType, *, tiling_bytes: int) -> tuple[int, bytes]:
+        """Returns blocks and tiling data of MseLossGrad for a shape, whatever its size; no memory is used.
 
         Raises:
-            AclError: A call failed; a fault of the kernel comes from aclrtSynchronizeStream.
+            AclError: The operator refused the shape.
         """
-        return self._compute("aclnnMseLossGrad", predict, label, dout, [_text(reduction)])
-
-    def compute_part(
-        self, predict: Array, label: Array, dout: Array | float, reduction: str | None, *, numel: int
-    ) -> Array:
-        """Returns the gradient of `aclnnMseLossGradPart`; `numel` is the element count of the whole tensor."""
-        return self._compute("aclnnMseLossGradPart", predict, label, dout, [_text(reduction), c_int64(numel)])
+        tensors = [self._create(shape, dtype, None) for _ in range(4)]
+        try:
+            executor = self._prepare("aclnnMseLossGrad", tensors[:3], [c_char_p(b"mean")], tensors[3])
+            tiling = ctypes.create_string_buffer(tiling_bytes)
+            blocks = self._nnopbase.AscendSimulatorTiling(executor, tiling, tiling_bytes)
+            self._acl("aclDestroyAclOpExecutor", executor, library=self._nnopbase)
+        finally:
+            for tensor in tensors:
+                self._acl("aclDestroyTensor", tensor, library=self._nnopbase)
+        return blocks, tiling.raw
 
     def last_launch(self) -> dict[str, Any]:
         """Returns counters and cost estimate of the launch that ended last."""
@@ -259,83 +232,6 @@ class Simulator:
         if failed:
             raise ValueError(self._text())
 
-    def free_buffers(self) -> None:
-        """Frees the device memory that `compute` keeps for its next calls."""
-        for address in self._buffers.values():
-            self._acl("aclrtFree", address)
-        self._buffers.clear()
-
-    def _compute(
-        self, function: str, predict: Array, label: Array, dout: Array | float, attributes: Sequence[Any]
-    ) -> Array:
-        if len(self._buffers) > _KEPT_BUFFERS:
-            self.free_buffers()
-        dtype = dtype_of(predict.dtype, field="predict")
-        given = {
-            "predict": np.ascontiguousarray(predict, dtype.numpy).reshape(predict.shape),
-            "label": np.ascontiguousarray(label, dtype.numpy).reshape(np.shape(label)),
-            "dout": np.ascontiguousarray(dout, dtype.numpy).reshape(np.shape(dout)),
-        }
-        y = np.empty(predict.shape, dtype.numpy)
-        tensors = [self._tensor(name, array, dtype) for name, array in given.items()]
-        out = self._tensor("y", np.full(y.nbytes, _CANARY, np.uint8).view(dtype.numpy).reshape(y.shape), dtype)
-        try:
-            self._run(function, tensors, attributes, out)
-            if y.nbytes:
-                self._acl(
-                    "aclrtMemcpy", y.ctypes.data, y.nbytes, self._address("y", y.nbytes), y.nbytes, _DEVICE_TO_HOST
-                )
-        finally:
-            for tensor in [*tensors, out]:
-                self._acl("aclDestroyTensor", tensor, library=self._nnopbase)
-        return y
-
-    def _run(self, function: str, tensors: Sequence[int], attributes: Sequence[Any], out: int) -> None:
-        workspace_bytes, executor = c_uint64(), c_void_p()
-        arguments = (*map(c_void_p, tensors), *attributes, c_void_p(out), byref(workspace_bytes), byref(executor))
-        self._acl(f"{function}GetWorkspaceSize", *arguments, library=self._opapi)
-        assert workspace_bytes.value == 0, "the operator needs no workspace"
-        self._acl(function, None, c_uint64(0), executor, self._stream, library=self._opapi)
-        try:
-            self._acl("aclrtSynchronizeStream", self._stream)
-        except AclError:
-            # A stream that failed stays so.
-            self._acl("aclrtDestroyStream", self._stream)
-            self._acl("aclrtCreateStream", byref(self._stream))
-            raise
-
-    def _tensor(self, name: str, array: Array, dtype: DType) -> int:
-        address = self._address(name, array.nbytes) if array.nbytes else None
-        if array.nbytes:
-            self._acl("aclrtMemcpy", address, array.nbytes, array.ctypes.data, array.nbytes, _HOST_TO_DEVICE)
-        dims = (c_int64 * array.ndim)(*array.shape)
-        tensor: int | None = self._nnopbase.aclCreateTensor(
-            dims, array.ndim, _ACL_DTYPE[dtype], None, 0, _FORMAT_ND, dims, array.ndim, address
-        )
-        if tensor is None:
-            raise AclError("aclCreateTensor", 0, self._last_error())
-        return tensor
-
-    def _address(self, name: str, size_bytes: int) -> int:
-        """Returns memory for a tensor that ends at a guard page; the same for the same name and rounded size."""
-        room = -(-size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        key = (name, room)
-        if key not in self._buffers:
-            memory = c_void_p()
-            self._acl("aclrtMalloc", byref(memory), room, _MALLOC_HUGE_FIRST)
-            assert memory.value is not None
-            self._buffers[key] = memory.value
-        return self._buffers[key] + room - size_bytes
-
-    def _acl(self, call: str, *arguments: Any, library: ctypes.CDLL | None = None) -> None:
-        code = getattr(library or self._ascendcl, call)(*arguments)
-        if code != 0:
-            raise AclError(call, code, self._last_error())
-
-    def _last_error(self) -> str:
-        message: bytes | None = self._ascendcl.aclGetRecentErrMsg()
-        return "" if message is None else message.decode()
-
     def _text(self) -> str:
         text: bytes = self._ascendcl.AscendSimulatorText()
         return text.decode()
@@ -359,7 +255,3 @@ class _GuardedCopy:
 
     def free(self) -> None:
         self._library.AscendSimulatorFree(self.address, self._size_bytes, int(self._tensor.at_end))
-
-
-def _text(reduction: str | None) -> c_char_p:
-    return c_char_p(None if reduction is None else reduction.encode())

@@ -43,4 +43,17 @@ __attribute__((visibility("default"))) aclnnStatus Run(void* workspace, uint64_t
 
 }  // namespace sim
 
+extern "C" {
+
+// Makes the operator run `entry` for `dtype` from its next first phase on; null gives it its own kernel back.
+// Thread-safe. Exported by libnnopbase.so.
+__attribute__((visibility("default"))) void AscendSimulatorReplaceKernel(const char* op_type, int32_t dtype,
+                                                                         void (*entry)());
+
+// Copies at most `bytes` bytes of the tiling data of a prepared call to `tiling`; returns how many blocks it launches,
+// or -1 for no executor. Thread-safe. Exported by libnnopbase.so.
+__attribute__((visibility("default"))) int64_t AscendSimulatorTiling(aclOpExecutor* executor, void* tiling,
+                                                                     uint64_t bytes);
+}
+
 #endif  // SIMULATOR_OPERATOR_H_

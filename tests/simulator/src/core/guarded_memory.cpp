@@ -93,6 +93,11 @@ void FreeGuarded(void* memory, size_t bytes, size_t alignment) {
 }
 
 bool CopyOrFault(void* destination, const void* source, size_t bytes, uint64_t* fault_address) {
+    // memcpy must not see null, though the processor would fault there as well.
+    if (destination == nullptr || source == nullptr) {
+        *fault_address = 0;
+        return false;
+    }
     InstallHandler();
     Recovery& recovery = t_recovery;
     if (sigsetjmp(recovery.point, 0) != 0) {

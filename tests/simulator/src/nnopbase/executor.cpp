@@ -1,6 +1,8 @@
 // Executors, and the second phase of an operator.
 #include "executor.h"
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -95,6 +97,15 @@ aclnnStatus Run(void* workspace, uint64_t workspace_size, aclOpExecutor* executo
 }
 
 }  // namespace sim
+
+int64_t AscendSimulatorTiling(aclOpExecutor* executor, void* tiling, uint64_t bytes) {
+    if (!sim::IsLiveExecutor(executor)) {
+        return -1;
+    }
+    const std::vector<unsigned char>& data = executor->request.tiling;
+    std::memcpy(tiling, data.data(), std::min<uint64_t>(bytes, data.size()));
+    return executor->request.blocks;
+}
 
 aclnnStatus aclnnInit(const char*) { return 0; }
 

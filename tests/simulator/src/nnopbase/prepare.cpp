@@ -1,7 +1,5 @@
 // The first phase of an operator: what the call must be, and what the launch will be.
-#include <map>
 #include <memory>
-#include <mutex>
 
 #include "acl/last_error.h"
 #include "acl/stream.h"
@@ -9,6 +7,7 @@
 #include "core/settings.h"
 #include "executor.h"
 #include "executors.h"
+#include "kernels.h"
 #include "platform.h"
 #include "register/op_def_registry.h"
 #include "status.h"
@@ -16,16 +15,6 @@
 
 namespace sim {
 namespace {
-
-struct Kernels {
-    std::string name;
-    std::map<ge::DataType, void (*)()> by_dtype;
-};
-
-std::map<std::string, Kernels>& AllKernels() {
-    static std::map<std::string, Kernels> kernels;  // filled while libraries are loaded
-    return kernels;
-}
 
 using Tensors = std::vector<const aclTensor*>;
 
@@ -173,19 +162,6 @@ int Plan(const ops::OpDef& op, const Tensors& inputs, const std::vector<Attribut
     return 0;
 }
 
-int FindKernel(const ops::OpDef& op, aclDataType dtype, LaunchRequest* request) {
-    const auto kernels = AllKernels().find(op.Type());
-    if (kernels != AllKernels().end()) {
-        const auto kernel = kernels->second.by_dtype.find(static_cast<ge::DataType>(dtype));
-        if (kernel != kernels->second.by_dtype.end()) {
-            request->name = kernels->second.name;
-            request->entry = kernel->second;
-            return 0;
-        }
-    }
-    return FailWith(kAclnnNoKernel, Format("%s has no kernel for dtype %d", op.Type().c_str(), dtype));
-}
-
 void BindTensors(const std::deque<ops::OpParamDef>& definitions, const Tensors& tensors, LaunchRequest* request) {
     for (size_t i = 0; i < tensors.size(); ++i) {
         request->tensors.push_back(
@@ -194,15 +170,6 @@ void BindTensors(const std::deque<ops::OpParamDef>& definitions, const Tensors& 
 }
 
 }  // namespace
-
-int RegisterKernels(const char* op_type, const char* kernel_name, const std::vector<KernelOfDtype>& kernels) {
-    Kernels& of_type = AllKernels()[op_type];
-    of_type.name = kernel_name;
-    for (const KernelOfDtype& kernel : kernels) {
-        of_type.by_dtype[kernel.dtype] = kernel.entry;
-    }
-    return 0;
-}
 
 aclnnStatus Prepare(const char* op_type, const Tensors& inputs, const std::vector<AttributeValue>& attributes,
                     const Tensors& outputs, uint64_t* workspace_size, aclOpExecutor** executor) {
@@ -222,9 +189,12 @@ aclnnStatus Prepare(const char* op_type, const Tensors& inputs, const std::vecto
     auto prepared = std::make_unique<aclOpExecutor>();
     code = code != 0 ? code : Plan(*op, inputs, attributes, outputs, prepared.get());
     code = code != 0 ? code : CheckInference(*op, inputs, outputs);
-    code = code != 0 ? code : FindKernel(*op, inputs.front()->data_type, &prepared->request);
     if (code != 0) {
         return code;
+    }
+    const ge::DataType dtype = static_cast<ge::DataType>(inputs.front()->data_type);
+    if (!FindKernel(op->Type(), dtype, &prepared->request)) {
+        return FailWith(kAclnnNoKernel, Format("%s has no kernel for dtype %d", op->Type().c_str(), dtype));
     }
     BindTensors(op->Inputs(), inputs, &prepared->request);
     BindTensors(op->Outputs(), outputs, &prepared->request);
