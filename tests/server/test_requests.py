@@ -129,6 +129,16 @@ def test_whatever_bytes_come_they_are_understood_or_malformed(message: bytes) ->
     assert table.engine.in_flight_requests == 0
 
 
+def test_a_request_is_open_until_its_last_chunk_is_computed() -> None:
+    table = Table()
+    first = table.requests.take(StreamRequest([header(1, (2,))], [chunk(1, 0, [1.0])]), 0.0)
+    second = table.requests.take(StreamRequest(chunks=[chunk(1, 1, [2.0])]), 0.0)
+    for batch, left_open in ((first, 1), (second, 0)):
+        assert decode_stream_response(batch.compute(table.backend.compute, lambda: 0.0)).results
+        table.requests.settle(batch, 0.0)
+        assert len(table.requests) == left_open
+
+
 @pytest.mark.parametrize("part", ["headers", "chunks", "cancel_ids"])
 def test_a_message_full_of_errors_does_not_become_as_many_answers(part: str) -> None:
     table = Table(max_open_requests=4)

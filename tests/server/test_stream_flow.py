@@ -179,6 +179,9 @@ async def test_a_slow_backend_is_not_taken_for_a_silent_client() -> None:
         flow.backend.gate.set()
         (result,) = (await flow.context.written()).results
         assert result.offset == 0
+        await flow.context.deliver(message(chunk(1, 1, [1.0])))
+        (result,) = (await flow.context.written()).results
+        assert result.offset == 1
 
 
 async def test_a_deadline_runs_out_while_chunks_are_waited_for() -> None:

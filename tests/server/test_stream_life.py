@@ -217,8 +217,11 @@ async def test_a_drained_stream_is_told_finishes_what_it_has_and_ends_with_ok() 
         assert (go_away.last_id, reason_of(go_away.status)) == (2, Reason.DRAINING)
         assert detail(go_away.status, error_details_pb2.RetryInfo) is not None
         # A request beyond it is passed over in silence, with its chunks.
-        await stream.send([header(3, (1,))], [chunk(3, 0, [1.0]), chunk(1, 1, [2.0, 3.0])], [3])
-        assert (await stream.receive()).results[0].id == 1
+        await stream.send([header(3, (1,))], [chunk(3, 0, [1.0])])
+        await stream.send((), [chunk(3, 0, [1.0])], [3])
+        await stream.send((), [chunk(1, 1, [2.0, 3.0])])
+        answer = await stream.receive()
+        assert ([result.id for result in answer.results], list(answer.errors)) == ([1], [])
         assert not draining.done()
         await stream.send((), [chunk(2, 0, [4.0, 5.0, 6.0])])
         assert (await stream.receive_gradient(2, 3)).tolist() == gradient([4.0, 5.0, 6.0]).tolist()
