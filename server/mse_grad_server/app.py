@@ -35,6 +35,8 @@ __all__ = ["Server", "run"]
 _NUMPY_INLINE_BYTES = 16 * 1024
 # How long watchers of the health service get to hear that the server ends.
 _FAREWELL_S = 0.5
+# How long the last calls to the backend may take after everything else has ended.
+_LAST_CALL_S = 5.0
 
 
 class Server:
@@ -142,15 +144,19 @@ class Server:
         await asyncio.wait([telling], timeout=_FAREWELL_S)
         telling.cancel()
 
-    async def close(self) -> None:
-        """Ends what is left and gives everything back."""
+    async def close(self) -> bool:
+        """Ends what is left and gives everything back; returns False where a call to the backend does not end."""
         await self._grpc.stop(_FAREWELL_S)
         if self._socket_file is not None:
             self._socket_file.remove()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
-        await asyncio.to_thread(self._engine.close)
+        computing = asyncio.ensure_future(asyncio.to_thread(self._engine.close))
+        await asyncio.wait([computing], timeout=_LAST_CALL_S)
+        if not computing.done():
+            return False
         self._backend.close()
+        return True
 
     async def _listen(self) -> None:
         self._grpc.add_generic_rpc_handlers((self._service.handler(),))
@@ -202,7 +208,9 @@ async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
         opening.cancel()
         asked_to_stop.cancel()
         await asyncio.wait({opening, asked_to_stop})
-        await server.close()
+        if not await server.close():
+            log.error("backend_hangs", exit_code=int(ExitCode.FAILED))
+            _end_process(ExitCode.FAILED)  # Python itself would wait for the thread
     return ExitCode.OK
 
 
@@ -212,12 +220,16 @@ def _on_signals(stopping: asyncio.Event, log: FilteringBoundLogger) -> None:
     def asked(number: signal.Signals) -> None:
         if stopping.is_set():
             log.warning("forced", signal=number.name)
-            os._exit(ExitCode.FORCED)
+            _end_process(ExitCode.FORCED)
         log.info("signal", signal=number.name)
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number)
+
+
+def _end_process(code: ExitCode) -> None:
+    os._exit(code)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

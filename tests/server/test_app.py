@@ -79,9 +79,12 @@ class WaitingBackend(FakeBackend):
         self.made.append(self)
 
 
-async def test_a_signal_while_it_starts_ends_it_with_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+async def signalled_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO
+) -> tuple[asyncio.Future[ExitCode], WaitingBackend]:
+    """Returns a running server that got SIGTERM while its backend holds its first gradient back."""
+    WaitingBackend.made.clear()
     monkeypatch.setattr(app, "CpuBackend", WaitingBackend)
-    stream = io.StringIO()
     log = open_log("info", "json", stream=stream)
     running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
     while not WaitingBackend.made:
@@ -91,10 +94,28 @@ async def test_a_signal_while_it_starts_ends_it_with_code_0(monkeypatch: pytest.
     os.kill(os.getpid(), signal.SIGTERM)
     while "SIGTERM" not in stream.getvalue():
         await asyncio.sleep(0)
+    return running, backend
+
+
+async def test_a_signal_while_it_starts_ends_it_with_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    running, backend = await signalled_while_it_starts(monkeypatch, stream)
     backend.gate.set()
     assert await asyncio.wait_for(running, 20) is ExitCode.OK
     assert '"ready"' not in stream.getvalue()
     assert not backend.is_open
+
+
+async def test_a_backend_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[ExitCode] = []
+    monkeypatch.setattr(app, "_LAST_CALL_S", 0.05)
+    monkeypatch.setattr(app, "_end_process", ended.append)
+    stream = io.StringIO()
+    running, backend = await signalled_while_it_starts(monkeypatch, stream)
+    await asyncio.wait_for(running, 20)
+    backend.gate.set()
+    assert ended == [ExitCode.FAILED]
+    assert "backend_hangs" in stream.getvalue()
 
 
 async def test_streams_beyond_one_share_the_server() -> None:
