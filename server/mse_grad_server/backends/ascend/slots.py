@@ -1,0 +1,122 @@
+"""The memory that a block travels through, and who holds it."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mse_grad.tensor import Array
+from mse_grad_server.backends.ascend.blocks import Layout
+from mse_grad_server.errors import ServerError
+
+__all__ = ["Slot", "SlotPool"]
+
+
+@dataclass(eq=False)
+class Slot:
+    """Pinned staging and device memory for one block, and the events of its way.
+
+    Attributes:
+        number: Which slot.
+        size_bytes: Of the pinned and of the device memory.
+        host: Address of the pinned memory.
+        device: Address of the device memory.
+        copied_in: Event: the operands are on the device.
+        computed: Event: the gradient is on the device.
+        copied_out: Event: the gradient is in pinned memory.
+    """
+
+    number: int
+    size_bytes: int
+    host: int
+    device: int
+    copied_in: int
+    computed: int
+    copied_out: int
+    _staging: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Makes the pinned memory an array."""
+        memory = (ctypes.c_uint8 * self.size_bytes).from_address(self.host)
+        self._staging = np.ctypeslib.as_array(memory)
+
+    def fill(self, layout: Layout, predict: Array, label: Array, dout: Array) -> None:
+        """Copies the operands of a block into pinned memory; releases the GIL where they are not tiny."""
+        staging, size_bytes = self._staging, layout.operand_bytes
+        staging[:size_bytes] = predict.view(np.uint8)
+        staging[layout.label : layout.label + size_bytes] = label.view(np.uint8)
+        staging[layout.dout : layout.dout + layout.dout_bytes] = dout.view(np.uint8)
+
+    def read(self, layout: Layout, y: Array) -> None:
+        """Copies the gradient of a block out of pinned memory; likewise."""
+        y.view(np.uint8)[:] = self._staging[layout.y : layout.y + layout.operand_bytes]
+
+    def stain(self, layout: Layout, value: int) -> None:
+        """Fills the pinned memory of the gradient with the byte `value`."""
+        self._staging[layout.y : layout.y + layout.operand_bytes] = value
+
+
+class SlotPool:
+    """Hands slots to the threads that fill them. Any number of threads.
+
+    It is open, or shut while the device is repaired, or it refuses. `all_returned` tells when nobody holds a slot, so
+    that memory can go without a thread writing to it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._free: list[Slot] = []
+        self._held = 0
+        self._is_open = False
+        self._refusal: ServerError | None = None
+
+    def open(self, slots: list[Slot]) -> None:
+        """Hands out `slots` from now on."""
+        with self._changed:
+            self._free = list(slots)
+            self._is_open = True
+            self._refusal = None
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Hands out none until it is opened again; whoever asks waits."""
+        with self._changed:
+            self._is_open = False
+            self._refusal = None
+            self._free = []
+
+    def refuse(self, refusal: ServerError) -> None:
+        """Hands out none until it is opened again; whoever asks, or waits, gets `refusal`."""
+        with self._changed:
+            self._is_open = False
+            self._refusal = refusal
+            self._free = []
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> Slot | None:
+        """Returns a slot, or None where none came free within the time; raises what `refuse` was given."""
+        with self._changed:
+            if not self._free and self._refusal is None and timeout_s > 0:
+                self._changed.wait_for(lambda: self._refusal is not None or self._free, timeout_s)
+            if self._refusal is not None:
+                raise self._refusal
+            if not self._free:
+                return None
+            self._held += 1
+            return self._free.pop()
+
+    def give_back(self, slot: Slot) -> None:
+        """Takes back a slot, which is handed out again unless its memory is about to go."""
+        with self._changed:
+            self._held -= 1
+            if self._is_open:
+                self._free.append(slot)
+            self._changed.notify_all()
+
+    def all_returned(self, timeout_s: float) -> bool:
+        """Waits until nobody holds a slot; returns whether that came within the time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._held == 0, timeout_s)

@@ -1,0 +1,67 @@
+"""Why the process cannot use its device, or cannot go on with it; each ends it with an exit code of its own.
+
+BackendUnavailable
++-- LibraryNotFound
++-- OpPackageMissing
++-- DriverMismatch
++-- NoDevice
++-- DevicePermission
++-- DeviceLost
+    +-- DeviceHung
+"""
+
+from __future__ import annotations
+
+from mse_grad_server.errors import BackendUnavailable, ExitCode
+
+__all__ = [
+    "DeviceHung",
+    "DeviceLost",
+    "DevicePermission",
+    "DriverMismatch",
+    "LibraryNotFound",
+    "NoDevice",
+    "OpPackageMissing",
+]
+
+
+class LibraryNotFound(BackendUnavailable):
+    """The libraries of the runtime were not found, or do not load; the message says where they were looked for."""
+
+    exit_code = ExitCode.RUNTIME_LIBRARY
+
+
+class OpPackageMissing(BackendUnavailable):
+    """The operator package was not found, lacks our operator, or has no kernel for this chip."""
+
+    exit_code = ExitCode.OP_PACKAGE
+
+
+class DriverMismatch(BackendUnavailable):
+    """The driver is missing, or does not fit the toolkit."""
+
+    exit_code = ExitCode.DRIVER
+
+
+class NoDevice(BackendUnavailable):
+    """There is no device of that number."""
+
+    exit_code = ExitCode.NO_DEVICE
+
+
+class DevicePermission(BackendUnavailable):
+    """The user of the process may not open the device."""
+
+    exit_code = ExitCode.PERMISSION
+
+
+class DeviceLost(BackendUnavailable):
+    """The device failed and every repair failed as well."""
+
+    exit_code = ExitCode.DEVICE_LOST
+
+
+class DeviceHung(DeviceLost):
+    """A call to the device does not return: nothing in this process can help."""
+
+    exit_code = ExitCode.DEVICE_HUNG

@@ -1,0 +1,133 @@
+"""A backend on the simulated runtime, and a witness of what it says of its device."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from mse_grad import formula
+from mse_grad.tensor import FLOAT32, Array, DType, Reduction
+from mse_grad_server.backends.ascend.backend import AscendBackend
+from mse_grad_server.backends.ascend.faults import AclError
+from mse_grad_server.backends.ascend.recovery import Rung
+from mse_grad_server.backends.ascend.selfcheck import WrongGradient
+from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.errors import StartError
+
+__all__ = ["DEVICE", "PATIENCE_S", "Open", "Opened", "Witness", "operands"]
+
+# How long a test waits for what must come; only a failing one ever waits that long.
+PATIENCE_S = 20.0
+# The device that these tests use: other tests of the same process have the first one.
+DEVICE = 1
+
+
+@dataclass
+class Witness:
+    """Notes what a backend tells its observer."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    blocks: int = 0
+    kinds: int = 0
+    failures: list[AclError | WrongGradient] = field(default_factory=list)
+    rungs: list[Rung] = field(default_factory=list)
+    repair_seconds: list[float] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    was_made_available: threading.Event = field(default_factory=threading.Event)
+    loss: StartError | None = None
+    was_lost: threading.Event = field(default_factory=threading.Event)
+    was_repaired: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.was_made_available.set()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it said last that requests are taken."""
+        return self.was_made_available.is_set()
+
+    def opened(self, facts: Mapping[str, str]) -> None:
+        self.facts = facts
+
+    def computed(self, blocks: int) -> None:
+        self.blocks += blocks
+
+    def planned(self) -> None:
+        self.kinds += 1
+
+    def failed(self, error: AclError | WrongGradient) -> None:
+        self.failures.append(error)
+
+    def repaired(self, rung: Rung, seconds: float) -> None:
+        self.rungs.append(rung)
+        self.repair_seconds.append(seconds)
+        self.was_repaired.set()
+
+    def unavailable(self, pause_s: float) -> None:
+        self.was_made_available.clear()
+        self.pauses.append(pause_s)
+
+    def available(self) -> None:
+        self.was_made_available.set()
+
+    def lost(self, error: StartError) -> None:
+        self.loss = error
+        self.was_lost.set()
+
+
+@dataclass
+class Opened:
+    """An open backend.
+
+    Attributes:
+        backend: The backend.
+        witness: Its observer.
+    """
+
+    backend: AscendBackend
+    witness: Witness
+
+    def wait_until_available(self) -> None:
+        """Returns once the device takes requests again."""
+        assert self.witness.was_made_available.wait(PATIENCE_S)
+
+    def check(
+        self,
+        elements: int,
+        *,
+        dtype: DType = FLOAT32,
+        reduction: Reduction = Reduction.MEAN,
+        numel: int | None = None,
+        scalar_dout: bool = False,
+        seed: int = 0,
+        timeout_s: float = PATIENCE_S,
+    ) -> None:
+        """Computes a gradient and compares every bit with the formula; raises what the backend raises."""
+        spec = GradientSpec(dtype, reduction, numel or elements, scalar_dout)
+        predict, label, dout = operands(spec, elements, seed)
+        y = np.full(elements, np.nan, dtype.numpy)
+        self.backend.compute(spec, predict, label, dout, y, deadline_s=time.monotonic() + timeout_s)
+        expected = np.empty_like(y)
+        c = formula.coefficient(reduction, spec.numel, dtype)
+        formula.gradient_into(expected, predict, label, dout, c=c, dtype=dtype)
+        np.testing.assert_array_equal(y.view(np.uint8), expected.view(np.uint8))
+
+
+Open: TypeAlias = Callable[..., AbstractContextManager[Opened]]
+
+
+def operands(spec: GradientSpec, elements: int, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Returns predict, label and dout, the same for the same seed."""
+    random = np.random.default_rng(seed)
+    dtype = spec.dtype.numpy
+    return (
+        random.standard_normal(elements).astype(dtype),
+        random.standard_normal(elements).astype(dtype),
+        random.uniform(0.5, 2.0, 1 if spec.scalar_dout else elements).astype(dtype),
+    )
