@@ -35,6 +35,9 @@ __all__ = ["Server", "run"]
 _NUMPY_INLINE_BYTES = 16 * 1024
 # How long watchers of the health service get to hear that the server ends.
 _FAREWELL_S = 0.5
+# Who hears GoAway often asks again at once, and is refused in our words for so long. Calls that come while gRPC shuts
+# down end with a bare CANCELLED.
+_LAST_REFUSALS_S = 0.2
 # How long the last calls to the backend may take after everything else has ended.
 _LAST_CALL_S = 5.0
 
@@ -203,6 +206,7 @@ async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
             await opening
             await asked_to_stop
             await server.drain()
+            await asyncio.sleep(_LAST_REFUSALS_S)
         log.info("stopping")
     finally:
         opening.cancel()

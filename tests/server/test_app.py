@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import socket
 import urllib.request
 from typing import ClassVar
 
+import grpc
 import pytest
 
+from mse_grad.reasons import Reason
 from mse_grad_server import app
 from mse_grad_server.config import Settings
 from mse_grad_server.errors import BackendError, BackendUnavailable, ExitCode, ListenError
 from mse_grad_server.log import open_log
 from mse_grad_server.verification import verify
-from support.in_process import FakeBackend, serving
+from support.in_process import FakeBackend, RawStream, serving
 
 
 async def test_the_log_says_where_it_listens_and_then_that_it_is_ready() -> None:
@@ -104,6 +107,25 @@ async def test_a_signal_while_it_starts_ends_it_with_code_0(monkeypatch: pytest.
     assert await asyncio.wait_for(running, 20) is ExitCode.OK
     assert '"ready"' not in stream.getvalue()
     assert not backend.is_open
+
+
+async def test_who_asks_again_after_the_drain_is_refused_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_LAST_REFUSALS_S", 20.0)
+    stream = io.StringIO()
+    log = open_log("info", "json", stream=stream)
+    running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
+    while '"ready"' not in stream.getvalue():
+        await asyncio.sleep(0)
+    listen = json.loads(stream.getvalue().splitlines()[0])["listen"]
+    async with grpc.aio.insecure_channel(listen) as channel:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while '"drained"' not in stream.getvalue():
+            await asyncio.sleep(0)
+        code, reason, _ = await RawStream(channel).receive_failure()
+        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_a_backend_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
