@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,19 @@ import pytest
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
 from mse_grad_client.bar import Case, Dout, cases, edges, make_case, same_bits, ulp_distance
 from support.compute import formula_compute
+from support.tools import require_module
 
-torch = pytest.importorskip("torch")
+torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+pytestmark = pytest.mark.slow
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 # The rows of the table of edges in docs/numerics.md whose last column differs.
 OURS_ALONE = {"120 000 between", "80 000 between"}
+
+
+@pytest.fixture(autouse=True)
+def pytorch() -> None:
+    require_module("torch")
 
 
 def pytorch_compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:

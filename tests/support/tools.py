@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
-__all__ = ["require_program"]
+__all__ = ["require_module", "require_program"]
 
 
 def require_program(name: str) -> str:
@@ -17,8 +19,18 @@ def require_program(name: str) -> str:
         name: As on the command line, e.g. "qemu-aarch64".
     """
     path = shutil.which(name)
-    if path is not None:
-        return path
+    if path is None:
+        _miss(name)
+    return path
+
+
+def require_module(name: str) -> None:
+    """Skips the test where the Python module `name` is not installed, and fails it where CI is set."""
+    if importlib.util.find_spec(name) is None:
+        _miss(name)
+
+
+def _miss(name: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{name} is not installed, and CI runs every test", pytrace=False)
     pytest.skip(f"{name} is not installed")
