@@ -174,7 +174,8 @@ def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
         return from_status(status, request_id=str(request_id or ""))
     code = error.code()
     details = error.details() or "the server gave no details"
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # This side cancels no call but when it disconnects: a server that ends cancels what came too late for its drain.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return Unavailable(f"no answer from {address}: {details}", reason=Reason.CONNECTION_LOST)
     reason = Reason.DEADLINE_EXCEEDED if code is grpc.StatusCode.DEADLINE_EXCEEDED else None
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:

@@ -186,6 +186,8 @@ class Transport:
             try:
                 return call(message, timeout=_time_left_s(deadline), metadata=metadata)
             except grpc.RpcError as error:
+                if self.closed.is_set():
+                    raise ClientClosed("the client was closed") from error
                 raise from_rpc_error(error, address=self.address) from error
             except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
                 raise Unavailable("the connection was closed", reason=Reason.CONNECTION_LOST) from error
