@@ -95,6 +95,7 @@ def declare_simulator(ascendcl: ctypes.CDLL, nnopbase: ctypes.CDLL) -> None:
     _declare(ascendcl, "AscendSimulatorLiveAllocations", c_uint64)
     _declare(ascendcl, "AscendSimulatorAllocate", c_void_p, c_uint64, c_int32)
     _declare(ascendcl, "AscendSimulatorFree", None, c_void_p, c_uint64, c_int32)
+    _declare(nnopbase, "AscendSimulatorLiveHandles", c_uint64)
     _declare(nnopbase, "AscendSimulatorReplaceKernel", None, c_char_p, c_int32, c_void_p)
     _declare(nnopbase, "AscendSimulatorTiling", c_int64, c_void_p, c_void_p, c_uint64)
 

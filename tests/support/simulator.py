@@ -113,8 +113,9 @@ class Simulator(Device):
     def close(self) -> None:
         """Gives everything back; raises AssertionError where something is left."""
         super().close()
-        left = self._ascendcl.AscendSimulatorLiveAllocations()
-        assert left == 0, f"{left} allocations are left"
+        allocations = self._ascendcl.AscendSimulatorLiveAllocations()
+        handles = self._nnopbase.AscendSimulatorLiveHandles()
+        assert (allocations, handles) == (0, 0), f"{allocations} allocations, {handles} tensors and executors are left"
 
     @contextmanager
     def settings(self, **values: str) -> Iterator[None]:

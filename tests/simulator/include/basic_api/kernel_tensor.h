@@ -43,7 +43,7 @@ public:
     uint32_t GetSize() const { return range_.bytes / sizeof(T); }  // elements
     void SetSize(const uint32_t size) {
         if (static_cast<uint64_t>(size) * sizeof(T) > range_.bytes) {
-            sim::Refuse("bounds", "SetSize makes a tensor longer than its buffer");
+            sim::FailBounds("SetSize makes a tensor longer than its buffer");
         }
         range_.bytes = size * sizeof(T);
     }

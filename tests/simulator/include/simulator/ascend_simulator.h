@@ -20,7 +20,9 @@ struct AscendSimulatorTensor {
 };
 
 // Runs `kernel`, a function of the tensors' addresses, a workspace and tiling data, on `blocks` blocks.
-// Returns 0, or 1 where the launch ended with an error: AscendSimulatorText then is its report, after "<cause>: ".
+// Returns 0, or 1 where the launch ended with an error: AscendSimulatorText then is its report, after "<cause>: ". The
+// causes are argument, bounds, fault, unified-buffer, queue, poison, race, overlap, flag, hang and unsupported;
+// src/core/report.h says what each means.
 int32_t AscendSimulatorLaunch(const char* name, void (*kernel)(), int64_t blocks,
                               const struct AscendSimulatorTensor* tensors, uint32_t tensor_count, const void* tiling,
                               uint64_t tiling_bytes, uint64_t tiling_key);

@@ -109,8 +109,8 @@ void RequireScalarBfloat16(const char* name);
 void ReadTiling(const void* tiling, void* data, uint64_t bytes);
 uint64_t TilingKey();
 
-// Ends the launch: the kernel called what the simulator does not model, or broke a rule that the headers check.
-[[noreturn]] void Refuse(const char* cause, const char* message);
+// Ends the launch: the kernel left a tensor's bounds in a way that a header sees.
+[[noreturn]] void FailBounds(const char* message);
 
 }  // namespace sim
 

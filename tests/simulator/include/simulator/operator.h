@@ -54,6 +54,9 @@ __attribute__((visibility("default"))) void AscendSimulatorReplaceKernel(const c
 // or -1 for no executor. Thread-safe. Exported by libnnopbase.so.
 __attribute__((visibility("default"))) int64_t AscendSimulatorTiling(aclOpExecutor* executor, void* tiling,
                                                                      uint64_t bytes);
+
+// Returns how many tensors and executors live. Thread-safe. Exported by libnnopbase.so.
+__attribute__((visibility("default"))) uint64_t AscendSimulatorLiveHandles();
 }
 
 #endif  // SIMULATOR_OPERATOR_H_

@@ -1,15 +1,13 @@
-// The C functions of libascendcl.so. Source of codes and rules: hicann/runtime include/external/acl.
+// The C functions of libascendcl.so but those on memory. Source of codes and rules: hicann/runtime
+// include/external/acl.
 #include "acl/acl.h"
 
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 
 #include "core/report.h"
 #include "core/settings.h"
-#include "device_memory.h"
 #include "last_error.h"
 #include "stream.h"
 
@@ -34,14 +32,6 @@ Runtime& TheRuntime() {
 
 thread_local Context* t_context = nullptr;
 
-int RequireContext(const char* call) {
-    if (t_context == nullptr) {
-        return FailWith(ACL_ERROR_RT_CONTEXT_NULL,
-                        Format("%s: this thread has no context; call aclrtSetDevice or aclrtSetCurrentContext", call));
-    }
-    return ACL_SUCCESS;
-}
-
 int CheckDevice(int32_t device, const char* call) {
     if (!IsInitialized()) {
         return FailWith(ACL_ERROR_UNINITIALIZE, Format("%s before aclInit", call));
@@ -53,23 +43,17 @@ int CheckDevice(int32_t device, const char* call) {
     return ACL_SUCCESS;
 }
 
-int Allocate(MemoryKind kind, void** memory, size_t size, const char* call) {
-    if (memory == nullptr || size == 0) {
-        return FailWith(ACL_ERROR_RT_PARAM_INVALID, Format("%s of %zu bytes to %p", call, size, (void*)memory));
-    }
-    if (const int code = RequireContext(call)) {
-        return code;
-    }
-    *memory = AllocateMemory(kind, size);
-    if (*memory == nullptr) {
-        return FailWith(ACL_ERROR_RT_MEMORY_ALLOCATION, Format("%s: no %zu bytes are left", call, size));
-    }
-    return ACL_SUCCESS;
-}
-
 }  // namespace
 
 Context* CurrentContext() { return t_context; }
+
+int RequireContext(const char* call) {
+    if (t_context == nullptr) {
+        return FailWith(ACL_ERROR_RT_CONTEXT_NULL,
+                        Format("%s: this thread has no context; call aclrtSetDevice or aclrtSetCurrentContext", call));
+    }
+    return ACL_SUCCESS;
+}
 
 bool IsInitialized() {
     const std::lock_guard<std::mutex> lock(TheRuntime().mutex);
@@ -105,7 +89,6 @@ Stream* FindStream(void* handle, int* code) {
 
 using sim::FailWith;
 using sim::Format;
-using sim::MemoryKind;
 using sim::TheRuntime;
 
 aclError aclInit(const char*) {
@@ -254,60 +237,4 @@ aclError aclrtSynchronizeStream(aclrtStream stream) {
     }
     const sim::TaskResult result = found->Synchronize();
     return result.code == 0 ? ACL_SUCCESS : FailWith(result.code, result.message);
-}
-
-aclError aclrtMalloc(void** devPtr, size_t size, aclrtMemMallocPolicy) {
-    return sim::Allocate(MemoryKind::kDevice, devPtr, size, "aclrtMalloc");
-}
-
-aclError aclrtFree(void* devPtr) {
-    return sim::FreeMemory(MemoryKind::kDevice, devPtr)
-               ? ACL_SUCCESS
-               : FailWith(ACL_ERROR_RT_PARAM_INVALID, Format("aclrtFree: %p is no device memory", devPtr));
-}
-
-aclError aclrtMallocHost(void** hostPtr, size_t size) {
-    return sim::Allocate(MemoryKind::kPinnedHost, hostPtr, size, "aclrtMallocHost");
-}
-
-aclError aclrtFreeHost(void* hostPtr) {
-    return sim::FreeMemory(MemoryKind::kPinnedHost, hostPtr)
-               ? ACL_SUCCESS
-               : FailWith(ACL_ERROR_RT_PARAM_INVALID, Format("aclrtFreeHost: %p is no pinned memory", hostPtr));
-}
-
-aclError aclrtMemcpy(void* dst, size_t destMax, const void* src, size_t count, aclrtMemcpyKind kind) {
-    if (dst == nullptr || src == nullptr || count > destMax) {
-        return FailWith(
-            ACL_ERROR_RT_PARAM_INVALID,
-            Format("aclrtMemcpy of %zu bytes from %p to %p, which has room for %zu", count, src, dst, destMax));
-    }
-    if (const int code = sim::RequireContext("aclrtMemcpy")) {
-        return code;
-    }
-    const bool to_device = kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
-    const bool from_device = kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
-    std::string wrong = to_device ? sim::CheckDeviceRange(dst, count) : "";
-    wrong += from_device ? sim::CheckDeviceRange(src, count) : "";
-    if (!wrong.empty()) {
-        return FailWith(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemcpy: " + wrong);
-    }
-    std::memcpy(dst, src, count);
-    return ACL_SUCCESS;
-}
-
-aclError aclrtMemset(void* devPtr, size_t maxCount, int32_t value, size_t count) {
-    if (devPtr == nullptr || count > maxCount) {
-        return FailWith(ACL_ERROR_RT_PARAM_INVALID,
-                        Format("aclrtMemset of %zu bytes at %p, which has room for %zu", count, devPtr, maxCount));
-    }
-    if (const int code = sim::RequireContext("aclrtMemset")) {
-        return code;
-    }
-    const std::string wrong = sim::CheckDeviceRange(devPtr, count);
-    if (!wrong.empty()) {
-        return FailWith(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemset: " + wrong);
-    }
-    std::memset(devPtr, value, count);
-    return ACL_SUCCESS;
 }

@@ -62,6 +62,9 @@ private:
 // Returns the context of the calling thread, nullptr for none.
 Context* CurrentContext();
 
+// Returns 0, or the code for a thread without a context, having kept what `call` has to say.
+int RequireContext(const char* call);
+
 // Returns whether `handle` is a stream that lives, of the calling thread's context. A null handle is the default stream
 // of the context. Otherwise returns nullptr and sets `code` and the last error.
 Stream* FindStream(void* handle, int* code);

@@ -228,7 +228,7 @@ void Core::ReadGlobal(uint64_t gm, void* value, uint32_t bytes) {
     counters_.scalar_read_bytes += bytes;
 }
 
-void Core::Require310bSupport(const char* name) {
+void Core::RefuseOn310b(const char* name) {
     if (launch_->settings.chip->is_310b) {
         Fail(Cause::kUnsupported,
              Format("%s is not supported on Atlas 200I/500 A2 (%s)", name, launch_->settings.chip->name));

@@ -10,11 +10,11 @@ constexpr uint64_t kGiB = uint64_t{1} << 30;
 constexpr double kGmOf192MiBL2 = 1.6e12;
 
 constexpr Chip kChips[] = {
-    {"Ascend910B1", "ascend910b", 48, 24, 196352, 192 * kMiB, 64 * kGiB, 1850, 32, 110, kGmOf192MiBL2, false},
-    {"Ascend910B2", "ascend910b", 48, 24, 196352, 192 * kMiB, 64 * kGiB, 1800, 32, 110, kGmOf192MiBL2, false},
-    {"Ascend910B3", "ascend910b", 40, 20, 196352, 192 * kMiB, 64 * kGiB, 1800, 32, 110, kGmOf192MiBL2, false},
-    {"Ascend910B4", "ascend910b", 40, 20, 196352, 96 * kMiB, 32 * kGiB, 1500, 32, 110, 0.0, false},
-    {"Ascend310B1", "ascend310b", 1, 1, 253952, 4 * kMiB, 32 * kGiB, 1224, 17, 256, 0.0, true},
+    {"Ascend910B1", "ascend910b", 48, 24, 196352, 192 * kMiB, 64 * kGiB, 1850, 32, kGmOf192MiBL2, false},
+    {"Ascend910B2", "ascend910b", 48, 24, 196352, 192 * kMiB, 64 * kGiB, 1800, 32, kGmOf192MiBL2, false},
+    {"Ascend910B3", "ascend910b", 40, 20, 196352, 192 * kMiB, 64 * kGiB, 1800, 32, kGmOf192MiBL2, false},
+    {"Ascend910B4", "ascend910b", 40, 20, 196352, 96 * kMiB, 32 * kGiB, 1500, 32, 0.0, false},
+    {"Ascend310B1", "ascend310b", 1, 1, 253952, 4 * kMiB, 32 * kGiB, 1224, 17, 0.0, true},
 };
 
 }  // namespace

@@ -19,7 +19,6 @@ struct Chip {
     uint64_t memory_bytes;      // [memory_size]
     uint32_t clock_mhz;         // [cube_freq]
     uint32_t gm_bytes_a_cycle;  // [ddr_rate], of one AI core
-    uint32_t l2_bytes_a_cycle;  // [l2_rate], of one AI core
 
     // Bytes a second between global memory and all cores together; 0 where only gm_bytes_a_cycle says anything.
     double gm_bytes_a_second;

@@ -78,8 +78,7 @@ public:
     void ReadLocal(const LocalRange& tensor, uint64_t offset_bytes, void* value, uint32_t bytes);
     void WriteLocal(const LocalRange& tensor, uint64_t offset_bytes, const void* value, uint32_t bytes);
     void ReadGlobal(uint64_t gm, void* value, uint32_t bytes);
-    void Refuse(const char* cause, const char* message);
-    void Require310bSupport(const char* name);
+    void RefuseOn310b(const char* name);
 
 private:
     static constexpr int kEventIds = 8;

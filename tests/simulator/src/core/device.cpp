@@ -43,7 +43,7 @@ int32_t AllocEventId(Pipe source, Pipe destination) {
 }
 int32_t FetchEventId(Pipe source, Pipe destination) {
     Core& core = CurrentCore();
-    core.Require310bSupport("FetchEventID");
+    core.RefuseOn310b("FetchEventID");
     const int32_t id = core.FetchEventId(source, destination);
     if (id < 0) {
         core.Fail(Cause::kFlag, "FetchEventID finds no free event id");
@@ -70,7 +70,7 @@ void WriteGlobal(uint64_t, const void*, uint32_t) {
         "single items too");
 }
 
-void RequireScalarBfloat16(const char* name) { CurrentCore().Require310bSupport(name); }
+void RequireScalarBfloat16(const char* name) { CurrentCore().RefuseOn310b(name); }
 
 void ReadTiling(const void* tiling, void* data, uint64_t bytes) {
     const Core& core = CurrentCore();
@@ -84,8 +84,6 @@ void ReadTiling(const void* tiling, void* data, uint64_t bytes) {
 
 uint64_t TilingKey() { return CurrentCore().launch().tiling_key; }
 
-void Refuse(const char* cause, const char* message) {
-    CurrentCore().Fail(std::strcmp(cause, "bounds") == 0 ? Cause::kBounds : Cause::kUnsupported, message);
-}
+void FailBounds(const char* message) { CurrentCore().Fail(Cause::kBounds, message); }
 
 }  // namespace sim

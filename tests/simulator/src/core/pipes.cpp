@@ -23,7 +23,7 @@ Core::Flag& Core::FlagAt(Pipe source, Pipe destination, int32_t id) {
 void Core::SetFlag(FlagKind kind, Pipe source, Pipe destination, int32_t id) {
     current_ = {source, 0, "SetFlag", 0};
     if (kind == FlagKind::kHardEvent) {
-        Require310bSupport("SetFlag<HardEvent>: use TQueSync");
+        RefuseOn310b("SetFlag<HardEvent>: use TQueSync");
     }
     if (id < 0 || id >= kEventIds) {
         Fail(Cause::kArgument, Format("SetFlag of event id %d; there are ids 0 to %d", id, kEventIds - 1));
@@ -44,7 +44,7 @@ void Core::SetFlag(FlagKind kind, Pipe source, Pipe destination, int32_t id) {
 void Core::WaitFlag(FlagKind kind, Pipe source, Pipe destination, int32_t id) {
     current_ = {destination, 0, "WaitFlag", 0};
     if (kind == FlagKind::kHardEvent) {
-        Require310bSupport("WaitFlag<HardEvent>: use TQueSync");
+        RefuseOn310b("WaitFlag<HardEvent>: use TQueSync");
     }
     if (id < 0 || id >= kEventIds) {
         Fail(Cause::kArgument, Format("WaitFlag of event id %d; there are ids 0 to %d", id, kEventIds - 1));
@@ -65,7 +65,7 @@ int32_t Core::FetchEventId(Pipe source, Pipe destination) {
 
 int32_t Core::AllocEventId(Pipe source, Pipe destination, const char* name) {
     current_ = {Pipe::kScalar, 0, name, 0};
-    Require310bSupport(name);
+    RefuseOn310b(name);
     return TakeEventId(source, destination, name, false);
 }
 

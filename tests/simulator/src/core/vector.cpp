@@ -7,7 +7,7 @@
 
 // One loop for plain processors and one for those with AVX2, chosen when the library is loaded. Sanitizers start after
 // that choice.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(SIMULATOR_SANITIZED)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(SIMULATOR_SANITIZED)
 #define SIM_LOOP __attribute__((target_clones("avx2", "default")))
 #else
 #define SIM_LOOP

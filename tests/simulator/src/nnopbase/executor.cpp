@@ -107,6 +107,8 @@ int64_t AscendSimulatorTiling(aclOpExecutor* executor, void* tiling, uint64_t by
     return executor->request.blocks;
 }
 
+uint64_t AscendSimulatorLiveHandles() { return sim::LiveTensors() + sim::LiveExecutors(); }
+
 aclnnStatus aclnnInit(const char*) { return 0; }
 
 aclnnStatus aclnnFinalize() { return 0; }
