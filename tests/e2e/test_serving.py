@@ -27,6 +27,23 @@ with MseGradClient(sys.argv[1]) as client:
 assert not any(name.startswith("mse_grad_server") for name in sys.modules), "the SDK imports the server"
 """
 
+NO_POSIX_PROGRAM = """
+import os
+import sys
+
+for module in ("fcntl", "grp", "pwd", "resource", "syslog", "termios"):
+    sys.modules[module] = None
+for function in ("fork", "geteuid", "memfd_create", "register_at_fork", "sched_getaffinity"):
+    delattr(os, function)
+
+import numpy as np
+from mse_grad_client import MseGradClient
+
+x = np.arange(1000, dtype=np.float32)
+with MseGradClient(sys.argv[1]) as client:
+    assert (client.compute(x, x + 1, 0.5, "sum") == -1).all()
+"""
+
 
 def test_a_client_process_computes_against_a_server_process(server: ServerProcess, tmp_path: Path) -> None:
     given = operands((1000,))
@@ -37,6 +54,10 @@ def test_a_client_process_computes_against_a_server_process(server: ServerProces
         timeout=60,
     )
     assert np.load(tmp_path / "y.npy").tobytes() == expected(*given).tobytes()
+
+
+def test_the_sdk_streams_without_what_only_posix_has(server: ServerProcess) -> None:
+    subprocess.run([sys.executable, "-c", NO_POSIX_PROGRAM, server.address], check=True, timeout=60)
 
 
 def test_a_unix_socket_serves_and_is_gone_afterwards(tmp_path: Path) -> None:
