@@ -31,8 +31,6 @@ from mse_grad_server.verification import verify
 
 __all__ = ["Server", "run"]
 
-# NumPy takes up to fifty times as long as a compiled kernel: less of it may hold up the event loop.
-_NUMPY_INLINE_BYTES = 16 * 1024
 # How long watchers of the health service get to hear that the server ends.
 _FAREWELL_S = 0.5
 # Who hears GoAway often asks again at once, and is refused in our words for so long. Calls that come while gRPC shuts
@@ -119,10 +117,7 @@ class Server:
         self.metrics.built(
             version=version(), backend=backend.name, device=backend.device, kernel_hash=backend.kernel_hash
         )
-        inline_bytes = self._settings.inline_bytes
-        self._engine.set_ready(
-            inline_bytes=min(inline_bytes, _NUMPY_INLINE_BYTES) if backend.device == "numpy" else inline_bytes
-        )
+        self._engine.set_ready(inline_bytes=min(self._settings.inline_bytes, backend.inline_bytes))
         await self._health.set_ready()
         self._log.info(
             "ready",

@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 from mse_grad.frame import Chunk, open_results
 from mse_grad.tensor import Array, elements
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import Compute
 from mse_grad_server.check import Work
 from mse_grad_server.errors import DeadlineExceeded
 
 __all__ = ["Batch", "OpenRequest"]
-
-Compute = Callable[[GradientSpec, Array, Array, Array, Array], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -136,7 +134,14 @@ def _compute_all(
         dtype = spec.dtype
         dout = elements(chunk.dout, dtype) if request.scalar_dout is None else request.scalar_dout
         try:
-            compute(spec, elements(chunk.predict, dtype), elements(chunk.label, dtype), dout, elements(view, dtype))
+            compute(
+                spec,
+                elements(chunk.predict, dtype),
+                elements(chunk.label, dtype),
+                dout,
+                elements(view, dtype),
+                deadline_s=request.deadline_s,
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this request and not its neighbours
             return request, error
     return None

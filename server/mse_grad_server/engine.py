@@ -63,7 +63,8 @@ class Engine:
         self._published = (0, 0)
         self._unary_calls = 0
         self._streams: set[Drainable] = set()
-        self._threads = ThreadPoolExecutor(settings.compute_threads, thread_name_prefix="compute")
+        threads = max(settings.compute_threads, backend.threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute")
         self._idle: asyncio.Future[None] | None = None
 
     def set_ready(self, *, inline_bytes: int) -> None:

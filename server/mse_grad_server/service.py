@@ -142,6 +142,7 @@ class Service:
                     elements(request.label.data, dtype),
                     elements(request.dout.data, dtype),
                     elements(view, dtype),
+                    deadline_s=deadline_s,
                 )
             return message
 

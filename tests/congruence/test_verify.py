@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 
@@ -23,7 +24,9 @@ class LyingBackend(FakeBackend):
 
     lying = False
 
-    def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+    def compute(
+        self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array, *, deadline_s: float = math.inf
+    ) -> None:
         super().compute(spec, predict, label, dout, y)
         if self.lying and spec.dtype is BFLOAT16:
             y[-1:] = 0
@@ -93,7 +96,16 @@ def test_verify_ends_with_3_where_the_server_breaks_off() -> None:
     backend = LyingBackend()
 
     class Failing(LyingBackend):
-        def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+        def compute(
+            self,
+            spec: GradientSpec,
+            predict: Array,
+            label: Array,
+            dout: Array,
+            y: Array,
+            *,
+            deadline_s: float = math.inf,
+        ) -> None:
             if self.lying:
                 raise RuntimeError("the device is gone")
             super().compute(spec, predict, label, dout, y)

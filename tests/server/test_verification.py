@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,9 @@ class LyingBackend(FakeBackend):
         self._kind = (dtype, reduction, scalar_dout)
         self._lie = lie
 
-    def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+    def compute(
+        self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array, *, deadline_s: float = math.inf
+    ) -> None:
         if (spec.dtype, spec.reduction, spec.scalar_dout) != self._kind:
             super().compute(spec, predict, label, dout, y)
         elif self._lie == "nothing written":

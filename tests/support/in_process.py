@@ -7,6 +7,7 @@ import heapq
 import io
 import itertools
 import json
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -58,6 +59,8 @@ class FakeBackend:
     name = "cpu"
     device = "fake"
     kernel_hash = "00"
+    inline_bytes = 2**30
+    threads = 1
 
     def __init__(self, dtypes: tuple[DType, ...] = DTYPES) -> None:
         self.dtypes = dtypes
@@ -72,7 +75,9 @@ class FakeBackend:
     def open(self) -> None:
         self.is_open = True
 
-    def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+    def compute(
+        self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array, *, deadline_s: float = math.inf
+    ) -> None:
         self.started.release()
         assert self.gate.wait(PATIENCE_S)
         if self.error is not None and self.fails_on(predict):

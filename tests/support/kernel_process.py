@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import subprocess
 import sys
@@ -109,6 +110,8 @@ class ProcessBackend:
 
     name = "cpu"
     kernel_hash = ""
+    inline_bytes = 2**30
+    threads = 1
     dtypes = DTYPES
 
     def __init__(self, process: KernelProcess, variant: str) -> None:
@@ -118,7 +121,9 @@ class ProcessBackend:
     def open(self) -> None:
         """Does nothing: the process runs."""
 
-    def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+    def compute(
+        self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array, *, deadline_s: float = math.inf
+    ) -> None:
         """Writes the gradient to `y`."""
         c = coefficient(spec.reduction, spec.numel, spec.dtype)
         y[...] = self._process.gradient(

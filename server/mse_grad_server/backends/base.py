@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from mse_grad.tensor import Array, DType, Reduction
 
-__all__ = ["Backend", "GradientSpec"]
+__all__ = ["Backend", "Compute", "GradientSpec"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,22 @@ class GradientSpec:
     reduction: Reduction
     numel: int
     scalar_dout: bool
+
+
+class Compute(Protocol):
+    """Computes a gradient: see `Backend.compute`."""
+
+    def __call__(
+        self,
+        spec: GradientSpec,
+        predict: Array,
+        label: Array,
+        dout: Array,
+        y: Array,
+        *,
+        deadline_s: float = math.inf,
+    ) -> None:
+        """Writes the gradient to `y`."""
 
 
 class Backend(Protocol):
@@ -46,10 +63,27 @@ class Backend(Protocol):
     def dtypes(self) -> tuple[DType, ...]:
         """The element types that it computes."""
 
+    @property
+    def inline_bytes(self) -> int:
+        """The largest gradient that may hold up the event loop; 0 where computing waits for a device."""
+
+    @property
+    def threads(self) -> int:
+        """How many calls of `compute` at a time keep it busy, at least; 1 where the settings know better."""
+
     def open(self) -> None:
         """Takes the device; raises BackendError where it cannot."""
 
-    def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+    def compute(
+        self,
+        spec: GradientSpec,
+        predict: Array,
+        label: Array,
+        dout: Array,
+        y: Array,
+        *,
+        deadline_s: float = math.inf,
+    ) -> None:
         """Writes the gradient of n >= 1 elements to `y`; blocks, and releases the GIL while it computes.
 
         Args:
@@ -58,6 +92,8 @@ class Backend(Protocol):
             label: n elements, likewise.
             dout: n elements, or one where `spec.scalar_dout`.
             y: n elements, writable, overlapping none of the others.
+            deadline_s: When the caller stops waiting, in the time of the event loop, which is that of
+                `time.monotonic`. Whoever waits for a device gives up then with DeadlineExceeded.
         """
 
     def close(self) -> None:

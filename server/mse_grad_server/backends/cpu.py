@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from pathlib import Path
 
 from mse_grad import formula
@@ -15,6 +16,9 @@ from mse_grad_server.errors import BackendError, BackendUnavailable
 __all__ = ["CpuBackend"]
 
 _NUMPY = "numpy"
+# NumPy takes up to fifty times as long as a compiled kernel: less of it may hold up the event loop.
+_NUMPY_INLINE_BYTES = 16 * 1024
+_INLINE_BYTES = 2**30
 
 
 class CpuBackend:
@@ -60,6 +64,16 @@ class CpuBackend:
         """Every dtype of the contract."""
         return DTYPES
 
+    @property
+    def inline_bytes(self) -> int:
+        """What the settings say, for a compiled kernel; less for NumPy."""
+        return _NUMPY_INLINE_BYTES if self._device == _NUMPY else _INLINE_BYTES
+
+    @property
+    def threads(self) -> int:
+        """What the settings say: one thread keeps one core busy."""
+        return 1
+
     def open(self) -> None:
         """Finds the kernel.
 
@@ -87,8 +101,19 @@ class CpuBackend:
         self._kernel_hash = native.source_hash
         self.library_path = self._candidate_path
 
-    def compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
+    def compute(
+        self,
+        spec: GradientSpec,
+        predict: Array,
+        label: Array,
+        dout: Array,
+        y: Array,
+        *,
+        deadline_s: float = math.inf,
+    ) -> None:
         """Writes the gradient to `y`; see `base.Backend`. Releases the GIL while the compiled kernel computes.
+
+        It does not wait for anything, so that the deadline is the caller's to look at.
 
         Raises:
             BackendError: It is not open.

@@ -83,6 +83,16 @@ class AscendBackend:
         """float32, float16 and bfloat16: a vector core has no float64."""
         return DTYPES
 
+    @property
+    def inline_bytes(self) -> int:
+        """None: the event loop waits for no device."""
+        return 0
+
+    @property
+    def threads(self) -> int:
+        """As many as fill the slots while as many others wait for one."""
+        return 2 * self._options.device.slots
+
     def open(self) -> None:
         """Takes the device and checks a gradient of every kind on it; seconds on hardware.
 
