@@ -15,7 +15,8 @@ namespace {
 
 int Allocate(MemoryKind kind, void** memory, size_t size, const char* call) {
     if (memory == nullptr || size == 0) {
-        return FailWith(ACL_ERROR_RT_PARAM_INVALID, Format("%s of %zu bytes to %p", call, size, static_cast<void*>(memory)));
+        return FailWith(ACL_ERROR_RT_PARAM_INVALID,
+                        Format("%s of %zu bytes to %p", call, size, static_cast<void*>(memory)));
     }
     if (const int code = sim::RequireContext(call)) {
         return code;
