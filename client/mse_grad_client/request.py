@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class GradientRequest:
         predict: ArrayLike,
         label: ArrayLike,
         dout: ArrayLike,
-        reduction: str,
+        reduction: object,
         *,
         out: Array | None,
         numel: int,
@@ -65,18 +66,21 @@ class GradientRequest:
         """
         predict_array, label_array = np.asarray(predict), np.asarray(label)
         dtype = dtype_of(predict_array.dtype, field="predict")
-        check_same_dtype(dtype, dtype_of(label_array.dtype, field="label"), field="label")
         dout_array = _dout_array(dout, dtype)
-        check_same_dtype(dtype, dtype_of(dout_array.dtype, field="dout"), field="dout")
         shape = predict_array.shape
-        count = element_count(shape, dtype, field="predict")
-        check_same_shape(shape, label_array.shape)
-        scalar_dout = check_dout_shape(shape, dout_array.shape)
-        parsed = Reduction.parse(reduction)
-        check_numel(numel, count, parsed)
+        count, parsed, scalar_dout = _checked(
+            dtype,
+            shape,
+            label_array.dtype,
+            label_array.shape,
+            dout_array.dtype,
+            dout_array.shape,
+            reduction if isinstance(reduction, str) else Reduction.parse(reduction).text,
+            numel,
+        )
         if out is not None:
             _check_out(out, predict_array)
-        result = _result_array(out, predict_array, (predict_array, label_array, dout_array), dtype)
+        result = _result_array(out, predict_array, label_array, dout_array, dtype)
         return cls(
             dtype=dtype,
             shape=shape,
@@ -107,6 +111,29 @@ class GradientRequest:
         return self._given_out
 
 
+# Cached, since a training loop asks for the same shapes over and over; errors are not.
+@lru_cache(maxsize=1024)
+def _checked(
+    dtype: DType,
+    shape: tuple[int, ...],
+    label_dtype: np.dtype[Any],
+    label_shape: tuple[int, ...],
+    dout_dtype: np.dtype[Any],
+    dout_shape: tuple[int, ...],
+    reduction: str,
+    numel: int,
+) -> tuple[int, Reduction, bool]:
+    """Returns the element count, the reduction and whether dout is a scalar; raises ContractError."""
+    check_same_dtype(dtype, dtype_of(label_dtype, field="label"), field="label")
+    check_same_dtype(dtype, dtype_of(dout_dtype, field="dout"), field="dout")
+    count = element_count(shape, dtype, field="predict")
+    check_same_shape(shape, label_shape)
+    scalar_dout = check_dout_shape(shape, dout_shape)
+    parsed = Reduction.parse(reduction)
+    check_numel(numel, count, parsed)
+    return count, parsed, scalar_dout
+
+
 def _dout_array(dout: ArrayLike, dtype: DType) -> Array:
     # A Python number takes the dtype of predict; np.float64 is a subclass of float, but an array scalar with a dtype.
     if isinstance(dout, (int, float)) and not isinstance(dout, (bool, np.generic)):
@@ -132,16 +159,17 @@ def _check_out(out: Any, predict: Array) -> None:
         raise ContractError(Reason.SHAPE_MISMATCH, "out", "out is read-only; it must be writable")
 
 
-def _result_array(out: Array | None, predict: Array, operands: tuple[Array, ...], dtype: DType) -> Array:
+def _result_array(out: Array | None, predict: Array, label: Array, dout: Array, dtype: DType) -> Array:
     # Where out overlaps an operand, a range answered early would change what a retry sends: it is filled at the end.
+    overlap = np.may_share_memory
     if (
         out is not None
         and out.flags.c_contiguous
-        and out.dtype == dtype.numpy.newbyteorder("<")
-        and not any(np.may_share_memory(out, operand) for operand in operands)
+        and out.dtype == dtype.numpy
+        and not (overlap(out, predict) or overlap(out, label) or overlap(out, dout))
     ):
         return out
-    return np.empty(predict.shape, dtype=dtype.numpy.newbyteorder("<"))
+    return np.empty(predict.shape, dtype=dtype.numpy)
 
 
 def _out_or_swapped(out: Array | None, predict: Array) -> Array | None:
