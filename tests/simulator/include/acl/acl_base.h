@@ -10,6 +10,7 @@
 
 typedef void* aclrtStream;
 typedef void* aclrtContext;
+typedef void* aclrtEvent;
 typedef int aclError;
 
 static const int ACL_SUCCESS = 0;
@@ -24,9 +25,13 @@ static const int ACL_ERROR_RT_PARAM_INVALID = 107000;
 static const int ACL_ERROR_RT_INVALID_DEVICEID = 107001;
 static const int ACL_ERROR_RT_CONTEXT_NULL = 107002;
 static const int ACL_ERROR_RT_STREAM_CONTEXT = 107003;
+static const int ACL_ERROR_RT_STREAM_ABORT = 107023;
 static const int ACL_ERROR_RT_MEMORY_ALLOCATION = 207001;
+static const int ACL_ERROR_RT_SYS_DMA = 507013;
 static const int ACL_ERROR_RT_AICORE_EXCEPTION = 507015;
 static const int ACL_ERROR_RT_VECTOR_CORE_EXCEPTION = 507035;
+static const int ACL_ERROR_RT_STREAM_SYNC_TIMEOUT = 507046;
+static const int ACL_ERROR_RT_EVENT_SYNC_TIMEOUT = 507047;
 
 typedef enum {
     ACL_DT_UNDEFINED = -1,

@@ -1,5 +1,5 @@
-// The simulator's own C functions, exported by libascendcl.so beside those of ACL: settings, launches without an
-// operator around the kernel, and what the last launch did. Thread-safe.
+// The simulator's own C functions, exported by libascendcl.so beside those of ACL: settings, faults on demand,
+// accounts, launches without an operator around the kernel, and what the last launch did. Thread-safe.
 #ifndef SIMULATOR_ASCEND_SIMULATOR_H_
 #define SIMULATOR_ASCEND_SIMULATOR_H_
 
@@ -9,9 +9,27 @@
 extern "C" {
 #endif
 
-// Changes a setting of the launches that start later; see src/core/settings.h. Returns 0, or 1 where `value` is not
-// allowed: AscendSimulatorText then says what is.
+// Changes a setting of what starts later; src/core/settings.h has those of launches, src/acl/options.h those of
+// devices, memory and time. Returns 0, or 1 where `value` is not allowed: AscendSimulatorText then says what is.
 int32_t AscendSimulatorSet(const char* name, const char* value);
+
+// Makes calls fail; src/acl/faults.h says how `faults` are written. Returns 0, or 1 where that is not understood:
+// AscendSimulatorText then says why.
+int32_t AscendSimulatorAddFaults(const char* faults);
+
+// Calls go well again, those that hang return, and dead devices live.
+void AscendSimulatorClearFaults();
+
+// Returns how often `function` of ACL or of the operator API was called in this process.
+uint64_t AscendSimulatorCalls(const char* function);
+
+// Returns what lives, what was done that a device would not forgive, virtual time and the counts of calls as JSON: see
+// src/acl/accounts.h. The text is the thread's until its next call of this function. The variable
+// ASCEND_SIMULATOR_ACCOUNTS names a file to which aclFinalize adds it as a line.
+const char* AscendSimulatorAccounts();
+
+// Begins to count virtual time anew.
+void AscendSimulatorRestartTime();
 
 struct AscendSimulatorTensor {
     const char* name;

@@ -38,7 +38,7 @@ __attribute__((visibility("default"))) aclnnStatus Prepare(const char* op_type,
                                                            uint64_t* workspace_size, aclOpExecutor** executor);
 
 // Second phase: puts the launch into the stream. Returns a code of the operator API.
-__attribute__((visibility("default"))) aclnnStatus Run(void* workspace, uint64_t workspace_size,
+__attribute__((visibility("default"))) aclnnStatus Run(const char* op_type, void* workspace, uint64_t workspace_size,
                                                        aclOpExecutor* executor, aclrtStream stream);
 
 }  // namespace sim

@@ -2,12 +2,16 @@
 #include <cinttypes>
 #include <cstring>
 
+#include "accounts.h"
 #include "core/cost.h"
 #include "core/guarded_memory.h"
 #include "core/launch.h"
 #include "core/settings.h"
 #include "core/vector.h"
-#include "device_memory.h"
+#include "faults.h"
+#include "memory.h"
+#include "options.h"
+#include "runtime.h"
 #include "simulator/ascend_simulator.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -92,13 +96,36 @@ using sim::t_report;
 using sim::t_text;
 
 EXPORT int32_t AscendSimulatorSet(const char* name, const char* value) {
-    const std::string wrong = sim::ChangeSetting(name, value);
-    if (wrong.empty()) {
-        return 0;
+    std::string wrong;
+    if (!sim::ChangeOption(name, value, &wrong)) {
+        wrong = sim::ChangeSetting(name, value);
     }
     t_text = wrong;
-    return 1;
+    return wrong.empty() ? 0 : 1;
 }
+
+EXPORT int32_t AscendSimulatorAddFaults(const char* faults) {
+    t_text = sim::AddFaults(faults);
+    return t_text.empty() ? 0 : 1;
+}
+
+EXPORT void AscendSimulatorClearFaults() {
+    sim::ClearFaults();
+    const sim::Lock lock(sim::TheRuntime().mutex);
+    for (auto& [number, device] : sim::TheRuntime().devices) {
+        device.lost_code = device.dead ? 0 : device.lost_code;
+        device.dead = false;
+    }
+}
+
+EXPORT uint64_t AscendSimulatorCalls(const char* function) { return sim::CountCalls(function); }
+
+EXPORT const char* AscendSimulatorAccounts() {
+    t_report = sim::AccountsReport();
+    return t_report.c_str();
+}
+
+EXPORT void AscendSimulatorRestartTime() { sim::RestartTime(); }
 
 EXPORT int32_t AscendSimulatorLaunch(const char* name, void (*kernel)(), int64_t blocks,
                                      const struct AscendSimulatorTensor* tensors, uint32_t tensor_count,

@@ -2,75 +2,79 @@
 #ifndef SIMULATOR_ACL_STREAM_H_
 #define SIMULATOR_ACL_STREAM_H_
 
-#include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
-#include <mutex>
+#include <memory>
 #include <string>
 #include <thread>
+#include <vector>
+
+#include "accounts.h"
+#include "faults.h"
+#include "runtime.h"
 
 namespace sim {
 
-class Context;
-
-// What a task came to: 0, or an error code of the runtime with its text.
-struct TaskResult {
-    int code = 0;
-    std::string message;
+// What a stream runs. It first waits, then works, then records; each of the three may be missing.
+struct Task {
+    Stage stage = Stage::kOther;
+    std::shared_ptr<Record> waits_for = nullptr;
+    std::function<TaskResult()> work = nullptr;  // without the lock
+    std::function<void()> zero = nullptr;        // instead of a right result, for FaultMode::kZero
+    std::shared_ptr<Record> records = nullptr;
+    Fault fault = {};
+    std::vector<std::shared_ptr<void>> uses = {};  // of memory, while it is queued
+    double submitted_us = 0;                       // virtual time; set by Push
 };
 
-// Thread-safe.
+// All but the destructor under the lock of the runtime.
 class Stream {
 public:
     explicit Stream(Context* context);
-    ~Stream();  // after all its tasks ran
+    ~Stream();  // without the lock; after all its tasks ran, or were dropped
     Stream(const Stream&) = delete;
     Stream& operator=(const Stream&) = delete;
 
     Context* context() const { return context_; }
 
-    // Puts a task at the end and returns at once. After a task failed, those behind it do not run.
-    void Push(std::function<TaskResult()> task);
+    // Puts a task at the end and returns at once.
+    void Push(const Lock& lock, Task task);
 
-    // Waits until all tasks ran; returns the first failure, again at every later call.
-    TaskResult Synchronize();
+    // Waits until all tasks ran, or cannot any more, or for `timeout_ms` (-1: for ever), and returns the stream's first
+    // failure, again at every later call; ACL_ERROR_RT_STREAM_SYNC_TIMEOUT where the time ran out.
+    TaskResult Synchronize(Lock& lock, int32_t timeout_ms);
+
+    // Returns whether nothing is queued or runs.
+    bool IsIdle(const Lock& lock) const;
+
+    // Drops what is queued and cuts off what runs, for good.
+    void Drop(const Lock& lock);
+
+    // Likewise, but takes tasks again afterwards; returns once nothing runs.
+    void Abort(Lock& lock);
 
 private:
     void Work();
+    void Run(Lock& lock, Task& task);
+    TaskResult Execute(Lock& lock, Task& task);
+    bool Stops() const;  // whether what is queued cannot run any more
+    bool IsCutOff() const { return dropped_ || aborting_; }
 
     Context* const context_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<std::function<TaskResult()>> tasks_;
+    std::deque<Task> tasks_;
     bool busy_ = false;
     bool ending_ = false;
+    bool dropped_ = false;
+    bool aborting_ = false;
     TaskResult failure_;
+    double clock_us_ = 0;
     std::thread thread_;  // last: it uses the others
 };
 
-// Device and its streams as threads see them. One for a device exists from aclrtSetDevice on, more by
-// aclrtCreateContext.
-class Context {
-public:
-    explicit Context(int device) : device_(device) {}
-    int device() const { return device_; }
-
-private:
-    const int device_;
-};
-
-// Returns the context of the calling thread, nullptr for none.
-Context* CurrentContext();
-
-// Returns 0, or the code for a thread without a context, having kept what `call` has to say.
-int RequireContext(const char* call);
-
-// Returns whether `handle` is a stream that lives, of the calling thread's context. A null handle is the default stream
-// of the context. Otherwise returns nullptr and sets `code` and the last error.
-Stream* FindStream(void* handle, int* code);
-
-// Returns whether aclInit was called, and not aclFinalize.
-bool IsInitialized();
+// Puts a task into the stream `handle` for the function `call`; returns 0, or the code of what is wrong with the
+// stream.
+int Enqueue(const std::string& call, void* handle, Task task);
 
 }  // namespace sim
 

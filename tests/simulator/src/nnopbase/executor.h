@@ -2,7 +2,9 @@
 #ifndef SIMULATOR_NNOPBASE_EXECUTOR_H_
 #define SIMULATOR_NNOPBASE_EXECUTOR_H_
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,13 +17,8 @@ struct aclOpExecutor {
     size_t inputs = 0;
     uint64_t workspace_bytes = 0;
     bool repeatable = false;
+    std::vector<const aclTensor*> tensors;                                             // must outlive it
+    std::shared_ptr<std::atomic<int>> queued = std::make_shared<std::atomic<int>>(0);  // launches not run
 };
-
-namespace sim {
-
-// Returns how many executors live.
-size_t LiveExecutors();
-
-}  // namespace sim
 
 #endif  // SIMULATOR_NNOPBASE_EXECUTOR_H_

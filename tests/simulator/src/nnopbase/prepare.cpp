@@ -2,7 +2,7 @@
 #include <memory>
 
 #include "acl/last_error.h"
-#include "acl/stream.h"
+#include "acl/runtime.h"
 #include "core/report.h"
 #include "core/settings.h"
 #include "executor.h"
@@ -173,6 +173,10 @@ void BindTensors(const std::deque<ops::OpParamDef>& definitions, const Tensors& 
 
 aclnnStatus Prepare(const char* op_type, const Tensors& inputs, const std::vector<AttributeValue>& attributes,
                     const Tensors& outputs, uint64_t* workspace_size, aclOpExecutor** executor) {
+    const Call call(std::string("aclnn") + op_type + "GetWorkspaceSize");
+    if (call.code() != 0) {
+        return call.code();
+    }
     if (workspace_size == nullptr || executor == nullptr) {
         return FailWith(kAclnnNull, "workspaceSize or executor is null");
     }
@@ -199,6 +203,8 @@ aclnnStatus Prepare(const char* op_type, const Tensors& inputs, const std::vecto
     BindTensors(op->Inputs(), inputs, &prepared->request);
     BindTensors(op->Outputs(), outputs, &prepared->request);
     prepared->inputs = inputs.size();
+    prepared->tensors = inputs;
+    prepared->tensors.insert(prepared->tensors.end(), outputs.begin(), outputs.end());
     *workspace_size = prepared->workspace_bytes;
     *executor = KeepExecutor(std::move(prepared));
     return 0;

@@ -4,7 +4,9 @@
 #include <mutex>
 #include <set>
 
+#include "acl/accounts.h"
 #include "acl/last_error.h"
+#include "acl/runtime.h"
 #include "core/report.h"
 #include "status.h"
 
@@ -81,16 +83,14 @@ bool IsLive(const aclTensor* tensor) {
     return g_live.count(tensor) != 0;
 }
 
-size_t LiveTensors() {
-    const std::lock_guard<std::mutex> lock(g_mutex);
-    return g_live.size();
-}
-
 }  // namespace sim
 
 aclTensor* aclCreateTensor(const int64_t* viewDims, uint64_t viewDimsNum, aclDataType dataType, const int64_t* stride,
                            int64_t offset, aclFormat format, const int64_t* storageDims, uint64_t storageDimsNum,
                            void* tensorData) {
+    if (sim::Call("aclCreateTensor").code() != 0) {
+        return nullptr;
+    }
     if ((viewDims == nullptr && viewDimsNum > 0) || (storageDims == nullptr && storageDimsNum > 0)) {
         sim::FailWith(sim::kAclnnNull, "aclCreateTensor without dimensions");
         return nullptr;
@@ -117,16 +117,22 @@ aclTensor* aclCreateTensor(const int64_t* viewDims, uint64_t viewDimsNum, aclDat
     }
     const std::lock_guard<std::mutex> lock(g_mutex);
     g_live.insert(tensor.get());
+    sim::Account(sim::Resource::kTensor, 1);
     return tensor.release();
 }
 
 aclnnStatus aclDestroyTensor(const aclTensor* tensor) {
+    const sim::Call call("aclDestroyTensor");
+    if (call.code() != 0) {
+        return call.code();
+    }
     {
         const std::lock_guard<std::mutex> lock(g_mutex);
         if (g_live.erase(tensor) == 0) {
             return sim::FailWith(sim::kAclnnInvalid, "aclDestroyTensor: no tensor, or one destroyed before");
         }
     }
+    sim::Account(sim::Resource::kTensor, -1);
     delete tensor;
     return 0;
 }

@@ -32,9 +32,6 @@ uint64_t BytesOf(aclDataType type);
 // Returns whether `tensor` was created and not destroyed.
 bool IsLive(const aclTensor* tensor);
 
-// Returns how many tensors live.
-size_t LiveTensors();
-
 }  // namespace sim
 
 #endif  // SIMULATOR_NNOPBASE_TENSOR_H_

@@ -121,7 +121,7 @@ std::string Source(const ops::OpDef& op) {
            ".h\"\n\n#include \"simulator/operator.h\"\n\n" + FirstPhase(op) + " {\n    return sim::Prepare(\"" +
            op.Type() + "\", {" + Names(Inputs(op)) + "}, {" + Values(op) + "}, {" + Names(Outputs(op)) +
            "},\n                        workspaceSize, executor);\n}\n\n" + SecondPhase(op) +
-           " {\n    return sim::Run(workspace, workspaceSize, executor, stream);\n}\n";
+           " {\n    return sim::Run(\"" + op.Type() + "\", workspace, workspaceSize, executor, stream);\n}\n";
 }
 
 bool Write(const std::string& path, const std::string& text) {
