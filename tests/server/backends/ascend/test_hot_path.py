@@ -1,0 +1,81 @@
+"""What a request costs once the device is warm: nothing is allocated and nothing planned."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, Reduction
+from support.ascend_backend import PATIENCE_S, Open, Opened
+from support.ascend_runtime import AscendRuntime
+
+SHAPES = 50
+REQUESTS = 10_000
+COLD_CALLS = (
+    "aclrtMalloc",
+    "aclrtMallocHost",
+    "aclrtFree",
+    "aclrtFreeHost",
+    "aclrtCreateStream",
+    "aclrtCreateEventExWithFlag",
+    "aclCreateTensor",
+    "aclnnMseLossGradGetWorkspaceSize",
+    "aclnnMseLossGradPartGetWorkspaceSize",
+    "aclSetInputTensorAddr",
+    "aclSetOutputTensorAddr",
+)
+
+
+KINDS = itertools.cycle(
+    [
+        (FLOAT32, Reduction.MEAN, 1),
+        (FLOAT16, Reduction.SUM, 1),
+        (BFLOAT16, Reduction.NONE, 1),
+        (FLOAT32, Reduction.MEAN, 10),
+    ]
+)
+
+
+def test_ten_thousand_requests_of_fifty_shapes_allocate_and_plan_nothing(
+    open_backend: Open, runtime: AscendRuntime
+) -> None:
+    requests = list(zip(range(1, 13 * SHAPES, 13), KINDS, strict=False))
+
+    def compute(opened: Opened, number: int, times: int) -> None:
+        elements, (dtype, reduction, parts) = requests[number]
+        for _ in range(times):
+            opened.check(elements, dtype=dtype, reduction=reduction, numel=parts * elements)
+
+    with open_backend(most_kinds=2 * SHAPES) as opened, ThreadPoolExecutor(4) as threads:
+        for number in range(SHAPES):
+            compute(opened, number, 1)
+        before = runtime.accounts()
+        running = [threads.submit(compute, opened, number, REQUESTS // SHAPES) for number in range(SHAPES)]
+        for done in running:
+            done.result(timeout=6 * PATIENCE_S)
+        after = runtime.accounts()
+    counts = {name: after.calls.get(name, 0) - before.calls.get(name, 0) for name in after.calls}
+    assert {name: counts.get(name, 0) for name in COLD_CALLS} == dict.fromkeys(COLD_CALLS, 0)
+    assert counts["aclnnMseLossGrad"] + counts["aclnnMseLossGradPart"] == REQUESTS
+    assert after.living == before.living
+    assert opened.witness.kinds == SHAPES
+
+
+def test_executors_that_are_used_least_recently_make_room(open_backend: Open, runtime: AscendRuntime) -> None:
+    with open_backend(slots=3, most_kinds=8) as opened:
+        for elements in range(1, 41):
+            opened.check(elements)
+        assert runtime.accounts().living["executors"] <= 8 * 3
+        plans = runtime.calls("aclnnMseLossGradGetWorkspaceSize")
+        for elements in range(40, 33, -1):
+            opened.check(elements)
+        assert runtime.calls("aclnnMseLossGradGetWorkspaceSize") == plans
+        opened.check(1)
+        assert runtime.calls("aclnnMseLossGradGetWorkspaceSize") == plans + 3
+
+
+def test_a_tensor_of_many_blocks_needs_two_plans(open_backend: Open, runtime: AscendRuntime) -> None:
+    with open_backend(slots=3, block_bytes=1 << 13) as opened:
+        before = runtime.calls("aclnnMseLossGradPartGetWorkspaceSize")
+        opened.check(20_001)
+        assert runtime.calls("aclnnMseLossGradPartGetWorkspaceSize") - before == 2 * 3

@@ -1,0 +1,120 @@
+"""What happens to requests, and to the device, when a call of ACL fails under load."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mse_grad_server.errors import DeviceUnavailable, ExitCode, ServerError
+from support.ascend_backend import PATIENCE_S, Open, Opened
+from support.ascend_runtime import AscendRuntime
+
+# What the device thread calls for a block; what the second group queues, a device may fail on later.
+QUEUEING = ("aclrtMemcpyAsync", "aclrtRecordEvent", "aclrtStreamWaitEvent", "aclnnMseLossGrad")
+ASKING = ("aclrtQueryEventStatus", "aclrtSynchronizeEventWithTimeout", "aclrtSynchronizeStreamWithTimeout")
+PLANNING = ("aclnnMseLossGradGetWorkspaceSize", "aclCreateTensor", "aclSetAclOpExecutorRepeatable")
+
+# Every code of the project's facts on Ascend.
+CODES = (
+    100000, 107000, 107001, 107002, 107003,
+    200000, 207001, 207018,
+    507014, 507034, 507046, 507047,
+    507015, 507016, 507035, 507036, 507042, 507043, 507044, 507045,
+    507010, 507053, 507054, 507055, 507899, 507901,
+    161001, 161002, 361001, 561000, 561001, 561002, 561003, 561107, 561112,
+    999999,
+)  # fmt: skip
+ONE_CODE_A_CLASS = (107000, 207001, 507046, 507015, 507899, 999999)
+
+CALLERS = 5
+REQUESTS_EACH = 10
+DEADLINE_S = 10.0
+
+
+def load(opened: Opened) -> Counter[str]:
+    """Returns how requests of several callers ended: "right", or the name of a typed error."""
+
+    def caller(number: int) -> Counter[str]:
+        ends: Counter[str] = Counter()
+        for _ in range(REQUESTS_EACH):
+            began_s = time.monotonic()
+            try:
+                opened.check(3000 + number, seed=number, timeout_s=DEADLINE_S)
+                ends["right"] += 1
+            except ServerError as error:
+                ends[type(error).__name__] += 1
+            assert time.monotonic() - began_s < DEADLINE_S + 1
+        return ends
+
+    with ThreadPoolExecutor(CALLERS) as threads:
+        running = [threads.submit(caller, number) for number in range(CALLERS)]
+        return sum((ends.result() for ends in running), Counter())
+
+
+def once(open_backend: Open, runtime: AscendRuntime, rule: str) -> None:
+    with open_backend(block_timeout_s=1.0) as opened:
+        with runtime.faults(rule):
+            ends = load(opened)
+        assert ends == {"right": CALLERS * REQUESTS_EACH}, rule
+        assert opened.witness.loss is None, rule
+        opened.check(5000)
+
+
+def for_ever(open_backend: Open, runtime: AscendRuntime, rule: str) -> None:
+    """While calls fail every request ends; afterwards the backend answers, or a new one does in its place."""
+    with open_backend(block_timeout_s=0.5) as opened:
+        with runtime.faults(rule):
+            ends = load(opened)
+        assert sum(ends.values()) == CALLERS * REQUESTS_EACH
+        assert set(ends) <= {"right", "DeviceUnavailable", "BackendError", "ServerBusy", "DeadlineExceeded"}, rule
+        if opened.witness.loss is None:
+            answers_again(opened)
+            return
+        assert opened.witness.loss.exit_code == ExitCode.DEVICE_LOST
+    with open_backend() as successor:
+        successor.check(5000)
+
+
+def answers_again(opened: Opened) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            opened.check(5000)
+        except DeviceUnavailable:
+            assert time.monotonic() < deadline_s
+            continue
+        return
+
+
+def modes(call: str) -> tuple[str, ...]:
+    return ("return", "async", "poison", "lose") if call in QUEUEING else ("return",)
+
+
+@pytest.mark.parametrize("code", ONE_CODE_A_CLASS)
+@pytest.mark.parametrize("call", [*QUEUEING, *ASKING, *PLANNING])
+def test_a_call_that_fails_once_costs_no_request(
+    open_backend: Open, runtime: AscendRuntime, call: str, code: int
+) -> None:
+    for mode in modes(call):
+        once(open_backend, runtime, f"{call} code={code} mode={mode} after=9")
+
+
+@pytest.mark.parametrize("code", ONE_CODE_A_CLASS)
+@pytest.mark.parametrize("call", [*QUEUEING, *ASKING, *PLANNING])
+def test_a_call_that_fails_for_ever_ends_every_request_in_time(
+    open_backend: Open, runtime: AscendRuntime, call: str, code: int
+) -> None:
+    for mode in modes(call):
+        for_ever(open_backend, runtime, f"{call} code={code} mode={mode} after=9 times=0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [code for code in CODES if code not in ONE_CODE_A_CLASS])
+def test_every_other_code_at_every_call_likewise(open_backend: Open, runtime: AscendRuntime, code: int) -> None:
+    for call in (*QUEUEING, *ASKING, *PLANNING):
+        for mode in modes(call):
+            once(open_backend, runtime, f"{call} code={code} mode={mode} after=9")
+            for_ever(open_backend, runtime, f"{call} code={code} mode={mode} after=9 times=0")
