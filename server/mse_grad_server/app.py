@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
+from typing import Any
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -14,12 +15,21 @@ from grpc_reflection.v1alpha import reflection
 from structlog.typing import FilteringBoundLogger
 
 from mse_grad_server.address import Address
+from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
 from mse_grad_server.backends.base import Backend
 from mse_grad_server.backends.cpu import CpuBackend
 from mse_grad_server.clock import Clock, LoopClock
 from mse_grad_server.config import Settings
-from mse_grad_server.engine import Engine
-from mse_grad_server.errors import BackendError, BackendUnavailable, ExitCode, ListenError
+from mse_grad_server.device_events import DeviceEvents
+from mse_grad_server.engine import Engine, State
+from mse_grad_server.errors import (
+    BackendUnavailable,
+    ExitCode,
+    ListenError,
+    StartError,
+    VerificationFailed,
+)
+from mse_grad_server.fallback import Fallback
 from mse_grad_server.health import Health
 from mse_grad_server.info import info_of, version
 from mse_grad_server.interceptors import CallInterceptor
@@ -27,7 +37,7 @@ from mse_grad_server.metrics import Metrics, MetricsEndpoint
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.service import COMPUTE_GRADIENT, SERVICE, Service
 from mse_grad_server.unix_socket import UnixSocketFile
-from mse_grad_server.verification import verify
+from mse_grad_server.verification import open_verified
 
 __all__ = ["Server", "run"]
 
@@ -38,6 +48,8 @@ _FAREWELL_S = 0.5
 _LAST_REFUSALS_S = 0.2
 # How long the last calls to the backend may take after everything else has ended.
 _LAST_CALL_S = 5.0
+# How long requests may take to hear that their device is lost.
+_LOST_DRAIN_S = 1.0
 
 
 class Server:
@@ -47,6 +59,7 @@ class Server:
         address: Where it listens; the port is known once it is open.
         metrics_address: Where its metrics are, or None.
         metrics: What it counts.
+        lost: Done with the reason when the device is lost and nothing computes in its place.
     """
 
     def __init__(
@@ -70,9 +83,18 @@ class Server:
         self.metrics = Metrics()
         self._settings = settings
         self._log = log
-        self._backend = backend or CpuBackend(settings.cpu_kernel)
-        self._engine = Engine(self._backend, self.metrics, settings)
+        self.lost: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
+        self._backend = backend or self._make_backend()
+        cpu = CpuBackend(settings.cpu_kernel) if settings.fallback == "cpu" else None
+        self._fallback = None if cpu is None else Fallback(cpu, self.metrics)
+        self._engine = Engine(
+            self._backend,
+            self.metrics,
+            settings,
+            fallback=None if self._fallback is None else self._fallback.compute,
+        )
         self._health = Health()
+        self._telling: set[asyncio.Task[None]] = set()
         self._socket_file = UnixSocketFile(self.address.path) if self.address.path else None
         self._metrics_endpoint = (
             None
@@ -110,7 +132,7 @@ class Server:
         await self._listen()
         addresses = {"listen": str(self.address), "metrics_listen": str(self.metrics_address or "none")}
         self._log.info("listening", **addresses)
-        gradients = await self._engine.run(self._open_backend)
+        gradients = await self._engine.run(self._open_backends)
         backend = self._backend
         if isinstance(backend, CpuBackend) and backend.why_numpy:
             self._log.warning("no_compiled_kernel", message=backend.why_numpy)
@@ -134,7 +156,8 @@ class Server:
         """Takes nothing new, tells everyone, and waits for what was accepted, within the drain timeout."""
         self._log.info("draining", in_flight_requests=self._engine.in_flight_requests)
         telling = asyncio.ensure_future(self._health.drain())
-        if await self._engine.drain(self._settings.drain_timeout_s):
+        timeout_s = _LOST_DRAIN_S if self.lost.done() else self._settings.drain_timeout_s
+        if await self._engine.drain(timeout_s):
             self._log.info("drained")
         else:
             self._log.warning("drain_timeout", unfinished_requests=self._engine.in_flight_requests)
@@ -153,7 +176,7 @@ class Server:
         await asyncio.wait([computing], timeout=_LAST_CALL_S)
         if not computing.done():
             return False
-        self._backend.close()
+        await asyncio.to_thread(self._backend.close)
         return True
 
     async def _listen(self) -> None:
@@ -176,16 +199,42 @@ class Server:
             self.address = self.address.with_port(port)
         await self._grpc.start()
 
-    def _open_backend(self) -> int:
+    def _make_backend(self) -> Backend:
+        settings = self._settings
+        if settings.backend == "cpu":
+            return CpuBackend(settings.cpu_kernel)
+        events = DeviceEvents(
+            self.metrics, self._log, on_available=self._device_is_available, on_lost=self._device_is_lost
+        )
+        return AscendBackend(AscendOptions.of(settings), events)
+
+    def _device_is_available(self, is_available: bool) -> None:
+        if self._fallback is not None:
+            return
+        self._engine.set_available(is_available)
+        if self._engine.state is not State.STARTING:
+            telling = asyncio.ensure_future(self._health.set_ready(is_available))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    def _device_is_lost(self, error: StartError) -> None:
+        if self._fallback is None and not self.lost.done():
+            self.lost.set_result(error)
+
+    def _open_backends(self) -> int:
+        fallback = self._fallback
+        if fallback is None:
+            return open_verified(self._backend)
+        gradients = open_verified(fallback.backend)
         try:
-            self._backend.open()
-        except BackendError as cause:
-            raise BackendUnavailable(str(cause)) from cause
-        return verify(self._backend)
+            return open_verified(self._backend)
+        except (BackendUnavailable, VerificationFailed) as error:
+            self._log.error("fallback", message=str(error), backend=fallback.backend.name)
+            return gradients
 
 
 async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
-    """Serves until SIGTERM or SIGINT, and then drains; a second signal ends the process at once.
+    """Serves until SIGTERM or SIGINT, or until its device is lost, and then drains; a second signal ends it at once.
 
     Raises:
         StartError: The server cannot start.
@@ -199,7 +248,8 @@ async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
         await asyncio.wait({opening, asked_to_stop}, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
             await opening
-            await asked_to_stop
+            ends: list[asyncio.Future[Any]] = [asked_to_stop, server.lost]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             await server.drain()
             await asyncio.sleep(_LAST_REFUSALS_S)
         log.info("stopping")
@@ -210,7 +260,7 @@ async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
         if not await server.close():
             log.error("backend_hangs", exit_code=int(ExitCode.FAILED))
             _end_process(ExitCode.FAILED)  # Python itself would wait for the thread
-    return ExitCode.OK
+    return server.lost.result().exit_code if server.lost.done() else ExitCode.OK
 
 
 def _on_signals(stopping: asyncio.Event, log: FilteringBoundLogger) -> None:

@@ -10,7 +10,7 @@ from mse_grad.frame import Chunk, open_results
 from mse_grad.tensor import Array, elements
 from mse_grad_server.backends.base import Compute
 from mse_grad_server.check import Work
-from mse_grad_server.errors import DeadlineExceeded
+from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
 
 __all__ = ["Batch", "OpenRequest"]
 
@@ -87,20 +87,26 @@ class Batch:
         """Appends the answer to a request without elements."""
         self._items.append(_Item(request, 0, 0, None))
 
-    def compute(self, compute: Compute, now: Callable[[], float]) -> bytes:
+    def compute(self, compute: Compute, now: Callable[[], float], *, fallback: Compute | None = None) -> bytes:
         """Returns the message with every gradient, empty where there is none; fills `answered` and `failures`.
 
         A request that ended meanwhile is left out, one that is too late or that the backend fails on becomes a failure;
         its neighbours are answered all the same.
+
+        Args:
+            compute: What computes.
+            now: The time.
+            fallback: What computes all of it where the device cannot; the answers then say so.
         """
         items = self._items
+        falls_back = False
         while True:
             items = self._still_wanted(items, now())
             if not items:
                 return b""
             message, views = open_results(
                 [
-                    (item.request.id, item.offset, item.n * item.request.work.spec.dtype.itemsize_bytes, False)
+                    (item.request.id, item.offset, item.n * item.request.work.spec.dtype.itemsize_bytes, falls_back)
                     for item in items
                 ]
             )
@@ -108,6 +114,9 @@ class Batch:
             if failed is None:
                 self.answered = [(item.request, item.n) for item in items]
                 return message
+            if fallback is not None and not falls_back and isinstance(failed[1], DeviceUnavailable):
+                compute, falls_back = fallback, True
+                continue
             # What is in the message of the failed request cannot be cut out: the others are computed once more.
             self.failures.append(failed)
             items = [item for item in items if item.request is not failed[0]]

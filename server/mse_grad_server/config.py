@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mse_grad_server.address import Address
@@ -62,9 +62,43 @@ class Settings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_checked_metrics_listen)] = Field(
         default="127.0.0.1:9464", description="address of the metrics over HTTP: 'host:port', or 'none'"
     )
-    backend: Literal["cpu"] = Field(default="cpu", description="what computes")
+    backend: Literal["cpu", "ascend"] = Field(default="cpu", description="what computes")
+    fallback: Literal["none", "cpu"] = Field(
+        default="none",
+        description="what computes where the NPU of the backend ascend cannot; answers and a metric say so",
+    )
     cpu_kernel: Literal["auto", "avx512", "avx2", "neon", "portable", "numpy"] = Field(
         default="auto", description="kernel of the backend cpu; auto takes the fastest that runs here"
+    )
+    device: int = Field(
+        default=0, ge=0, le=1023, description="number of the NPU, of those that this process may use; backend ascend"
+    )
+    device_slots: int = Field(
+        default=6, ge=3, le=64, description="blocks on the NPU at a time; copies and kernels of different ones overlap"
+    )
+    device_block_bytes: ByteSize = _size(
+        2 * _MIB,
+        least=64 * _KIB,
+        most=_GIB,
+        text="largest operand of a block; device_slots x 4 of them are pinned",
+    )
+    device_executors: int = Field(
+        default=256, ge=8, le=65536, description="kinds of launch (element count, dtype, reduction, ...) kept planned"
+    )
+    device_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="how long a block may take until the NPU counts as stuck",
+    )
+    device_hang_s: float = Field(
+        default=60.0, gt=0, le=3600, description="how long a call of the NPU's runtime may take until the process ends"
+    )
+    ascend_runtime_folder: str = Field(
+        default="", description="folder of libascendcl.so and libnnopbase.so; '' for where the CANN environment says"
+    )
+    ascend_op_library: str = Field(
+        default="", description="path of the operator package's libcust_opapi.so; '' likewise"
     )
     compute_threads: int = Field(
         default_factory=_default_threads, ge=1, le=256, description="threads for gradients above inline_bytes"
@@ -85,7 +119,10 @@ class Settings(BaseSettings):
         16 * _MIB, least=64 * _KIB, most=_MAX_MESSAGE_BYTES, text="largest message of StreamGradients"
     )
     chunk_bytes: ByteSize = _size(
-        512 * _KIB, least=_KIB, most=256 * _MIB, text="bytes of one operand in a chunk, which clients are told to send"
+        512 * _KIB,
+        least=_KIB,
+        most=256 * _MIB,
+        text="bytes of one operand in a chunk, which clients are told to send; 2MiB unless told for the backend ascend",
     )
     window_chunks: int = Field(
         default=4, ge=1, le=1024, description="chunks of one stream that may be unanswered before no more is read"
@@ -110,6 +147,14 @@ class Settings(BaseSettings):
         default="info", description="debug has one line for every request"
     )
     log_format: Literal["json", "text"] = Field(default="json", description="text is for people at a terminal")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _large_chunks_for_an_npu(cls, values: Any) -> Any:
+        # A block pays two transfers and a launch, together about as long as a mebibyte takes on the bus.
+        if isinstance(values, dict) and values.get("backend") == "ascend":
+            return {"chunk_bytes": 2 * _MIB, **values}
+        return values
 
     @field_validator("listen", "metrics_listen")
     @classmethod

@@ -36,7 +36,7 @@ def placeholder(field: FieldInfo) -> str:
     for kind, text in ((ByteSize, "SIZE"), (int, "N"), (float, "SECONDS")):
         if field.annotation is kind:
             return text
-    return "ADDRESS"
+    return "ADDRESS" if field.metadata else "PATH"
 
 
 def value_text(field: FieldInfo, value: object) -> str:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol, TypeVar
 
 from mse_grad.tensor import DType
-from mse_grad_server.backends.base import Backend
+from mse_grad_server.backends.base import Backend, Compute
 from mse_grad_server.config import Settings, size_text
 from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady, ServerBusy
 from mse_grad_server.metrics import Metrics
@@ -27,6 +27,7 @@ class State(Enum):
 
     STARTING = "starting"
     READY = "ready"
+    RECOVERING = "recovering"
     DRAINING = "draining"
 
 
@@ -48,13 +49,17 @@ class Engine:
         in_flight_requests: Requests admitted and not released.
         in_flight_bytes: Operand bytes admitted and not released.
         compute: `Backend.compute`; from any thread.
+        fallback: What computes where that raises DeviceUnavailable, or None; likewise.
     """
 
-    def __init__(self, backend: Backend, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self, backend: Backend, metrics: Metrics, settings: Settings, *, fallback: Compute | None = None
+    ) -> None:
         self.state = State.STARTING
         self.in_flight_requests = 0
         self.in_flight_bytes = 0
-        self.compute = backend.compute
+        self.compute: Compute = backend.compute
+        self.fallback = fallback
         self._backend = backend
         self._metrics = metrics
         self._settings = settings
@@ -72,6 +77,12 @@ class Engine:
         self.state = State.READY
         self._inline_bytes = inline_bytes
         self._metrics.ready.set(1)
+
+    def set_available(self, is_available: bool) -> None:
+        """Says whether the device takes gradients now; requests are taken either way, and wait or are refused there."""
+        if self.state in (State.READY, State.RECOVERING):
+            self.state = State.READY if is_available else State.RECOVERING
+            self._metrics.ready.set(int(is_available))
 
     def admit(self, size_bytes: int, dtype: DType) -> None:
         """Takes one request of the stream, to be released with the same size.
@@ -144,7 +155,7 @@ class Engine:
 
     def require_ready(self) -> None:
         """Raises NotReady or Draining unless requests are taken now."""
-        if self.state is State.READY:
+        if self.state in (State.READY, State.RECOVERING):
             return
         if self.state is State.DRAINING:
             raise self._draining()

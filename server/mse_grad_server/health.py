@@ -24,10 +24,11 @@ class Health:
             await self._servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def set_ready(self) -> None:
-        """Serving from now on."""
+    async def set_ready(self, is_ready: bool = True) -> None:
+        """Serving from now on, or not; does nothing once it drains."""
+        status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in _SERVICES:
-            await self._servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+            await self._servicer.set(service, status)
 
     async def drain(self) -> None:
         """Not serving from now on, for good; who watches is told."""

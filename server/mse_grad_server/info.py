@@ -14,6 +14,7 @@ __all__ = ["info_of", "limits_of", "version"]
 _STATES = {
     State.STARTING: pb.WORKER_STATE_STARTING,
     State.READY: pb.WORKER_STATE_READY,
+    State.RECOVERING: pb.WORKER_STATE_RECOVERING,
     State.DRAINING: pb.WORKER_STATE_DRAINING,
 }
 

@@ -52,6 +52,33 @@ class Metrics:
         self.in_flight_bytes = self._gauge("mse_grad_in_flight_bytes", "Operand bytes admitted at this time.")
         self.open_streams = self._gauge("mse_grad_open_streams", "StreamGradients RPCs at this time.")
         self.ready = self._gauge("mse_grad_ready", "1 while requests are taken, else 0.")
+        self.fallback_elements = Counter(
+            "mse_grad_fallback_elements_total",
+            "Elements of gradients that the fallback computed because the device could not.",
+            registry=self.registry,
+        )
+        self.device_available = self._gauge("mse_grad_device_available", "1 while the NPU takes gradients, else 0.")
+        self.device_circuit_open = self._gauge(
+            "mse_grad_device_circuit_open", "1 while the NPU rests after repeated faults, else 0."
+        )
+        self.device_blocks = Counter(
+            "mse_grad_device_blocks_total", "Blocks that the NPU computed.", registry=self.registry
+        )
+        self.device_plans = Counter(
+            "mse_grad_device_plans_total",
+            "Kinds of launch that were planned; a steady rise means that device_executors is too small.",
+            registry=self.registry,
+        )
+        self._device_faults = Counter(
+            "mse_grad_device_faults_total", "Failures of the NPU, by class.", ["fault"], registry=self.registry
+        )
+        self._device_repairs = Histogram(
+            "mse_grad_device_repair_seconds",
+            "Time from a failure of the NPU to its repair, by the rung of the ladder that helped.",
+            ["rung"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._build = Gauge(
             "mse_grad_build_info",
             "What computes; always 1.",
@@ -84,6 +111,14 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a request that was not taken."""
         self._refusals.labels(reason).inc()
+
+    def device_fault(self, fault: str) -> None:
+        """Counts a failure of the device by its class."""
+        self._device_faults.labels(fault).inc()
+
+    def device_repaired(self, rung: str, seconds: float) -> None:
+        """Counts a repair of the device by its rung."""
+        self._device_repairs.labels(rung).observe(seconds)
 
     def built(self, *, version: str, backend: str, device: str, kernel_hash: str) -> None:
         """Says what computes."""

@@ -14,12 +14,13 @@ from mse_grad.frame import UnaryRequest, decode_unary_request, open_unary_respon
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.backends.base import Compute
 from mse_grad_server.call import CURRENT_CALL
 from mse_grad_server.check import Work, check_unary
 from mse_grad_server.clock import Clock
 from mse_grad_server.config import Settings, size_text
 from mse_grad_server.engine import Engine
-from mse_grad_server.errors import DeadlineExceeded, MessageTooLarge
+from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable, MessageTooLarge
 from mse_grad_server.info import limits_of
 from mse_grad_server.interruption import Interruption
 from mse_grad_server.recorder import Recorder
@@ -131,12 +132,12 @@ class Service:
         spec, dtype = work.spec, work.spec.dtype
         gradient_bytes = work.count * dtype.itemsize_bytes
 
-        def compute() -> bytes:
+        def answer_of(compute: Compute, *, falls_back: bool) -> bytes:
             if self._clock.now() >= deadline_s:
                 raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
-            message, view = open_unary_response(dtype.wire, request.predict.shape, gradient_bytes, False)
+            message, view = open_unary_response(dtype.wire, request.predict.shape, gradient_bytes, falls_back)
             if work.count:
-                self._engine.compute(
+                compute(
                     spec,
                     elements(request.predict.data, dtype),
                     elements(request.label.data, dtype),
@@ -145,6 +146,15 @@ class Service:
                     deadline_s=deadline_s,
                 )
             return message
+
+        def compute() -> bytes:
+            fallback = self._engine.fallback
+            try:
+                return answer_of(self._engine.compute, falls_back=False)
+            except DeviceUnavailable:
+                if fallback is None:
+                    raise
+                return answer_of(fallback, falls_back=True)
 
         answer = compute() if self._engine.is_small(gradient_bytes) else await self._engine.run(compute)
         self._recorder.computed(work.count, work.operand_bytes, gradient_bytes)

@@ -134,14 +134,17 @@ class Stream:
 
     def _answer(self, batch: Batch) -> None:
         if self._engine.is_small(batch.gradient_bytes):
-            answer = batch.compute(self._engine.compute, self._clock.now)
+            answer = self._computed_batch(batch)
             self._outbox.put(answer, batch.operand_bytes + len(answer))
             self._settle(batch)
             return
-        computing = self._engine.run(lambda: batch.compute(self._engine.compute, self._clock.now))
+        computing = self._engine.run(lambda: self._computed_batch(batch))
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         computing.add_done_callback(lambda _: self._computed(batch, computing, answered))
         self._outbox.put(answered, batch.operand_bytes + batch.gradient_bytes)
+
+    def _computed_batch(self, batch: Batch) -> bytes:
+        return batch.compute(self._engine.compute, self._clock.now, fallback=self._engine.fallback)
 
     def _computed(self, batch: Batch, computing: asyncio.Future[bytes], answered: asyncio.Future[bytes]) -> None:
         if answered.done() or computing.cancelled():  # the stream ended meanwhile

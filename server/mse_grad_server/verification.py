@@ -9,15 +9,29 @@ import numpy as np
 from mse_grad import formula
 from mse_grad.tensor import Array, DType, Reduction
 from mse_grad_server.backends.base import Backend, GradientSpec
-from mse_grad_server.errors import VerificationFailed
+from mse_grad_server.errors import BackendError, BackendUnavailable, VerificationFailed
 
-__all__ = ["verify"]
+__all__ = ["open_verified", "verify"]
 
 # Long enough for the body of every vector variant, odd so that each has a tail.
 _ELEMENTS = 1037
 _GUARD_ELEMENTS = 16
 # What no gradient of these operands is, and what stays where a backend writes nothing.
 _CANARY = 0xA5
+
+
+def open_verified(backend: Backend) -> int:
+    """Opens `backend`, verifies it and returns how many gradients that took; blocks.
+
+    Raises:
+        BackendUnavailable: It cannot be opened.
+        VerificationFailed: See `verify`.
+    """
+    try:
+        backend.open()
+    except BackendError as cause:
+        raise BackendUnavailable(str(cause)) from cause
+    return verify(backend)
 
 
 def verify(backend: Backend) -> int:

@@ -46,6 +46,12 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
         settings(max_in_flight_bytes=2**20)
 
 
+def test_chunks_for_an_npu_are_larger_unless_told() -> None:
+    assert settings(backend="ascend").chunk_bytes == 2 * 2**20
+    assert settings(backend="ascend", chunk_bytes=2**20).chunk_bytes == 2**20
+    assert settings().chunk_bytes == 512 * 2**10
+
+
 def test_the_bounds_follow_from_the_settings() -> None:
     told = settings(max_unary_bytes=2**25, max_stream_message_bytes=2**24, max_unary_in_flight=3, window_chunks=5)
     assert told.receive_limit_bytes == 2**26

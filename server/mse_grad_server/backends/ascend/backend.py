@@ -19,7 +19,8 @@ from mse_grad_server.backends.ascend.selfcheck import WrongGradient
 from mse_grad_server.backends.ascend.starting import check_permission, explain, load
 from mse_grad_server.backends.ascend.transfer import transfer
 from mse_grad_server.backends.base import GradientSpec
-from mse_grad_server.errors import BackendError, VerificationFailed
+from mse_grad_server.config import Settings
+from mse_grad_server.errors import DeviceUnavailable, VerificationFailed
 
 __all__ = ["AscendBackend", "AscendOptions"]
 
@@ -41,6 +42,19 @@ class AscendOptions:
     device: DeviceOptions = field(default_factory=DeviceOptions)
     block_timeout_s: float = 10.0
     hang_s: float = 60.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> AscendOptions:
+        """Returns what the settings say."""
+        return cls(
+            settings.ascend_runtime_folder,
+            settings.ascend_op_library,
+            DeviceOptions(
+                settings.device, settings.device_slots, settings.device_block_bytes, settings.device_executors
+            ),
+            block_timeout_s=settings.device_timeout_s,
+            hang_s=settings.device_hang_s,
+        )
 
 
 class AscendBackend:
@@ -144,13 +158,13 @@ class AscendBackend:
         """Writes the gradient to `y`; see `base.Backend`.
 
         Raises:
-            BackendError: It is not open, or the operator refused.
-            DeviceUnavailable: The device is being repaired for too long, rests, or is lost.
+            BackendError: The operator refused.
+            DeviceUnavailable: It is not open, or the device rests, is lost, or failed under the gradient twice.
             ServerBusy: The device has no memory left.
             DeadlineExceeded: The deadline came.
         """
         if self._thread is None:
-            raise BackendError("the backend ascend is not open")
+            raise DeviceUnavailable("the backend ascend is not open")
         transfer(
             self._thread,
             spec,

@@ -21,7 +21,7 @@ class DeviceOptions:
     Attributes:
         number: Which device of those that the process may use.
         slots: Blocks under way at a time; at least 3, for copy-in, kernel and copy-out of three blocks overlap.
-        block_bytes: Largest operand of a block; a multiple of 512, at least 8 KiB.
+        block_bytes: Largest operand of a block; at least 8 KiB.
         most_kinds: Kinds of launch whose executors are kept.
     """
 

@@ -9,7 +9,7 @@ import pytest
 
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType, Reduction
 from mse_grad_server.backends.base import GradientSpec
-from mse_grad_server.errors import BackendError, DeadlineExceeded
+from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
 from mse_grad_server.verification import verify
 from support.ascend_backend import PATIENCE_S, Open, operands
 from support.ascend_runtime import AscendRuntime
@@ -75,7 +75,7 @@ def test_operands_at_any_address_are_taken(open_backend: Open) -> None:
 def test_a_backend_that_is_not_open_computes_nothing(open_backend: Open) -> None:
     with open_backend() as opened:
         pass
-    with pytest.raises(BackendError, match="not open"):
+    with pytest.raises(DeviceUnavailable, match="not open"):
         opened.check(1)
     opened.backend.close()
 

@@ -1,0 +1,223 @@
+"""The whole server on the simulated device: answers, faults, the circuit, the fallback, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mse_grad.reasons import Reason
+from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server import app
+from mse_grad_server.app import Server
+from mse_grad_server.clock import LoopClock
+from mse_grad_server.config import Settings
+from mse_grad_server.errors import ExitCode
+from mse_grad_server.log import open_log
+from support.ascend_backend import DEVICE
+from support.ascend_runtime import AscendRuntime
+from support.in_process import FakeBackend, RawStream, Serving, chunk, detail, gradient, header, reason_of
+
+
+def settings_of(runtime: AscendRuntime, **settings: Any) -> Settings:
+    values = {
+        "listen": "127.0.0.1:0",
+        "metrics_listen": "none",
+        "backend": "ascend",
+        "device": DEVICE,
+        "device_slots": 3,
+        "ascend_runtime_folder": str(runtime.folder),
+        "ascend_op_library": str(runtime.op_library),
+    }
+    return Settings(**{**values, **settings})
+
+
+@asynccontextmanager
+async def serving(runtime: AscendRuntime, **settings: Any) -> AsyncIterator[Serving]:
+    effective = settings_of(runtime, **settings)
+    log = io.StringIO()
+    server = Server(effective, open_log("debug", "json", stream=log))
+    served = Serving(server, effective, FakeBackend(), LoopClock(), log)
+    await server.open()
+    served.connect()
+    try:
+        yield served
+    finally:
+        await served.disconnect()
+        await server.drain()
+        assert await server.close()
+    served.assert_nothing_in_flight()
+
+
+async def compute(stream: RawStream, id: int) -> bool:
+    """Has a small gradient computed, right to the bit; returns whether the fallback did it."""
+    values = np.arange(1, 1000, dtype=np.float32)
+    await stream.send([header(id, (999,))], [chunk(id, 0, values)])
+    response = await stream.receive()
+    assert not response.errors, response.errors
+    (result,) = response.results
+    np.testing.assert_array_equal(np.frombuffer(result.y, np.float32), gradient(values))
+    return result.fallback
+
+
+async def refused(stream: RawStream, id: int) -> float:
+    """Has a small gradient refused because of the device; returns after how many seconds to come again."""
+    await stream.send([header(id, (2,))], [chunk(id, 0, [1.0, 2.0])])
+    response = await stream.receive()
+    (error,) = response.errors
+    assert (error.id, reason_of(error.status)) == (id, Reason.DEVICE_UNAVAILABLE)
+    retry: error_details_pb2.RetryInfo = detail(error.status, error_details_pb2.RetryInfo)
+    return retry.retry_delay.ToMilliseconds() / 1000
+
+
+async def health(server: Serving) -> int:
+    answer = await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest())
+    return int(answer.status)
+
+
+async def info(server: Serving) -> pb.GetServerInfoResponse:
+    return pb.GetServerInfoResponse.FromString(await server.call("GetServerInfo", b""))
+
+
+async def test_the_chunks_of_a_mean_are_parts_of_the_whole(runtime: AscendRuntime) -> None:
+    values = np.linspace(-3, 3, 100_001, dtype=np.float32)
+    async with serving(runtime) as server:
+        stream = await server.stream()
+        await stream.send([header(1, (100_001,))])
+        for start in range(0, 100_001, 30_000):
+            await stream.send((), [chunk(1, start, values[start : start + 30_000])])
+        np.testing.assert_array_equal(await stream.receive_gradient(1, 100_001), gradient(values))
+        await stream.close()
+        assert server.metric("mse_grad_device_blocks_total") >= 4
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16], ids=lambda dtype: dtype.name)
+async def test_a_whole_tensor_is_answered_through_the_device(runtime: AscendRuntime, dtype: DType) -> None:
+    tensor = pb.Tensor(dtype=dtype.wire, shape=[3], data=np.asarray([1, 2, 3], dtype.numpy).tobytes())
+    request = pb.ComputeGradientRequest(predict=tensor, label=tensor, dout=tensor, reduction=pb.REDUCTION_SUM)
+    async with serving(runtime) as server:
+        answer = await server.call("ComputeGradient", request.SerializeToString())
+        response = pb.ComputeGradientResponse.FromString(answer)
+        assert response.y.data == bytes(3 * dtype.itemsize_bytes)
+        assert not response.fallback
+
+
+async def test_float64_is_not_computed_and_says_what_is(runtime: AscendRuntime) -> None:
+    async with serving(runtime) as server:
+        stream = await server.stream()
+        await stream.send([header(1, (1,), dtype=FLOAT64.wire)])
+        (error,) = (await stream.receive()).errors
+        assert reason_of(error.status) is Reason.DTYPE_NOT_ON_BACKEND
+        assert "float32, float16, bfloat16" in error.status.message
+
+
+async def test_the_server_says_what_computes(runtime: AscendRuntime) -> None:
+    async with serving(runtime) as server:
+        answer = await info(server)
+        assert (answer.backend, answer.device) == ("ascend", "Ascend910B3")
+        assert answer.limits.chunk_bytes == 2 * 2**20
+        (opened,) = server.events("device_opened")
+        assert opened["op_library"] == str(runtime.op_library)
+        assert opened["kernel_hash"] == answer.kernel_hash
+
+
+async def test_a_fault_is_repaired_and_counted_and_the_request_answered(runtime: AscendRuntime) -> None:
+    async with serving(runtime) as server:
+        stream = await server.stream()
+        with runtime.faults("aclnnMseLossGrad code=507015"):
+            assert not await compute(stream, 1)
+        assert server.metric("mse_grad_device_faults_total", fault="execution") == 1
+        assert server.metric("mse_grad_device_repair_seconds_count", rung="rebuild") == 1
+        (line,) = server.events("device_fault")
+        assert "aclnnMseLossGrad returned 507015" in line["message"]
+        await server.until(lambda: server.metric("mse_grad_ready") == 1)
+
+
+async def test_an_open_circuit_refuses_with_a_time_and_turns_health_until_it_closes(runtime: AscendRuntime) -> None:
+    async with serving(runtime) as server:
+        stream = await server.stream()
+        for id in (1, 2):
+            with runtime.faults("aclnnMseLossGrad code=507015"):
+                await compute(stream, id)
+        with runtime.faults("aclnnMseLossGrad code=507015"):
+            assert await refused(stream, 3) == 1.0
+        assert server.metric("mse_grad_device_circuit_open") == 1
+        await server.until(lambda: server.metric("mse_grad_ready") == 0)
+        assert (await info(server)).endpoints[0].state == pb.WORKER_STATE_RECOVERING
+        assert await health(server) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await refused(stream, 4) == 1.0
+        await server.until(lambda: server.metric("mse_grad_ready") == 1)
+        assert not await compute(stream, 5)
+        assert server.metric("mse_grad_device_circuit_open") == 0
+        assert (await info(server)).endpoints[0].state == pb.WORKER_STATE_READY
+        assert await health(server) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_lost_device_fails_its_requests_and_asks_for_the_end(runtime: AscendRuntime) -> None:
+    async with serving(runtime) as server:
+        stream = await server.stream()
+        with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
+            assert await refused(stream, 1) > 0
+        error = await asyncio.wait_for(server.server.lost, 20)
+        assert error.exit_code is ExitCode.DEVICE_LOST
+        assert server.events("device_lost")[0]["exit_code"] == 15
+
+
+async def test_the_process_ends_with_the_code_of_a_lost_device(runtime: AscendRuntime) -> None:
+    log = io.StringIO()
+    running = asyncio.ensure_future(app.run(settings_of(runtime), open_log("info", "json", stream=log)))
+    while '"ready"' not in log.getvalue():
+        await asyncio.sleep(0)
+    listen = log.getvalue().split('"listen": "')[1].split('"')[0]
+    with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
+        async with grpc.aio.insecure_channel(listen) as channel:
+            stream = RawStream(channel)
+            await stream.opened()
+            assert await refused(stream, 1) > 0
+            assert await asyncio.wait_for(running, 20) is ExitCode.DEVICE_LOST
+
+
+async def test_the_fallback_computes_what_the_device_cannot_and_answers_and_a_metric_say_so(
+    runtime: AscendRuntime,
+) -> None:
+    async with serving(runtime, fallback="cpu") as server:
+        stream = await server.stream()
+        assert not await compute(stream, 1)
+        with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
+            assert await compute(stream, 2)
+            await server.until(lambda: bool(server.events("device_lost")))
+            assert await compute(stream, 3)
+        assert server.metric("mse_grad_fallback_elements_total") == 2 * 999
+        assert server.metric("mse_grad_ready") == 1
+        assert not server.server.lost.done()
+        tensor = pb.Tensor(dtype=FLOAT32.wire, shape=[1], data=bytes(4))
+        request = pb.ComputeGradientRequest(predict=tensor, label=tensor, dout=tensor, reduction=pb.REDUCTION_SUM)
+        answer = await server.call("ComputeGradient", request.SerializeToString())
+        assert pb.ComputeGradientResponse.FromString(answer).fallback
+
+
+async def test_the_fallback_serves_from_the_start_where_there_is_no_device(runtime: AscendRuntime) -> None:
+    async with serving(runtime, fallback="cpu", device=7) as server:
+        (line,) = server.events("fallback")
+        assert "there is no device 7" in line["message"]
+        assert await compute(await server.stream(), 1)
+
+
+async def test_a_signal_gives_the_device_back(runtime: AscendRuntime) -> None:
+    log = io.StringIO()
+    running = asyncio.ensure_future(app.run(settings_of(runtime), open_log("info", "json", stream=log)))
+    while '"ready"' not in log.getvalue():
+        await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(running, 20) is ExitCode.OK
