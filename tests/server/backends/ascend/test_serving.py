@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mse_grad.reasons import Reason
-from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
+from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server import app
 from mse_grad_server.app import Server
@@ -60,6 +60,14 @@ async def serving(runtime: AscendRuntime, **settings: Any) -> AsyncIterator[Serv
     served.assert_nothing_in_flight()
 
 
+def unary_request(values: Array, dtype: DType) -> bytes:
+    """Returns a message of ComputeGradient with `values` for all three operands."""
+    tensor = pb.Tensor(dtype=pb.DataType.Name(dtype.wire), shape=list(values.shape), data=values.tobytes())
+    return pb.ComputeGradientRequest(
+        predict=tensor, label=tensor, dout=tensor, reduction=pb.REDUCTION_SUM
+    ).SerializeToString()
+
+
 async def compute(stream: RawStream, id: int) -> bool:
     """Has a small gradient computed, right to the bit; returns whether the fallback did it."""
     values = np.arange(1, 1000, dtype=np.float32)
@@ -78,7 +86,7 @@ async def refused(stream: RawStream, id: int) -> float:
     (error,) = response.errors
     assert (error.id, reason_of(error.status)) == (id, Reason.DEVICE_UNAVAILABLE)
     retry: error_details_pb2.RetryInfo = detail(error.status, error_details_pb2.RetryInfo)
-    return retry.retry_delay.ToMilliseconds() / 1000
+    return float(retry.retry_delay.ToMilliseconds() / 1000)
 
 
 async def health(server: Serving) -> int:
@@ -104,10 +112,9 @@ async def test_the_chunks_of_a_mean_are_parts_of_the_whole(runtime: AscendRuntim
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16], ids=lambda dtype: dtype.name)
 async def test_a_whole_tensor_is_answered_through_the_device(runtime: AscendRuntime, dtype: DType) -> None:
-    tensor = pb.Tensor(dtype=dtype.wire, shape=[3], data=np.asarray([1, 2, 3], dtype.numpy).tobytes())
-    request = pb.ComputeGradientRequest(predict=tensor, label=tensor, dout=tensor, reduction=pb.REDUCTION_SUM)
+    request = unary_request(np.asarray([1, 2, 3], dtype.numpy), dtype)
     async with serving(runtime) as server:
-        answer = await server.call("ComputeGradient", request.SerializeToString())
+        answer = await server.call("ComputeGradient", request)
         response = pb.ComputeGradientResponse.FromString(answer)
         assert response.y.data == bytes(3 * dtype.itemsize_bytes)
         assert not response.fallback
@@ -201,9 +208,7 @@ async def test_the_fallback_computes_what_the_device_cannot_and_answers_and_a_me
         assert server.metric("mse_grad_fallback_elements_total") == 2 * 999
         assert server.metric("mse_grad_ready") == 1
         assert not server.server.lost.done()
-        tensor = pb.Tensor(dtype=FLOAT32.wire, shape=[1], data=bytes(4))
-        request = pb.ComputeGradientRequest(predict=tensor, label=tensor, dout=tensor, reduction=pb.REDUCTION_SUM)
-        answer = await server.call("ComputeGradient", request.SerializeToString())
+        answer = await server.call("ComputeGradient", unary_request(np.zeros(1, np.float32), FLOAT32))
         assert pb.ComputeGradientResponse.FromString(answer).fallback
 
 
