@@ -91,7 +91,7 @@ class Server:
             self._backend,
             self.metrics,
             settings,
-            fallback=None if self._fallback is None else self._fallback.compute,
+            fallback=None if self._fallback is None else self._fallback.compute_all,
         )
         self._health = Health()
         self._telling: set[asyncio.Task[None]] = set()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mse_grad.frame import Chunk, open_results
 from mse_grad.tensor import Array, elements
-from mse_grad_server.backends.base import Compute
+from mse_grad_server.backends.base import ComputeAll, Gradient
 from mse_grad_server.check import Work
 from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
 
@@ -87,14 +87,16 @@ class Batch:
         """Appends the answer to a request without elements."""
         self._items.append(_Item(request, 0, 0, None))
 
-    def compute(self, compute: Compute, now: Callable[[], float], *, fallback: Compute | None = None) -> bytes:
+    def compute(
+        self, compute_all: ComputeAll, now: Callable[[], float], *, fallback: ComputeAll | None = None
+    ) -> bytes:
         """Returns the message with every gradient, empty where there is none; fills `answered` and `failures`.
 
         A request that ended meanwhile is left out, one that is too late or that the backend fails on becomes a failure;
         its neighbours are answered all the same.
 
         Args:
-            compute: What computes.
+            compute_all: What computes.
             now: The time.
             fallback: What computes all of it where the device cannot; the answers then say so.
         """
@@ -110,12 +112,12 @@ class Batch:
                     for item in items
                 ]
             )
-            failed = _compute_all(items, views, compute)
+            failed = _computed(items, views, compute_all)
             if failed is None:
                 self.answered = [(item.request, item.n) for item in items]
                 return message
             if fallback is not None and not falls_back and isinstance(failed[1], DeviceUnavailable):
-                compute, falls_back = fallback, True
+                compute_all, falls_back = fallback, True
                 continue
             # What is in the message of the failed request cannot be cut out: the others are computed once more.
             self.failures.append(failed)
@@ -133,24 +135,18 @@ class Batch:
         return wanted
 
 
-def _compute_all(
-    items: list[_Item], views: list[memoryview], compute: Compute
+def _computed(
+    items: list[_Item], views: list[memoryview], compute_all: ComputeAll
 ) -> tuple[OpenRequest, BaseException] | None:
+    gradients, requests = [], []
     for (request, _, n, chunk), view in zip(items, views, strict=True):
         if chunk is None or not n:
             continue
         spec = request.work.spec
         dtype = spec.dtype
         dout = elements(chunk.dout, dtype) if request.scalar_dout is None else request.scalar_dout
-        try:
-            compute(
-                spec,
-                elements(chunk.predict, dtype),
-                elements(chunk.label, dtype),
-                dout,
-                elements(view, dtype),
-                deadline_s=request.deadline_s,
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this request and not its neighbours
-            return request, error
-    return None
+        predict, label, y = elements(chunk.predict, dtype), elements(chunk.label, dtype), elements(view, dtype)
+        gradients.append(Gradient(spec, predict, label, dout, y, request.deadline_s))
+        requests.append(request)
+    failure = compute_all(gradients)
+    return None if failure is None else (requests[failure[0]], failure[1])

@@ -1,6 +1,6 @@
 """Admission, computing and draining; knows neither gRPC nor the bytes of a message.
 
-Everything but `compute` belongs to the event loop.
+Everything but `compute_all` belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol, TypeVar
 
 from mse_grad.tensor import DType
-from mse_grad_server.backends.base import Backend, Compute
+from mse_grad_server.backends.base import Backend, ComputeAll
 from mse_grad_server.config import Settings, size_text
 from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady, ServerBusy
 from mse_grad_server.metrics import Metrics
@@ -48,17 +48,17 @@ class Engine:
         state: Where in its life the server is.
         in_flight_requests: Requests admitted and not released.
         in_flight_bytes: Operand bytes admitted and not released.
-        compute: `Backend.compute`; from any thread.
-        fallback: What computes where that raises DeviceUnavailable, or None; likewise.
+        compute_all: `Backend.compute_all`; from any thread.
+        fallback: What computes where that fails with DeviceUnavailable, or None; likewise.
     """
 
     def __init__(
-        self, backend: Backend, metrics: Metrics, settings: Settings, *, fallback: Compute | None = None
+        self, backend: Backend, metrics: Metrics, settings: Settings, *, fallback: ComputeAll | None = None
     ) -> None:
         self.state = State.STARTING
         self.in_flight_requests = 0
         self.in_flight_bytes = 0
-        self.compute: Compute = backend.compute
+        self.compute_all: ComputeAll = backend.compute_all
         self.fallback = fallback
         self._backend = backend
         self._metrics = metrics

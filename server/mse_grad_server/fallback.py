@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from mse_grad.tensor import Array
-from mse_grad_server.backends.base import Backend, GradientSpec
+from mse_grad_server.backends.base import Backend, GradientSpec, OneByOne
 from mse_grad_server.metrics import Metrics
 
 __all__ = ["Fallback"]
 
 
-class Fallback:
+class Fallback(OneByOne):
     """Another backend of the same bits, whose gradients are counted. Any number of threads."""
 
     def __init__(self, backend: Backend, metrics: Metrics) -> None:

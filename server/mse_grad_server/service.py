@@ -14,7 +14,7 @@ from mse_grad.frame import UnaryRequest, decode_unary_request, open_unary_respon
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_server.backends.base import Compute
+from mse_grad_server.backends.base import ComputeAll, Gradient
 from mse_grad_server.call import CURRENT_CALL
 from mse_grad_server.check import Work, check_unary
 from mse_grad_server.clock import Clock
@@ -132,25 +132,24 @@ class Service:
         spec, dtype = work.spec, work.spec.dtype
         gradient_bytes = work.count * dtype.itemsize_bytes
 
-        def answer_of(compute: Compute, *, falls_back: bool) -> bytes:
+        def answer_of(compute_all: ComputeAll, *, falls_back: bool) -> bytes:
             if self._clock.now() >= deadline_s:
                 raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
             message, view = open_unary_response(dtype.wire, request.predict.shape, gradient_bytes, falls_back)
-            if work.count:
-                compute(
-                    spec,
-                    elements(request.predict.data, dtype),
-                    elements(request.label.data, dtype),
-                    elements(request.dout.data, dtype),
-                    elements(view, dtype),
-                    deadline_s=deadline_s,
-                )
+            if not work.count:
+                return message
+            predict, label, dout = (
+                elements(operand.data, dtype) for operand in (request.predict, request.label, request.dout)
+            )
+            failure = compute_all([Gradient(spec, predict, label, dout, elements(view, dtype), deadline_s)])
+            if failure is not None:
+                raise failure[1]
             return message
 
         def compute() -> bytes:
             fallback = self._engine.fallback
             try:
-                return answer_of(self._engine.compute, falls_back=False)
+                return answer_of(self._engine.compute_all, falls_back=False)
             except DeviceUnavailable:
                 if fallback is None:
                     raise

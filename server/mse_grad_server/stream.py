@@ -144,7 +144,7 @@ class Stream:
         self._outbox.put(answered, batch.operand_bytes + batch.gradient_bytes)
 
     def _computed_batch(self, batch: Batch) -> bytes:
-        return batch.compute(self._engine.compute, self._clock.now, fallback=self._engine.fallback)
+        return batch.compute(self._engine.compute_all, self._clock.now, fallback=self._engine.fallback)
 
     def _computed(self, batch: Batch, computing: asyncio.Future[bytes], answered: asyncio.Future[bytes]) -> None:
         if answered.done() or computing.cancelled():  # the stream ended meanwhile

@@ -31,7 +31,7 @@ def answers(message: bytes) -> dict[int, bytes]:
 
 def test_each_chunk_is_answered_by_its_gradient() -> None:
     batch = filled(open_request(1, 3), open_request(2, 2))
-    message = batch.compute(FakeBackend().compute, lambda: 0.0)
+    message = batch.compute(FakeBackend().compute_all, lambda: 0.0)
     assert answers(message) == {1: gradient([1.0] * 3).tobytes(), 2: gradient([2.0] * 2).tobytes()}
     assert [(request.id, n) for request, n in batch.answered] == [(1, 3), (2, 2)]
     assert (batch.elements, batch.operand_bytes, batch.gradient_bytes) == (5, 60, 20)
@@ -41,7 +41,7 @@ def test_a_deadline_is_looked_at_before_computing() -> None:
     backend = FakeBackend()
     late = open_request(1, 3, deadline_s=5.0)
     batch = filled(late, open_request(2, 2, deadline_s=5.1))
-    assert set(answers(batch.compute(backend.compute, lambda: 5.0))) == {2}
+    assert set(answers(batch.compute(backend.compute_all, lambda: 5.0))) == {2}
     assert backend.computed_sizes == [2]
     ((failed, error),) = batch.failures
     assert failed is late
@@ -52,7 +52,7 @@ def test_a_request_that_ended_meanwhile_is_left_out_in_silence() -> None:
     ended = open_request(1, 3)
     ended.is_open = False
     batch = filled(ended)
-    assert batch.compute(FakeBackend().compute, lambda: 0.0) == b""
+    assert batch.compute(FakeBackend().compute_all, lambda: 0.0) == b""
     assert (batch.answered, batch.failures) == ([], [])
 
 
@@ -63,7 +63,7 @@ def test_the_neighbours_of_a_failed_request_are_answered(failing: int) -> None:
     backend.fails_on = lambda predict: bool(predict[0] == failing)
     requests = {id: open_request(id, 2) for id in (1, 2, 3)}
     batch = filled(*requests.values())
-    message = batch.compute(backend.compute, lambda: 0.0)
+    message = batch.compute(backend.compute_all, lambda: 0.0)
     assert answers(message) == {id: gradient([float(id)] * 2).tobytes() for id in requests if id != failing}
     assert batch.failures == [(requests[failing], backend.error)]
 
@@ -73,7 +73,7 @@ def test_a_request_without_elements_is_answered_without_computing() -> None:
     request = open_request(1, 0)
     batch.add_empty(request)
     backend = FakeBackend()
-    assert answers(batch.compute(backend.compute, lambda: 0.0)) == {1: b""}
+    assert answers(batch.compute(backend.compute_all, lambda: 0.0)) == {1: b""}
     assert (backend.computed_sizes, batch.answered) == ([], [(request, 0)])
 
 
@@ -86,5 +86,5 @@ def test_operands_need_not_be_aligned() -> None:
         setattr(whole, name, shifted)
     assert not np.frombuffer(whole.predict, np.float32).flags.aligned
     batch.add(request, whole, 3)
-    message = batch.compute(FakeBackend().compute, lambda: 0.0)
+    message = batch.compute(FakeBackend().compute_all, lambda: 0.0)
     assert answers(message) == {1: gradient([1.0, 2.0, 3.0]).tobytes()}

@@ -36,7 +36,7 @@ class Table:
     def exchange(self, frame: StreamRequest) -> tuple[list[tuple[int, int, bytes]], list[tuple[int, Reason]]]:
         """Takes a message and returns the results (id, offset, y) and the errors (id, reason)."""
         batch = self.requests.take(frame, 0.0)
-        message = batch.compute(self.backend.compute, lambda: 0.0)
+        message = batch.compute(self.backend.compute_all, lambda: 0.0)
         self.requests.settle(batch, 0.0)
         results = decode_stream_response(message).results
         errors = decode_stream_response(self.requests.take_errors()).errors
@@ -134,7 +134,7 @@ def test_a_request_is_open_until_its_last_chunk_is_computed() -> None:
     first = table.requests.take(StreamRequest([header(1, (2,))], [chunk(1, 0, [1.0])]), 0.0)
     second = table.requests.take(StreamRequest(chunks=[chunk(1, 1, [2.0])]), 0.0)
     for batch, left_open in ((first, 1), (second, 0)):
-        assert decode_stream_response(batch.compute(table.backend.compute, lambda: 0.0)).results
+        assert decode_stream_response(batch.compute(table.backend.compute_all, lambda: 0.0)).results
         table.requests.settle(batch, 0.0)
         assert len(table.requests) == left_open
 

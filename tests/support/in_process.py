@@ -24,7 +24,7 @@ from mse_grad.frame import Chunk, Header, StreamResponse, decode_stream_response
 from mse_grad.reasons import ERROR_DOMAIN, Reason
 from mse_grad.tensor import DTYPES, FLOAT32, Array, DType, Reduction
 from mse_grad_server.app import Server
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import GradientSpec, OneByOne
 from mse_grad_server.clock import LoopClock
 from mse_grad_server.config import Settings
 from mse_grad_server.log import open_log
@@ -53,7 +53,7 @@ PATIENCE_S = 20.0
 SERVICE = "/mse_grad.v1.MseGradService"
 
 
-class FakeBackend:
+class FakeBackend(OneByOne):
     """Computes by the formula; may be held up, made to fail or made to lie."""
 
     name = "cpu"

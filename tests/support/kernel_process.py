@@ -16,7 +16,7 @@ import numpy as np
 
 from mse_grad.formula import coefficient
 from mse_grad.tensor import DTYPES, Array, DType
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import GradientSpec, OneByOne
 from support.tools import require_program
 
 __all__ = ["BUILD_SCRIPT", "KernelProcess", "ProcessBackend", "build_runner", "running_kernel"]
@@ -105,7 +105,7 @@ class KernelProcess:
         return data
 
 
-class ProcessBackend:
+class ProcessBackend(OneByOne):
     """One variant in a `KernelProcess` as a `mse_grad_server.backends.base.Backend`."""
 
     name = "cpu"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from mse_grad.tensor import Array, DType, Reduction
 
-__all__ = ["Backend", "Compute", "GradientSpec"]
+__all__ = ["Backend", "ComputeAll", "Failure", "Gradient", "GradientSpec", "OneByOne"]
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,22 @@ class GradientSpec:
     scalar_dout: bool
 
 
-class Compute(Protocol):
-    """Computes a gradient: see `Backend.compute`."""
+class Gradient(NamedTuple):
+    """A gradient to compute: what `Backend.compute` is called with."""
 
-    def __call__(
-        self,
-        spec: GradientSpec,
-        predict: Array,
-        label: Array,
-        dout: Array,
-        y: Array,
-        *,
-        deadline_s: float = math.inf,
-    ) -> None:
-        """Writes the gradient to `y`."""
+    spec: GradientSpec
+    predict: Array
+    label: Array
+    dout: Array
+    y: Array
+    deadline_s: float = math.inf
+
+
+Failure: TypeAlias = tuple[int, Exception]
+"""The index of the gradient that failed, and why."""
+
+ComputeAll: TypeAlias = Callable[[Sequence[Gradient]], Failure | None]
+"""What `Backend.compute_all` is."""
 
 
 class Backend(Protocol):
@@ -96,5 +100,37 @@ class Backend(Protocol):
                 `time.monotonic`. Whoever waits for a device gives up then with DeadlineExceeded.
         """
 
+    def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
+        """Computes the gradients, together where that is faster; returns the first that failed, or None.
+
+        Those behind the one that failed may not be computed then.
+        """
+
     def close(self) -> None:
         """Gives the device back; a second call does nothing."""
+
+
+class OneByOne(ABC):
+    """`compute_all` for a backend that waits for nothing, and gains nothing from several gradients at a time."""
+
+    @abstractmethod
+    def compute(
+        self,
+        spec: GradientSpec,
+        predict: Array,
+        label: Array,
+        dout: Array,
+        y: Array,
+        *,
+        deadline_s: float = math.inf,
+    ) -> None:
+        """See `Backend.compute`."""
+
+    def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
+        """See `Backend.compute_all`."""
+        for index, (spec, predict, label, dout, y, _) in enumerate(gradients):
+            try:
+                self.compute(spec, predict, label, dout, y)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends this gradient and not its neighbours
+                return index, error
+        return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mse_grad import formula
 from mse_grad.tensor import DTYPES, Array, DType
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import GradientSpec, OneByOne
 from mse_grad_server.backends.native import LIBRARY_PATH, LibraryUnusable, NativeKernel
 from mse_grad_server.errors import BackendError, BackendUnavailable
 
@@ -21,7 +21,7 @@ _NUMPY_INLINE_BYTES = 16 * 1024
 _INLINE_BYTES = 2**30
 
 
-class CpuBackend:
+class CpuBackend(OneByOne):
     """Computes on this host's processor; see `base.Backend`.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mse_grad_server.backends.ascend.observer import Observer
 from mse_grad_server.backends.ascend.selfcheck import WrongGradient
 from mse_grad_server.backends.ascend.starting import check_permission, explain, load
 from mse_grad_server.backends.ascend.transfer import transfer
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import Failure, Gradient, GradientSpec
 from mse_grad_server.config import Settings
 from mse_grad_server.errors import DeviceUnavailable, VerificationFailed
 
@@ -163,18 +163,15 @@ class AscendBackend:
             ServerBusy: The device has no memory left.
             DeadlineExceeded: The deadline came.
         """
+        failure = self.compute_all([Gradient(spec, predict, label, dout, y, deadline_s)])
+        if failure is not None:
+            raise failure[1]
+
+    def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
+        """Computes the gradients with as many of their blocks on the device as there are slots; see `base.Backend`."""
         if self._thread is None:
-            raise DeviceUnavailable("the backend ascend is not open")
-        transfer(
-            self._thread,
-            spec,
-            predict,
-            label,
-            dout,
-            y,
-            block_bytes=self._options.device.block_bytes,
-            deadline_s=deadline_s,
-        )
+            return 0, DeviceUnavailable("the backend ascend is not open")
+        return transfer(self._thread, gradients, block_bytes=self._options.device.block_bytes)
 
     def close(self) -> None:
         """Lets what is under way come through and gives the device back; a second call does nothing."""

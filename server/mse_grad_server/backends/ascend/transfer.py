@@ -1,17 +1,17 @@
-"""The way of a gradient from the caller's arrays through the device and back, in the caller's thread."""
+"""The way of gradients from the caller's arrays through the device and back, in the caller's thread."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from mse_grad.tensor import Array
 from mse_grad_server.backends.ascend.blocks import LaunchKey, cut
 from mse_grad_server.backends.ascend.device_thread import DeviceThread
 from mse_grad_server.backends.ascend.jobs import Job, Outcome
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import Failure, Gradient
 from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
 
 __all__ = ["transfer"]
@@ -24,71 +24,83 @@ _LOOK_S = 1.0
 
 
 class _Block(NamedTuple):
+    gradient: int  # its index
     start: int
     key: LaunchKey
     sendings: int
 
 
-def transfer(
-    thread: DeviceThread,
-    spec: GradientSpec,
-    predict: Array,
-    label: Array,
-    dout: Array,
-    y: Array,
-    *,
-    block_bytes: int,
-    deadline_s: float,
-) -> None:
-    """Writes the gradient of n elements to `y`, block by block, as many at a time as there are slots.
+def transfer(thread: DeviceThread, gradients: Sequence[Gradient], *, block_bytes: int) -> Failure | None:
+    """Computes the gradients block by block, as many at a time as there are slots.
 
     Args:
         thread: Runs the blocks.
-        spec: What to compute.
-        predict: n elements, one dimension, contiguous.
-        label: n elements, likewise.
-        dout: n elements, or one where `spec.scalar_dout`, likewise.
-        y: n elements, likewise.
+        gradients: What to compute; see `Backend.compute`.
         block_bytes: Most bytes of an operand in a block.
-        deadline_s: When to give up, in the time of `time.monotonic`.
 
-    Raises:
-        DeadlineExceeded: It came.
-        DeviceUnavailable: The device rests, is lost, or failed under a block twice.
-        ServerError: What else a block ended with.
+    Returns:
+        None, or the first gradient that failed, by its index, and why; those behind it may not be computed then. Why:
+        DeadlineExceeded, DeviceUnavailable (the device rests, is lost, or failed under a block twice), or what else a
+        block ended with.
     """
-    waiting = deque(_Block(start, key, 0) for start, key in cut(spec, predict.size, block_bytes))
+    waiting = deque(
+        _Block(index, start, key, 0)
+        for index, gradient in enumerate(gradients)
+        for start, key in cut(gradient.spec, gradient.predict.size, block_bytes)
+    )
     sent: deque[tuple[_Block, Job]] = deque()
+    index = 0
     try:
         while waiting or sent:
-            if deadline_s != math.inf and time.monotonic() >= deadline_s:
-                raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+            index = (sent[0][0] if sent else waiting[0]).gradient
             # Who has a block under way waits for that one and not for a slot, which another may keep for as long.
-            slot = thread.pool.take(0.0 if sent else _wait_s(deadline_s)) if waiting else None
-            if slot is not None:
-                block = waiting.popleft()
-                job = Job(block.key, slot, thread.pool)
-                part = slice(block.start, block.start + block.key.elements)
-                slot.fill(job.layout, predict[part], label[part], dout if spec.scalar_dout else dout[part])
-                sent.append((block, job))
-                thread.submit(job)
+            if waiting and _send(thread, gradients, waiting, sent, may_wait=not sent):
                 continue
             if sent:
-                outcome = sent[0][1].wait(_wait_s(deadline_s))
+                outcome = sent[0][1].wait(_wait_s(gradients[index]))
                 if outcome is not None:
                     block, job = sent.popleft()
-                    _receive(block, job, outcome, y, waiting)
+                    _receive(block, job, outcome, gradients[index], waiting)
                     continue
             thread.require_answer()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends this gradient and not its neighbours
+        return index, error
     finally:
         for _, job in sent:
             job.abandon()
+    return None
 
 
-def _receive(block: _Block, job: Job, outcome: Outcome, y: Array, waiting: deque[_Block]) -> None:
+def _send(
+    thread: DeviceThread,
+    gradients: Sequence[Gradient],
+    waiting: deque[_Block],
+    sent: deque[tuple[_Block, Job]],
+    *,
+    may_wait: bool,
+) -> bool:
+    block = waiting[0]
+    gradient = gradients[block.gradient]
+    slot = thread.pool.take(_wait_s(gradient) if may_wait else 0.0)
+    if slot is None:
+        return False
+    job = Job(block.key, slot, thread.pool)
+    part = slice(block.start, block.start + block.key.elements)
+    dout = gradient.dout if gradient.spec.scalar_dout else gradient.dout[part]
+    try:
+        slot.fill(job.layout, gradient.predict[part], gradient.label[part], dout)
+    except BaseException:
+        thread.pool.give_back(slot)
+        raise
+    sent.append((waiting.popleft(), job))
+    thread.submit(job)
+    return True
+
+
+def _receive(block: _Block, job: Job, outcome: Outcome, gradient: Gradient, waiting: deque[_Block]) -> None:
     try:
         if outcome is Outcome.COMPUTED:
-            job.slot.read(job.layout, y[block.start : block.start + block.key.elements])
+            job.slot.read(job.layout, gradient.y[block.start : block.start + block.key.elements])
             return
     finally:
         job.release()
@@ -99,5 +111,10 @@ def _receive(block: _Block, job: Job, outcome: Outcome, y: Array, waiting: deque
     waiting.appendleft(block._replace(sendings=block.sendings + 1))
 
 
-def _wait_s(deadline_s: float) -> float:
-    return _LOOK_S if deadline_s == math.inf else min(_LOOK_S, max(0.0, deadline_s - time.monotonic()))
+def _wait_s(gradient: Gradient) -> float:
+    if gradient.deadline_s == math.inf:
+        return _LOOK_S
+    left_s = gradient.deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+    return min(_LOOK_S, left_s)
