@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contenders import KERNEL, NUMPY, TORCH, contenders
+from benchmarks.contenders import KERNEL, NUMPY, TORCH, TORCH_OUT, contenders
 from benchmarks.operands import Operands
 from benchmarks.rounds import Figure, measure
 from benchmarks.targets import TARGETS
@@ -25,7 +25,7 @@ from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32
 SIZES = {"1K": 2**10, "64K": 2**16, "1M": 2**20, "16M": 2**24}
 DTYPES = (FLOAT32, FLOAT16, BFLOAT16)
 # On the wire bfloat16 is what float16 is; the kernels differ.
-IN_PROCESS = (KERNEL, NUMPY, TORCH)
+IN_PROCESS = (KERNEL, NUMPY, TORCH, TORCH_OUT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,7 @@
-"""Those who are measured: ours over each transport, plain grpcio, and the same work without a wire."""
+"""Those who are measured: ours over each transport, plain grpcio, and the same work without a wire.
+
+Each call returns a new array, as its users call it; PyTorch also writes to a given one, which its autograd never does.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,7 +25,18 @@ from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.backends.cpu import CpuBackend
 from support.server import running_server
 
-__all__ = ["KERNEL", "NUMPY", "OURS_STREAM", "OURS_UNARY", "OURS_UNIX", "PLAIN", "TORCH", "Contender", "contenders"]
+__all__ = [
+    "KERNEL",
+    "NUMPY",
+    "OURS_STREAM",
+    "OURS_UNARY",
+    "OURS_UNIX",
+    "PLAIN",
+    "TORCH",
+    "TORCH_OUT",
+    "Contender",
+    "contenders",
+]
 
 OURS_STREAM = ("compute", "tcp stream")
 OURS_UNIX = ("compute", "unix stream")
@@ -30,6 +45,7 @@ PLAIN = ("plain grpcio", "tcp unary")
 KERNEL = ("native kernel", "in-process")
 NUMPY = ("numpy", "in-process")
 TORCH = ("pytorch", "in-process")
+TORCH_OUT = ("pytorch, out given", "in-process")
 
 
 @dataclass(frozen=True)
@@ -115,9 +131,9 @@ def _plain(channel: grpc.Channel, operands: Operands) -> Callable[[], Array]:
 
 def _kernel(backend: CpuBackend, operands: Operands) -> Callable[[], Array]:
     spec = GradientSpec(operands.dtype, REDUCTION, operands.elements, scalar_dout=False)
-    y = np.empty_like(operands.predict)
 
     def call() -> Array:
+        y = np.empty_like(operands.predict)
         backend.compute(spec, operands.predict, operands.label, operands.dout, y)
         return y
 
@@ -126,9 +142,9 @@ def _kernel(backend: CpuBackend, operands: Operands) -> Callable[[], Array]:
 
 def _numpy(operands: Operands) -> Callable[[], Array]:
     c = coefficient(REDUCTION, operands.elements, operands.dtype)
-    y = np.empty_like(operands.predict)
 
     def call() -> Array:
+        y = np.empty_like(operands.predict)
         gradient_into(y, operands.predict, operands.label, operands.dout, c=c, dtype=operands.dtype)
         return y
 
@@ -143,21 +159,32 @@ def _torch() -> list[Contender]:
     torch.set_num_threads(1)
     aten_sum = 2
 
-    def prepare(operands: Operands) -> Callable[[], Array]:
-        kind = getattr(torch, operands.dtype.name)
+    backward = torch.ops.aten.mse_loss_backward
+
+    def tensors(operands: Operands, *arrays: Array) -> Iterator[Any]:
         as_bits = np.dtype(f"i{operands.dtype.itemsize_bytes}")  # torch.from_numpy knows no bfloat16
-        y = np.empty_like(operands.predict)
-        predict, label, dout, grad_input = (
-            torch.from_numpy(array.view(as_bits)).view(kind)
-            for array in (operands.predict, operands.label, operands.dout, y)
-        )
-        backward = torch.ops.aten.mse_loss_backward.grad_input
+        for array in arrays:
+            yield torch.from_numpy(array.view(as_bits)).view(getattr(torch, operands.dtype.name))
+
+    def prepare(operands: Operands) -> Callable[[], Array]:
+        predict, label, dout = tensors(operands, operands.predict, operands.label, operands.dout)
+        as_bits = getattr(torch, f"int{8 * operands.dtype.itemsize_bytes}")
 
         def call() -> Array:
-            backward(dout, predict, label, aten_sum, grad_input=grad_input)
+            y: Array = backward(dout, predict, label, aten_sum).view(as_bits).numpy().view(operands.dtype.numpy)
+            return y
+
+        return call
+
+    def prepare_out(operands: Operands) -> Callable[[], Array]:
+        y = np.empty_like(operands.predict)
+        predict, label, dout, out = tensors(operands, operands.predict, operands.label, operands.dout, y)
+
+        def call() -> Array:
+            backward.grad_input(dout, predict, label, aten_sum, grad_input=out)
             return y
 
         return call
 
     # PyTorch rounds each step of 16-bit operands: other bits than ours there.
-    return [Contender(TORCH, prepare, same_bits=False)]
+    return [Contender(TORCH, prepare, same_bits=False), Contender(TORCH_OUT, prepare_out, same_bits=False)]
