@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,6 +86,20 @@ class Batch:
     def add_empty(self, request: OpenRequest) -> None:
         """Appends the answer to a request without elements."""
         self._items.append(_Item(request, 0, 0, None))
+
+    def parts(self, least_bytes: int) -> Iterator[Batch]:
+        """Yields batches of the same chunks in the same order, each of `least_bytes` of gradients or what is left."""
+        part = Batch()
+        for item in self._items:
+            if item.chunk is None:
+                part.add_empty(item.request)
+            else:
+                part.add(item.request, item.chunk, item.n)
+            if part.gradient_bytes >= least_bytes:
+                yield part
+                part = Batch()
+        if part:
+            yield part
 
     def compute(
         self, compute_all: ComputeAll, now: Callable[[], float], *, fallback: ComputeAll | None = None

@@ -122,10 +122,13 @@ class Settings(BaseSettings):
         512 * _KIB,
         least=_KIB,
         most=256 * _MIB,
-        text="bytes of one operand in a chunk, which clients are told to send; 2MiB unless told for the backend ascend",
+        text="bytes of one operand in a chunk, which clients are told to send; 2MiB unless told for ascend",
     )
     window_chunks: int = Field(
-        default=4, ge=1, le=1024, description="chunks of one stream that may be unanswered before no more is read"
+        default=4,
+        ge=1,
+        le=1024,
+        description="chunks of one stream that may be unanswered before no more is read; 8 unless told for ascend",
     )
     max_open_requests: int = Field(
         default=1024, ge=1, le=1_000_000, description="requests open at a time on one stream"
@@ -150,10 +153,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _large_chunks_for_an_npu(cls, values: Any) -> Any:
-        # A block pays two transfers and a launch, together about as long as a mebibyte takes on the bus.
+    def _more_at_a_time_for_an_npu(cls, values: Any) -> Any:
+        # A block pays two transfers and a launch, together about as long as a mebibyte takes on the bus. Three are on
+        # the device at a time; as many again on their way keep it from waiting.
         if isinstance(values, dict) and values.get("backend") == "ascend":
-            return {"chunk_bytes": 2 * _MIB, **values}
+            return {"chunk_bytes": 2 * _MIB, "window_chunks": 8, **values}
         return values
 
     @field_validator("listen", "metrics_listen")

@@ -49,6 +49,7 @@ class Engine:
         in_flight_requests: Requests admitted and not released.
         in_flight_bytes: Operand bytes admitted and not released.
         compute_all: `Backend.compute_all`; from any thread.
+        part_bytes: See Backend.
         fallback: What computes where that fails with DeviceUnavailable, or None; likewise.
     """
 
@@ -59,6 +60,7 @@ class Engine:
         self.in_flight_requests = 0
         self.in_flight_bytes = 0
         self.compute_all: ComputeAll = backend.compute_all
+        self.part_bytes = backend.part_bytes
         self.fallback = fallback
         self._backend = backend
         self._metrics = metrics

@@ -138,6 +138,10 @@ class Stream:
             self._outbox.put(answer, batch.operand_bytes + len(answer))
             self._settle(batch)
             return
+        for part in batch.parts(self._engine.part_bytes):
+            self._answer_from_thread(part)
+
+    def _answer_from_thread(self, batch: Batch) -> None:
         computing = self._engine.run(lambda: self._computed_batch(batch))
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         computing.add_done_callback(lambda _: self._computed(batch, computing, answered))

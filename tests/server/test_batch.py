@@ -9,7 +9,7 @@ import pytest
 from mse_grad.frame import decode_stream_response
 from mse_grad_server.batch import Batch, OpenRequest
 from mse_grad_server.check import check_header
-from mse_grad_server.errors import BackendError, DeadlineExceeded
+from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
 from support.in_process import FakeBackend, chunk, gradient, header
 
 
@@ -88,3 +88,32 @@ def test_operands_need_not_be_aligned() -> None:
     batch.add(request, whole, 3)
     message = batch.compute(FakeBackend().compute_all, lambda: 0.0)
     assert answers(message) == {1: gradient([1.0, 2.0, 3.0]).tobytes()}
+
+
+def test_parts_have_the_chunks_in_order_and_enough_bytes_each() -> None:
+    batch = filled(*(open_request(id, 2) for id in range(1, 6)))
+    batch.add_empty(open_request(6, 0))
+    parts = list(batch.parts(16))
+    assert [part.gradient_bytes for part in parts] == [16, 16, 8]
+    messages = [part.compute(FakeBackend().compute_all, lambda: 0.0) for part in parts]
+    assert [list(answers(message)) for message in messages] == [[1, 2], [3, 4], [5, 6]]
+    assert sum(part.operand_bytes for part in parts) == batch.operand_bytes
+
+
+def test_the_fallback_computes_all_of_a_batch_that_the_device_cannot_and_says_so() -> None:
+    device, fallback = FakeBackend(), FakeBackend()
+    device.error, device.fails_on = DeviceUnavailable("it rests"), lambda predict: predict[0] == 2.0
+    batch = filled(open_request(1, 3), open_request(2, 2))
+    message = batch.compute(device.compute_all, lambda: 0.0, fallback=fallback.compute_all)
+    assert answers(message) == {1: gradient([1.0] * 3).tobytes(), 2: gradient([2.0] * 2).tobytes()}
+    assert [result.fallback for result in decode_stream_response(message).results] == [True, True]
+    assert batch.failures == []
+
+
+def test_the_fallback_is_for_a_device_that_is_unavailable_and_for_no_other_error() -> None:
+    device, fallback = FakeBackend(), FakeBackend()
+    device.error = BackendError("refused")
+    batch = filled(open_request(1, 3))
+    assert batch.compute(device.compute_all, lambda: 0.0, fallback=fallback.compute_all) == b""
+    assert fallback.computed_sizes == []
+    assert [error for _, error in batch.failures] == [device.error]

@@ -46,10 +46,12 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
         settings(max_in_flight_bytes=2**20)
 
 
-def test_chunks_for_an_npu_are_larger_unless_told() -> None:
-    assert settings(backend="ascend").chunk_bytes == 2 * 2**20
-    assert settings(backend="ascend", chunk_bytes=2**20).chunk_bytes == 2**20
-    assert settings().chunk_bytes == 512 * 2**10
+def test_chunks_for_an_npu_are_larger_and_more_unless_told() -> None:
+    npu = settings(backend="ascend")
+    assert (npu.chunk_bytes, npu.window_chunks) == (2 * 2**20, 8)
+    npu = settings(backend="ascend", chunk_bytes=2**20, window_chunks=3)
+    assert (npu.chunk_bytes, npu.window_chunks) == (2**20, 3)
+    assert (settings().chunk_bytes, settings().window_chunks) == (512 * 2**10, 4)
 
 
 def test_the_bounds_follow_from_the_settings() -> None:

@@ -61,6 +61,7 @@ class FakeBackend(OneByOne):
     kernel_hash = "00"
     inline_bytes = 2**30
     threads = 1
+    part_bytes = 2**30
 
     def __init__(self, dtypes: tuple[DType, ...] = DTYPES) -> None:
         self.dtypes = dtypes

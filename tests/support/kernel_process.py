@@ -112,6 +112,7 @@ class ProcessBackend(OneByOne):
     kernel_hash = ""
     inline_bytes = 2**30
     threads = 1
+    part_bytes = 2**30
     dtypes = DTYPES
 
     def __init__(self, process: KernelProcess, variant: str) -> None:

@@ -75,6 +75,10 @@ class Backend(Protocol):
     def threads(self) -> int:
         """How many calls of `compute` at a time keep it busy, at least; 1 where the settings know better."""
 
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of gradients that are worth a call, and an answer, of their own where a message brings more."""
+
     def open(self) -> None:
         """Takes the device; raises BackendError where it cannot."""
 

@@ -74,6 +74,11 @@ class CpuBackend(OneByOne):
         """What the settings say: one thread keeps one core busy."""
         return 1
 
+    @property
+    def part_bytes(self) -> int:
+        """Never reached: a message is computed in one go."""
+        return _INLINE_BYTES
+
     def open(self) -> None:
         """Finds the kernel.
 

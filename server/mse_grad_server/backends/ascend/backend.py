@@ -24,6 +24,8 @@ from mse_grad_server.errors import DeviceUnavailable, VerificationFailed
 
 __all__ = ["AscendBackend", "AscendOptions"]
 
+_PART_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True)
 class AscendOptions:
@@ -106,6 +108,11 @@ class AscendBackend:
     def threads(self) -> int:
         """As many as fill the slots while as many others wait for one."""
         return 2 * self._options.device.slots
+
+    @property
+    def part_bytes(self) -> int:
+        """Small enough that answers flow while the next chunks are on the device, large beside the cost of a thread."""
+        return _PART_BYTES
 
     def open(self) -> None:
         """Takes the device and checks a gradient of every kind on it; seconds on hardware.

@@ -1,0 +1,172 @@
+"""`mse-grad-server --backend ascend` as a process, on the simulated NPU; faults and options come by its environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from mse_grad.tensor import FLOAT32
+from mse_grad_client import MseGradClient, MseGradError
+from support.ascend_runtime import Accounts
+from support.operands import expected, operands
+from support.resident import resident_bytes
+from support.server import ServerProcess, running_server
+from support.simulator import build
+from support.tools import require_program
+
+PATIENCE_S = 60.0
+
+
+class Start(Protocol):
+    """Returns a server on the simulated NPU, ready to serve."""
+
+    def __call__(self, *arguments: str, **options: str) -> AbstractContextManager[ServerProcess]: ...
+
+
+@pytest.fixture(scope="module")
+def libraries() -> Path:
+    require_program("make")
+    require_program("g++")
+    return build()
+
+
+@pytest.fixture
+def flags(libraries: Path) -> list[str]:
+    op_library = str(libraries / "libcust_opapi.so")
+    return ["--backend", "ascend", "--ascend-runtime-folder", str(libraries), "--ascend-op-library", op_library]
+
+
+@pytest.fixture
+def start(flags: list[str], tmp_path: Path) -> Start:
+    def started(*arguments: str, **options: str) -> AbstractContextManager[ServerProcess]:
+        return running_server(*flags, *arguments, environment=environment(tmp_path, options))
+
+    return started
+
+
+def environment(tmp_path: Path, options: Mapping[str, str]) -> dict[str, str]:
+    """Returns variables of the simulator; the accounts of a server that ended are in the file `accounts`."""
+    variables = {"ASCEND_SIMULATOR_ACCOUNTS": str(tmp_path / "accounts")}
+    return {**variables, **{f"ASCEND_SIMULATOR_{name.upper()}": value for name, value in options.items()}}
+
+
+def accounts(tmp_path: Path) -> Accounts:
+    return Accounts.parse((tmp_path / "accounts").read_text())
+
+
+def compute(client: MseGradClient, elements: int, *, seed: int = 0) -> None:
+    given = operands((elements,), seed=seed)
+    assert client.compute(*given).tobytes() == expected(*given).tobytes()
+
+
+def compute_until_it_fails(client: MseGradClient) -> None:
+    for seed in range(1000):
+        compute(client, 1000, seed=seed)
+
+
+def end_of(flags: list[str], *arguments: str, variables: Mapping[str, str] | None = None) -> ServerProcess:
+    """Returns a server that ended by itself."""
+    server = ServerProcess(
+        "--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags, *arguments, environment=variables
+    )
+    server.start()
+    server.process.wait(PATIENCE_S)
+    server.kill()
+    return server
+
+
+def test_the_numerical_bar_holds_over_the_wire(start: Start, tmp_path: Path) -> None:
+    with start() as server:
+        bar = [sys.executable, "-m", "mse_grad_client.cli", "verify", server.address, "--quick"]
+        subprocess.run(bar, check=True, timeout=PATIENCE_S)
+    report = accounts(tmp_path)
+    assert not any(report.living.values())
+    assert report.violations == []
+
+
+def test_a_long_stream_overlaps_its_copies_and_kernels(start: Start, tmp_path: Path) -> None:
+    chunk_bytes, chunks = 65536, 600
+    stages = {"copy_in_us": "2000", "kernel_us": "2000", "copy_out_us": "2000", "pace": "1"}
+    with start("--chunk-bytes", str(chunk_bytes), **stages) as server, MseGradClient(server.address) as client:
+        compute(client, chunks * chunk_bytes // FLOAT32.itemsize_bytes)
+    report = accounts(tmp_path)
+    longest_us = max(report.busy_us.values())
+    assert longest_us >= chunks * 2000
+    print(f"{chunks} chunks and the start took {report.elapsed_us / longest_us:.3f} times their longest stage")
+    assert report.elapsed_us <= 1.25 * longest_us
+
+
+def test_what_a_start_costs(start: Start) -> None:
+    began_s = time.monotonic()
+    with start() as server:
+        ready_s = time.monotonic() - began_s
+        resident = resident_bytes(server.process.pid)
+        print(f"ready after {ready_s:.2f} s with {resident / 2**20:.0f} MiB resident")
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "libascendcl.so" in mapped
+        assert "torch" not in mapped
+        assert resident < 300 * 2**20
+
+
+def test_clients_survive_faults_of_the_device(start: Start) -> None:
+    faults = (
+        "aclrtMemcpyAsync code=107000 after=150; aclnnMseLossGrad code=507015 mode=async after=120; "
+        "aclrtRecordEvent code=507053 mode=lose after=600"
+    )
+    with start(faults=faults) as server, MseGradClient(server.address) as client, ThreadPoolExecutor(6) as threads:
+        running = [threads.submit(compute, client, 1000 + n, seed=n) for n in range(200)]
+        for done in running:
+            done.result(timeout=PATIENCE_S)
+        rungs = {event["rung"] for event in server.events if event["event"] == "device_repaired"}
+        assert rungs == {"retry", "rebuild", "reset"}
+
+
+def test_a_lost_device_ends_the_process_with_code_15_after_it_has_told_its_clients(
+    flags: list[str], tmp_path: Path
+) -> None:
+    variables = environment(tmp_path, {"faults": "aclnnMseLossGrad code=507899 mode=dead after=100"})
+    arguments = ("--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags)
+    server = ServerProcess(*arguments, environment=variables)
+    server.start()
+    server.wait_for_event("ready")
+    with MseGradClient(server.address) as client, pytest.raises(MseGradError) as raised:
+        compute_until_it_fails(client)
+    assert raised.value.code.name == "UNAVAILABLE"
+    assert server.process.wait(PATIENCE_S) == 15
+    server.kill()
+    (lost,) = [event for event in server.events if event["event"] == "device_lost"]
+    assert lost["exit_code"] == 15
+    assert "507899" in lost["message"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "code", "advice"),
+    [
+        ("--ascend-runtime-folder", "/nowhere", 10, "set_env.sh"),
+        ("--ascend-op-library", "/nowhere/libcust_opapi.so", 11, "custom_opp_"),
+        ("--device", "5", 13, "npu-smi info"),
+    ],
+)
+def test_a_start_that_fails_ends_with_its_code_and_says_what_to_do(
+    flags: list[str], flag: str, value: str, code: int, advice: str
+) -> None:
+    server = end_of(flags, flag, value)
+    assert server.process.returncode == code
+    (line,) = [event for event in server.events if event["event"] == "start_failed"]
+    assert line["exit_code"] == code
+    assert advice in line["message"]
+
+
+def test_a_device_that_writes_zeros_is_not_served_from(flags: list[str], tmp_path: Path) -> None:
+    variables = environment(tmp_path, {"faults": "aclnnMseLossGrad* mode=zero times=0"})
+    server = end_of(flags, variables=variables)
+    assert server.process.returncode == 5
+    assert "differ from the formula" in server.log
