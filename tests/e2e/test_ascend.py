@@ -147,6 +147,19 @@ def test_a_lost_device_ends_the_process_with_code_15_after_it_has_told_its_clien
     assert "507899" in lost["message"]
 
 
+def test_a_call_that_does_not_return_ends_the_process_with_code_16(flags: list[str], tmp_path: Path) -> None:
+    variables = environment(tmp_path, {"faults": "aclrtQueryEventStatus mode=hang after=100"})
+    arguments = ("--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags, "--device-hang-s", "1")
+    server = ServerProcess(*arguments, environment=variables)
+    server.start()
+    server.wait_for_event("ready")
+    with MseGradClient(server.address) as client, pytest.raises(MseGradError) as raised:
+        compute_until_it_fails(client)
+    assert raised.value.code.name == "UNAVAILABLE"
+    assert server.process.wait(PATIENCE_S) == 16
+    server.kill()
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "code", "advice"),
     [
