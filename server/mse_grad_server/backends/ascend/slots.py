@@ -70,6 +70,7 @@ class SlotPool:
         self._changed = threading.Condition()
         self._free: list[Slot] = []
         self._held = 0
+        self._waiting = 0
         self._is_open = False
         self._refusal: ServerError | None = None
 
@@ -97,13 +98,16 @@ class SlotPool:
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> Slot | None:
-        """Returns a slot, or None where none came free within the time; raises what `refuse` was given."""
+        """Returns a slot, or None where none came free within the time; raises what `refuse` was given.
+
+        Who waits comes before who asks without waiting: a long tensor keeps nobody from the device.
+        """
         with self._changed:
-            if not self._free and self._refusal is None and timeout_s > 0:
-                self._changed.wait_for(lambda: self._refusal is not None or self._free, timeout_s)
+            if timeout_s > 0:
+                self._wait(timeout_s)
             if self._refusal is not None:
                 raise self._refusal
-            if not self._free:
+            if len(self._free) <= (0 if timeout_s > 0 else self._waiting):
                 return None
             self._held += 1
             return self._free.pop()
@@ -120,3 +124,10 @@ class SlotPool:
         """Waits until nobody holds a slot; returns whether that came within the time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._held == 0, timeout_s)
+
+    def _wait(self, timeout_s: float) -> None:
+        self._waiting += 1
+        try:
+            self._changed.wait_for(lambda: self._refusal is not None or self._free, timeout_s)
+        finally:
+            self._waiting -= 1

@@ -126,6 +126,24 @@ def test_a_deadline_ends_the_wait_for_a_slot(open_backend: Open, runtime: Ascend
             gradient.result(timeout=PATIENCE_S)
 
 
+def test_a_long_tensor_keeps_nobody_from_the_device(open_backend: Open, runtime: AscendRuntime) -> None:
+    with (
+        open_backend(slots=3, block_bytes=1 << 13) as opened,
+        runtime.options(kernel_us=5000, pace=1),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        opened.check(10)
+        before = runtime.calls("aclnnMseLossGradPart")
+        long = thread.submit(opened.check, 100 * 2048)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while runtime.calls("aclnnMseLossGradPart") < before + 4:
+            assert time.monotonic() < deadline_s
+        for _ in range(5):
+            opened.check(10)
+        assert not long.done()
+        long.result(timeout=PATIENCE_S)
+
+
 def test_one_slow_caller_does_not_keep_the_others_from_the_device(open_backend: Open) -> None:
     spec = GradientSpec(FLOAT32, Reduction.MEAN, 1000, False)
     predict, label, dout = operands(spec, 1000)
