@@ -126,7 +126,7 @@ class AscendBackend:
             runtime_folder=options.runtime_folder, op_library=options.op_library, environment=self._environment
         )
         number = options.device.number
-        check_permission(number)
+        check_permission(number, self._environment)
         acl, opapi = load(libraries)
         device = Device(acl, opapi, options.device)
         thread = DeviceThread(

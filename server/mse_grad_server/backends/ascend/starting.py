@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mse_grad_server.backends.ascend.acl import Acl
@@ -61,9 +62,17 @@ def load(libraries: Libraries) -> tuple[Acl, OpApi]:
         ) from cause
 
 
-def check_permission(device: int, *, device_folder: Path = Path("/dev")) -> None:
-    """Raises DevicePermission where a file of the driver exists that this user may not open."""
-    for name in ("davinci_manager", "devmm_svm", "hisi_hdc", f"davinci{device}"):
+def check_permission(device: int, environment: Mapping[str, str], *, device_folder: Path = Path("/dev")) -> None:
+    """Raises DevicePermission where a file of the driver exists that this user may not open.
+
+    Args:
+        device: Number of the device among those that the process may use.
+        environment: ASCEND_RT_VISIBLE_DEVICES says which those are.
+        device_folder: Where the driver's files are.
+    """
+    visible = environment.get("ASCEND_RT_VISIBLE_DEVICES", "").split(",")
+    number = visible[device].strip() if visible != [""] and device < len(visible) else str(device)
+    for name in ("davinci_manager", "devmm_svm", "hisi_hdc", f"davinci{number}"):
         file = device_folder / name
         if file.exists() and not os.access(file, os.R_OK | os.W_OK):
             raise DevicePermission(

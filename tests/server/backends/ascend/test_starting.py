@@ -102,12 +102,21 @@ def test_a_device_with_too_little_memory_is_not_taken(open_backend: Open, runtim
 
 
 def test_a_file_that_the_user_may_not_open_is_named(tmp_path: Path) -> None:
-    check_permission(0, device_folder=tmp_path)
-    file = tmp_path / "davinci0"
-    file.touch(mode=0o000)
-    check_permission(1, device_folder=tmp_path)
-    with as_user_of_no_group(), pytest.raises(DevicePermission, match="HwHiAiUser"):
-        check_permission(0, device_folder=tmp_path)
+    check_permission(0, {}, device_folder=tmp_path)
+    (tmp_path / "davinci5").touch(mode=0o000)
+    with as_user_of_no_group():
+        check_permission(0, {}, device_folder=tmp_path)
+        with pytest.raises(DevicePermission, match="davinci5.*HwHiAiUser"):
+            check_permission(5, {}, device_folder=tmp_path)
+
+
+def test_the_file_is_that_of_the_device_that_the_process_was_given(tmp_path: Path) -> None:
+    (tmp_path / "davinci5").touch(mode=0o000)
+    given = {"ASCEND_RT_VISIBLE_DEVICES": "3, 5"}
+    with as_user_of_no_group():
+        check_permission(0, given, device_folder=tmp_path)
+        with pytest.raises(DevicePermission, match="davinci5"):
+            check_permission(1, given, device_folder=tmp_path)
 
 
 def test_a_library_that_is_none_says_so(tmp_path: Path, runtime: AscendRuntime) -> None:
