@@ -170,6 +170,16 @@ class Settings(BaseSettings):
             )
         return text
 
+    @field_validator("device_hang_s")
+    @classmethod
+    def _longer_than_a_block(cls, hang_s: float, info: ValidationInfo) -> float:
+        timeout_s = info.data.get("device_timeout_s")
+        if timeout_s is not None and hang_s < 2 * timeout_s:
+            raise ValueError(
+                f"it must be at least twice device_timeout_s, which is {timeout_s:g}: a call may wait so long"
+            )
+        return hang_s
+
     @field_validator("chunk_bytes")
     @classmethod
     def _chunk_fits_message(cls, chunk_bytes: ByteSize, info: ValidationInfo) -> ByteSize:

@@ -149,7 +149,17 @@ def test_a_lost_device_ends_the_process_with_code_15_after_it_has_told_its_clien
 
 def test_a_call_that_does_not_return_ends_the_process_with_code_16(flags: list[str], tmp_path: Path) -> None:
     variables = environment(tmp_path, {"faults": "aclrtQueryEventStatus mode=hang after=100"})
-    arguments = ("--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags, "--device-hang-s", "1")
+    arguments = (
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics-listen",
+        "none",
+        *flags,
+        "--device-timeout-s",
+        "0.5",
+        "--device-hang-s",
+        "1",
+    )
     server = ServerProcess(*arguments, environment=variables)
     server.start()
     server.wait_for_event("ready")

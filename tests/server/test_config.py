@@ -54,6 +54,12 @@ def test_chunks_for_an_npu_are_larger_and_more_unless_told() -> None:
     assert (settings().chunk_bytes, settings().window_chunks) == (512 * 2**10, 4)
 
 
+def test_a_call_that_waits_for_a_block_is_no_call_that_hangs() -> None:
+    with pytest.raises(ValidationError, match="at least twice device_timeout_s, which is 10"):
+        settings(device_hang_s=19)
+    assert settings(device_hang_s=1, device_timeout_s=0.5).device_hang_s == 1
+
+
 def test_the_bounds_follow_from_the_settings() -> None:
     told = settings(max_unary_bytes=2**25, max_stream_message_bytes=2**24, max_unary_in_flight=3, window_chunks=5)
     assert told.receive_limit_bytes == 2**26
