@@ -28,6 +28,7 @@ from mse_grad_server.backends.base import GradientSpec, OneByOne
 from mse_grad_server.clock import LoopClock
 from mse_grad_server.config import Settings
 from mse_grad_server.log import open_log
+from support.waiting import PATIENCE_S, until
 
 __all__ = [
     "FakeBackend",
@@ -48,8 +49,6 @@ __all__ = [
     "trailing",
 ]
 
-# How long a test waits for what must come; only a failing one ever waits that long.
-PATIENCE_S = 20.0
 SERVICE = "/mse_grad.v1.MseGradService"
 
 
@@ -272,11 +271,8 @@ class Serving:
             assert await asyncio.to_thread(self.backend.started.acquire, timeout=PATIENCE_S)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Gives the event loop turns until `condition` holds."""
-        give_up_s = asyncio.get_running_loop().time() + PATIENCE_S
-        while not condition():
-            assert asyncio.get_running_loop().time() < give_up_s, "it did not come true"
-            await asyncio.sleep(0)
+        """Waits until `condition` holds."""
+        await until(condition)
 
     def assert_nothing_in_flight(self) -> None:
         """Shows that all that was admitted was released."""
