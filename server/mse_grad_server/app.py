@@ -22,13 +22,7 @@ from mse_grad_server.clock import Clock, LoopClock
 from mse_grad_server.config import Settings
 from mse_grad_server.device_events import DeviceEvents
 from mse_grad_server.engine import Engine, State
-from mse_grad_server.errors import (
-    BackendUnavailable,
-    ExitCode,
-    ListenError,
-    StartError,
-    VerificationFailed,
-)
+from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError, StartError, VerificationFailed
 from mse_grad_server.fallback import Fallback
 from mse_grad_server.health import Health
 from mse_grad_server.info import info_of, version

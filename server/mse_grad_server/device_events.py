@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from mse_grad_server.backends.ascend.faults import AclError
 from mse_grad_server.backends.ascend.recovery import Rung
 from mse_grad_server.backends.ascend.selfcheck import WrongGradient
-from mse_grad_server.errors import StartError
+from mse_grad_server.exits import StartError
 from mse_grad_server.metrics import Metrics
 
 __all__ = ["DeviceEvents"]

@@ -14,18 +14,10 @@ ServerError                   one request fails
 +-- Cancelled
 +-- BackendError              what computes failed; INTERNAL
 
-StartError                    the process ends before it is ready
-+-- SettingsError
-+-- ListenError
-+-- BackendUnavailable
-+-- VerificationFailed
-
 `mse_grad.reasons.ContractError`, which the shared rules raise, counts as InvalidArgument.
 """
 
 from __future__ import annotations
-
-from enum import IntEnum
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -35,24 +27,18 @@ from mse_grad.reasons import ERROR_DOMAIN, ContractError, Reason
 
 __all__ = [
     "BackendError",
-    "BackendUnavailable",
     "Cancelled",
     "DTypeNotOnBackend",
     "DeadlineExceeded",
     "DeviceUnavailable",
     "Draining",
-    "ExitCode",
     "InvalidArgument",
-    "ListenError",
     "MessageTooLarge",
     "NotReady",
     "Refused",
     "ServerBusy",
     "ServerError",
-    "SettingsError",
-    "StartError",
     "TooManyOpenRequests",
-    "VerificationFailed",
     "reason_of",
     "to_status",
 ]
@@ -153,73 +139,6 @@ class BackendError(ServerError):
     """What computes failed; the message is for the log, not for the caller."""
 
     reason = Reason.INTERNAL
-
-
-class ExitCode(IntEnum):
-    """How the process ends; supervisors and scripts may rely on the numbers."""
-
-    OK = 0
-    """It drained after SIGTERM or SIGINT."""
-    FAILED = 1
-    """An error that has no code of its own."""
-    SETTINGS = 2
-    """A flag, variable, key or value is wrong."""
-    LISTEN = 3
-    """An address cannot be bound."""
-    BACKEND = 4
-    """The backend cannot take its device or its kernel."""
-    VERIFICATION = 5
-    """A first gradient was wrong."""
-    FORCED = 6
-    """A second signal came while it drained."""
-    RUNTIME_LIBRARY = 10
-    """The libraries of the Ascend runtime were not found, or do not load."""
-    OP_PACKAGE = 11
-    """The operator package was not found, or is not the one of this server."""
-    DRIVER = 12
-    """Driver and toolkit do not fit each other, or the driver is missing."""
-    NO_DEVICE = 13
-    """The host has no such device."""
-    PERMISSION = 14
-    """The user may not open the device."""
-    DEVICE_LOST = 15
-    """The device failed and no repair helped; another process may find it well."""
-    DEVICE_HUNG = 16
-    """A call to the device did not return."""
-
-
-class StartError(Exception):
-    """The process cannot start; the message says what to do.
-
-    Attributes:
-        exit_code: How the process ends.
-    """
-
-    exit_code = ExitCode.FAILED
-
-
-class SettingsError(StartError):
-    """A setting is wrong; the message names it as it was written and says what is allowed."""
-
-    exit_code = ExitCode.SETTINGS
-
-
-class ListenError(StartError):
-    """An address cannot be bound."""
-
-    exit_code = ExitCode.LISTEN
-
-
-class BackendUnavailable(StartError):
-    """The backend cannot take its device or its kernel."""
-
-    exit_code = ExitCode.BACKEND
-
-
-class VerificationFailed(StartError):
-    """A first gradient differs from the formula."""
-
-    exit_code = ExitCode.VERIFICATION
 
 
 def reason_of(error: BaseException) -> Reason:

@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from mse_grad_server.address import Address
-from mse_grad_server.errors import ListenError
+from mse_grad_server.exits import ListenError
 
 __all__ = ["Metrics", "MetricsEndpoint"]
 

@@ -7,7 +7,7 @@ import socket
 import stat
 from contextlib import suppress
 
-from mse_grad_server.errors import ListenError
+from mse_grad_server.exits import ListenError
 
 __all__ = ["UnixSocketFile"]
 

@@ -9,7 +9,8 @@ import numpy as np
 from mse_grad import formula
 from mse_grad.tensor import Array, DType, Reduction
 from mse_grad_server.backends.base import Backend, GradientSpec
-from mse_grad_server.errors import BackendError, BackendUnavailable, VerificationFailed
+from mse_grad_server.errors import BackendError
+from mse_grad_server.exits import BackendUnavailable, VerificationFailed
 
 __all__ = ["open_verified", "verify"]
 

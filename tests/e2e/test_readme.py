@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mse_grad_server.errors import ExitCode
+from mse_grad_server.exits import ExitCode
 from support.server import ServerProcess
 
 ROOT = Path(__file__).parents[2]

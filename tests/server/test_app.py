@@ -15,7 +15,8 @@ import pytest
 from mse_grad.reasons import Reason
 from mse_grad_server import app
 from mse_grad_server.config import Settings
-from mse_grad_server.errors import BackendError, BackendUnavailable, ExitCode, ListenError
+from mse_grad_server.errors import BackendError
+from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError
 from mse_grad_server.log import open_log
 from mse_grad_server.verification import verify
 from support.in_process import FakeBackend, RawStream, serving

@@ -12,12 +12,10 @@ from mse_grad_server.errors import (
     BackendError,
     DeviceUnavailable,
     Draining,
-    ExitCode,
     InvalidArgument,
     NotReady,
     ServerBusy,
     ServerError,
-    StartError,
     TooManyOpenRequests,
     to_status,
 )
@@ -78,10 +76,3 @@ def test_what_went_wrong_inside_is_not_told_to_the_caller(error: Exception) -> N
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert "secret" not in str(status)
     assert "r-7" in status.message
-
-
-def test_every_way_of_not_starting_has_an_exit_code_of_its_own() -> None:
-    codes = [kind.exit_code for kind in StartError.__subclasses__()]
-    assert len(set(codes)) == len(codes)
-    assert ExitCode.OK not in codes
-    assert errors.SettingsError.exit_code == 2

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from mse_grad_server.address import Address
-from mse_grad_server.errors import ExitCode, ListenError
+from mse_grad_server.exits import ExitCode, ListenError
 from mse_grad_server.metrics import Metrics, MetricsEndpoint
 from support.in_process import Serving, chunk, header, serving
 

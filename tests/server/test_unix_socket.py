@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from mse_grad_server.errors import ListenError
+from mse_grad_server.exits import ListenError
 from mse_grad_server.unix_socket import UnixSocketFile
 from support.in_process import serving
 

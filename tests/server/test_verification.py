@@ -7,7 +7,7 @@ import pytest
 
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT32, FLOAT64, Array, DType, Reduction
 from mse_grad_server.backends.base import GradientSpec
-from mse_grad_server.errors import ExitCode, VerificationFailed
+from mse_grad_server.exits import ExitCode, VerificationFailed
 from mse_grad_server.verification import verify
 from support.in_process import FakeBackend, serving
 

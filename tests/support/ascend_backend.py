@@ -18,7 +18,7 @@ from mse_grad_server.backends.ascend.faults import AclError
 from mse_grad_server.backends.ascend.recovery import Rung
 from mse_grad_server.backends.ascend.selfcheck import WrongGradient
 from mse_grad_server.backends.base import GradientSpec
-from mse_grad_server.errors import StartError
+from mse_grad_server.exits import StartError
 
 __all__ = ["DEVICE", "PATIENCE_S", "Open", "Opened", "Witness", "operands"]
 

@@ -11,7 +11,8 @@ from mse_grad import formula
 from mse_grad.tensor import DTYPES, Array, DType
 from mse_grad_server.backends.base import GradientSpec, OneByOne
 from mse_grad_server.backends.native import LIBRARY_PATH, LibraryUnusable, NativeKernel
-from mse_grad_server.errors import BackendError, BackendUnavailable
+from mse_grad_server.errors import BackendError
+from mse_grad_server.exits import BackendUnavailable
 
 __all__ = ["CpuBackend"]
 

@@ -15,7 +15,8 @@ from mse_grad.tensor import DTYPES, FLOAT32, Array, DType, Reduction
 from mse_grad_server.backends.base import Backend, GradientSpec
 from mse_grad_server.backends.cpu import CpuBackend
 from mse_grad_server.backends.native import LIBRARY_PATH, LibraryUnusable, NativeKernel
-from mse_grad_server.errors import BackendError, BackendUnavailable, ExitCode
+from mse_grad_server.errors import BackendError
+from mse_grad_server.exits import BackendUnavailable, ExitCode
 from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
 
 NAMES = ("avx512", "avx2", "neon", "portable")

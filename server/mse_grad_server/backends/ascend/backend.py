@@ -20,7 +20,8 @@ from mse_grad_server.backends.ascend.starting import check_permission, explain, 
 from mse_grad_server.backends.ascend.transfer import transfer
 from mse_grad_server.backends.base import Failure, Gradient, GradientSpec
 from mse_grad_server.config import Settings
-from mse_grad_server.errors import DeviceUnavailable, VerificationFailed
+from mse_grad_server.errors import DeviceUnavailable
+from mse_grad_server.exits import VerificationFailed
 
 __all__ = ["AscendBackend", "AscendOptions"]
 

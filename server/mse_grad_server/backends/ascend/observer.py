@@ -8,7 +8,7 @@ from typing import Protocol
 from mse_grad_server.backends.ascend.faults import AclError
 from mse_grad_server.backends.ascend.recovery import Rung
 from mse_grad_server.backends.ascend.selfcheck import WrongGradient
-from mse_grad_server.errors import StartError
+from mse_grad_server.exits import StartError
 
 __all__ = ["Observer"]
 

@@ -12,7 +12,7 @@ BackendUnavailable
 
 from __future__ import annotations
 
-from mse_grad_server.errors import BackendUnavailable, ExitCode
+from mse_grad_server.exits import BackendUnavailable, ExitCode
 
 __all__ = [
     "DeviceHung",

@@ -17,7 +17,7 @@ from mse_grad_server.backends.ascend.start_errors import (
     NoDevice,
     OpPackageMissing,
 )
-from mse_grad_server.errors import BackendUnavailable
+from mse_grad_server.exits import BackendUnavailable
 
 __all__ = ["check_permission", "explain", "load", "require_device"]
 

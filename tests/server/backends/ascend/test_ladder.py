@@ -10,7 +10,8 @@ import pytest
 
 from mse_grad_server.backends.ascend.recovery import Rung
 from mse_grad_server.backends.ascend.start_errors import DeviceHung, DeviceLost
-from mse_grad_server.errors import BackendError, DeviceUnavailable, ExitCode, ServerBusy, to_status
+from mse_grad_server.errors import BackendError, DeviceUnavailable, ServerBusy, to_status
+from mse_grad_server.exits import ExitCode
 from support.ascend_backend import PATIENCE_S, Open, Opened
 from support.ascend_runtime import AscendRuntime
 

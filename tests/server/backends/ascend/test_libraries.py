@@ -6,7 +6,7 @@ import pytest
 
 from mse_grad_server.backends.ascend.libraries import Libraries, find_libraries, find_version, hash_kernels
 from mse_grad_server.backends.ascend.start_errors import LibraryNotFound, OpPackageMissing
-from mse_grad_server.errors import BackendUnavailable, ExitCode
+from mse_grad_server.exits import BackendUnavailable, ExitCode
 
 OPAPI = Path("op_api/lib/libcust_opapi.so")
 

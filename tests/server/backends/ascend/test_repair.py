@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mse_grad_server.errors import DeviceUnavailable, ExitCode, ServerError
+from mse_grad_server.errors import DeviceUnavailable, ServerError
+from mse_grad_server.exits import ExitCode
 from support.ascend_backend import PATIENCE_S, Open, Opened
 from support.ascend_runtime import AscendRuntime
 

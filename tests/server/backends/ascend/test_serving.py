@@ -23,7 +23,7 @@ from mse_grad_server import app
 from mse_grad_server.app import Server
 from mse_grad_server.clock import LoopClock
 from mse_grad_server.config import Settings
-from mse_grad_server.errors import ExitCode
+from mse_grad_server.exits import ExitCode
 from mse_grad_server.log import open_log
 from support.ascend_backend import DEVICE
 from support.ascend_runtime import AscendRuntime

@@ -21,7 +21,7 @@ from mse_grad_server.backends.ascend.start_errors import (
     OpPackageMissing,
 )
 from mse_grad_server.backends.ascend.starting import check_permission, load
-from mse_grad_server.errors import BackendUnavailable, StartError, VerificationFailed
+from mse_grad_server.exits import BackendUnavailable, StartError, VerificationFailed
 from support.ascend_backend import Open, Witness
 from support.ascend_runtime import AscendRuntime
 
