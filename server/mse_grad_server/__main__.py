@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -20,15 +19,15 @@ _EXTRA = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the server and returns its exit code, one of `errors.ExitCode`.
+    """Runs the server and returns its exit code, one of `exits.ExitCode`.
 
     Args:
         arguments: Flags; None for those of the process.
     """
-    # The core of gRPC writes lines of its own format to stderr, which carries one JSON object a line here.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from mse_grad_server import command
+
+        return command.run(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as cause:
         if cause.name is None or cause.name.partition(".")[0] not in _EXTRA:
             raise
@@ -36,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"mse-grad-server needs the extra 'server': pip install 'mse-grad[server]' (there is no {cause.name})\n"
         )
         return 1
-    return command.run(sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
-from mse_grad_server import app
 from mse_grad_server.allocator import keep_freed_memory
 from mse_grad_server.config_sources import parse_command
 from mse_grad_server.config_text import as_yaml
-from mse_grad_server.errors import ExitCode, SettingsError, StartError
-from mse_grad_server.info import version
+from mse_grad_server.exits import ExitCode, SettingsError, StartError
+from mse_grad_server.grpc_environment import set_grpc_environment
 from mse_grad_server.log import forward_library_logs, open_log
 
 __all__ = ["run"]
@@ -26,12 +26,15 @@ def run(arguments: Sequence[str]) -> ExitCode:
             sys.stderr.write(f"mse-grad-server: {line}\n")
         return error.exit_code
     if command.version:
-        sys.stdout.write(f"mse-grad-server {version()}\n")
+        sys.stdout.write(f"mse-grad-server {metadata.version('mse-grad')}\n")
         return ExitCode.OK
     if command.print_config:
         sys.stdout.write(as_yaml(command.settings, command.origins))
         return ExitCode.OK
     keep_freed_memory()
+    set_grpc_environment(command.settings.grpc_experiments)
+    from mse_grad_server import app  # imports grpc, which reads that environment
+
     log = open_log(command.settings.log_level, command.settings.log_format, stream=sys.stderr)
     forward_library_logs(log)
     try:

@@ -146,6 +146,11 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=30.0, ge=0, le=86400, description="how long accepted requests may take after SIGTERM or SIGINT"
     )
+    grpc_experiments: str = Field(
+        default="-event_engine_client,-event_engine_listener",
+        pattern="^(-?[a-z0-9_]+(,-?[a-z0-9_]+)*)?$",
+        description="experiments of gRPC's core, as its own variable GRPC_EXPERIMENTS; '' leaves it as it comes",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug has one line for every request"
     )

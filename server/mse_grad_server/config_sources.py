@@ -14,7 +14,8 @@ from pydantic_settings import EnvSettingsSource, YamlConfigSettingsSource
 
 from mse_grad_server.config import ENVIRONMENT_PREFIX, Settings
 from mse_grad_server.config_text import allowed, placeholder, value_text
-from mse_grad_server.errors import SettingsError
+from mse_grad_server.exits import SettingsError
+from mse_grad_server.grpc_environment import EXPERIMENTS_VARIABLE
 
 __all__ = ["Command", "flag_of", "parse_command", "variable_of"]
 
@@ -51,6 +52,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     config_file = flags.pop("config") or os.environ.get(_CONFIG_VARIABLE)
     _check_variables()
     layers: list[tuple[dict[str, Any], Callable[[str], str]]] = [
+        (_grpc_values(), lambda _: EXPERIMENTS_VARIABLE),
         (_file_values(config_file), lambda name: f"{name} in {config_file}"),
         (EnvSettingsSource(Settings)(), variable_of),
         (flags, flag_of),
@@ -115,6 +117,11 @@ def _check_variables() -> None:
         raise SettingsError(
             "\n".join(f"{name} is no variable of this server; --help lists the settings" for name in unknown)
         )
+
+
+def _grpc_values() -> dict[str, Any]:
+    experiments = os.environ.get(EXPERIMENTS_VARIABLE)
+    return {} if experiments is None else {"grpc_experiments": experiments}
 
 
 def _file_values(path: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args, get_origin
 
 import yaml
-from pydantic import ByteSize
+from pydantic import AfterValidator, ByteSize
 from pydantic.fields import FieldInfo
 
 from mse_grad_server.config import Settings, size_text
@@ -36,7 +36,9 @@ def placeholder(field: FieldInfo) -> str:
     for kind, text in ((ByteSize, "SIZE"), (int, "N"), (float, "SECONDS")):
         if field.annotation is kind:
             return text
-    return "ADDRESS" if field.metadata else "PATH"
+    if any(isinstance(rule, AfterValidator) for rule in field.metadata):
+        return "ADDRESS"
+    return "NAMES" if field.metadata else "PATH"
 
 
 def value_text(field: FieldInfo, value: object) -> str:

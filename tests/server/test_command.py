@@ -7,7 +7,7 @@ import pytest
 
 import mse_grad_server
 from mse_grad_server.__main__ import main
-from mse_grad_server.errors import ExitCode
+from mse_grad_server.exits import ExitCode
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

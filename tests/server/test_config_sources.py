@@ -9,7 +9,7 @@ import yaml
 from mse_grad_server.config import Settings
 from mse_grad_server.config_sources import parse_command
 from mse_grad_server.config_text import as_yaml
-from mse_grad_server.errors import ExitCode, SettingsError
+from mse_grad_server.exits import ExitCode, SettingsError
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_the_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest
 def test_every_setting_has_a_flag_and_a_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     default = getattr(Settings(), name)
     flag = f"--{name.replace('_', '-')}"
-    assert parse_command([flag] if default is False else [flag, str(default)]).origins == {name: flag}
+    assert parse_command([flag if default is False else f"{flag}={default}"]).origins == {name: flag}
     monkeypatch.setenv(f"MSE_GRAD_{name.upper()}", str(default))
     assert parse_command([]).settings == Settings()
 
