@@ -21,6 +21,7 @@ from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server import app
 from mse_grad_server.app import Server
+from mse_grad_server.backends.ascend.blocks import DTYPES as DTYPES_ON_DEVICE
 from mse_grad_server.clock import LoopClock
 from mse_grad_server.config import Settings
 from mse_grad_server.exits import ExitCode
@@ -28,6 +29,7 @@ from mse_grad_server.log import open_log
 from support.ascend_backend import DEVICE
 from support.ascend_runtime import AscendRuntime
 from support.in_process import FakeBackend, RawStream, Serving, chunk, detail, gradient, header, reason_of
+from support.waiting import until
 
 
 def settings_of(runtime: AscendRuntime, **settings: Any) -> Settings:
@@ -157,13 +159,14 @@ async def test_an_open_circuit_refuses_with_a_time_and_turns_health_until_it_clo
         for id in (1, 2):
             with runtime.faults("aclnnMseLossGrad code=507015"):
                 await compute(stream, id)
-        with runtime.faults("aclnnMseLossGrad code=507015"):
+        # After the rest the device is checked once more, and the first call of that check returns when the `with` ends.
+        with runtime.faults(f"aclnnMseLossGrad code=507015; aclrtMemset mode=hang after={len(DTYPES_ON_DEVICE)}"):
             assert await refused(stream, 3) == 1.0
-        assert server.metric("mse_grad_device_circuit_open") == 1
-        await server.until(lambda: server.metric("mse_grad_ready") == 0)
-        assert (await info(server)).endpoints[0].state == pb.WORKER_STATE_RECOVERING
-        assert await health(server) == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert await refused(stream, 4) == 1.0
+            assert server.metric("mse_grad_device_circuit_open") == 1
+            await server.until(lambda: server.metric("mse_grad_ready") == 0)
+            assert (await info(server)).endpoints[0].state == pb.WORKER_STATE_RECOVERING
+            assert await health(server) == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await refused(stream, 4) == 1.0
         await server.until(lambda: server.metric("mse_grad_ready") == 1)
         assert not await compute(stream, 5)
         assert server.metric("mse_grad_device_circuit_open") == 0
@@ -184,8 +187,7 @@ async def test_a_lost_device_fails_its_requests_and_asks_for_the_end(runtime: As
 async def test_the_process_ends_with_the_code_of_a_lost_device(runtime: AscendRuntime) -> None:
     log = io.StringIO()
     running = asyncio.ensure_future(app.run(settings_of(runtime), open_log("info", "json", stream=log)))
-    while '"ready"' not in log.getvalue():
-        await asyncio.sleep(0)
+    await until(lambda: '"ready"' in log.getvalue())
     listen = log.getvalue().split('"listen": "')[1].split('"')[0]
     with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
         async with grpc.aio.insecure_channel(listen) as channel:
@@ -222,7 +224,6 @@ async def test_the_fallback_serves_from_the_start_where_there_is_no_device(runti
 async def test_a_signal_gives_the_device_back(runtime: AscendRuntime) -> None:
     log = io.StringIO()
     running = asyncio.ensure_future(app.run(settings_of(runtime), open_log("info", "json", stream=log)))
-    while '"ready"' not in log.getvalue():
-        await asyncio.sleep(0)
+    await until(lambda: '"ready"' in log.getvalue())
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 20) is ExitCode.OK
