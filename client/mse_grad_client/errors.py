@@ -6,6 +6,7 @@
     ├── Unavailable         (ConnectionError)      no server answered, or it is not ready or draining
     ├── ResourceExhausted                          a limit of the server is reached
     ├── Unimplemented       (NotImplementedError)  this server's backend cannot compute it
+    ├── PermissionDenied    (PermissionError)      the server does not serve this caller
     ├── Cancelled                                  the request was cancelled
     ├── ClientClosed        (RuntimeError)         the client was used after `close`
     └── InternalError       (RuntimeError)         the server failed, or broke the contract
@@ -30,6 +31,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "MseGradError",
+    "PermissionDenied",
     "ResourceExhausted",
     "Unavailable",
     "Unimplemented",
@@ -108,6 +110,12 @@ class Unimplemented(MseGradError, NotImplementedError):
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
+class PermissionDenied(MseGradError, PermissionError):
+    """The server does not serve this caller."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class Cancelled(MseGradError):
     """The request was cancelled."""
 
@@ -134,6 +142,7 @@ _BY_CODE: dict[grpc.StatusCode, type[MseGradError]] = {
         Unavailable,
         ResourceExhausted,
         Unimplemented,
+        PermissionDenied,
         Cancelled,
         InternalError,
     )

@@ -21,6 +21,7 @@ from mse_grad.messages import (
     Chunk,
     Header,
     Result,
+    SharedRange,
     StreamRequest,
     StreamResponse,
     TensorFrame,
@@ -40,6 +41,10 @@ from mse_grad.wire import (
 )
 
 __all__ = ["decode_stream_request", "decode_stream_response", "decode_unary_request", "decode_unary_response"]
+
+
+# elements = 1 to y_offset = 9, varints.
+_SHARED_TAGS = range(0x08, 0x50, 8)
 
 
 def decode_stream_request(message: bytes) -> StreamRequest:
@@ -215,6 +220,7 @@ def _chunk(message: bytes, view: memoryview, position: int, end: int) -> Chunk:
     predict: Buffer = b""
     label: Buffer = b""
     dout: Buffer = b""
+    shared: SharedRange | None = None
     while position < end:
         tag, value = message[position], message[position + 1]
         position += 2
@@ -231,6 +237,10 @@ def _chunk(message: bytes, view: memoryview, position: int, end: int) -> Chunk:
                 label = view[start:position]
             elif tag == 0x2A:
                 dout = view[start:position]
+            elif tag == 0x32:
+                if shared is not None:
+                    raise Unrecognised
+                shared = _shared_range(message, start, position)
             else:
                 check_skippable(tag)
         elif tag == 0x08:
@@ -241,7 +251,40 @@ def _chunk(message: bytes, view: memoryview, position: int, end: int) -> Chunk:
             check_skippable(tag)
     if position != end:
         raise Unrecognised
-    return Chunk(id_, offset, predict, label, dout)
+    return Chunk(id_, offset, predict, label, dout, shared)
+
+
+def _shared_range(message: bytes, position: int, end: int) -> SharedRange:
+    # Numbers 1 to 9 alone, all of them varints: at its number, and where nothing else is expected.
+    numbers = [0] * 10
+    while position < end:
+        tag, value = message[position], message[position + 1]
+        position += 2
+        if value >= 0x80:
+            value, position = finish_varint(message, value, position)
+        if tag & 7 == 2:
+            position += value
+            if position > end:
+                raise Unrecognised
+            check_skippable(tag)
+        elif tag in _SHARED_TAGS:
+            numbers[tag >> 3] = value
+        else:
+            check_skippable(tag)
+    if position != end:
+        raise Unrecognised
+    _, elements, predict, predict_at, label, label_at, dout, dout_at, y, y_at = numbers
+    return SharedRange(
+        signed64(elements),
+        predict,
+        signed64(predict_at),
+        label,
+        signed64(label_at),
+        dout,
+        signed64(dout_at),
+        y,
+        signed64(y_at),
+    )
 
 
 def _result(message: bytes, view: memoryview, position: int, end: int) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mse_grad.messages import Chunk, Header, TensorFrame, UnaryRequest
+from mse_grad.messages import Chunk, Header, SharedRange, TensorFrame, UnaryRequest
 from mse_grad.tensor import Buffer
 from mse_grad.unfilled import unfilled_message
 from mse_grad.wire import enum_bytes, int64_bytes, uint64_bytes
@@ -152,7 +152,34 @@ def _append_chunk(parts: list[Buffer], chunk: Chunk) -> None:
     label_head = b"\x22" + uint64_bytes(label_bytes) if label_bytes else b""
     dout_head = b"\x2a" + uint64_bytes(dout_bytes) if dout_bytes else b""
     size_bytes = len(head) + predict_bytes + len(label_head) + label_bytes + len(dout_head) + dout_bytes
+    if chunk.shared is not None:
+        body = _shared_body(chunk.shared)
+        tail = b"\x32" + uint64_bytes(len(body)) + body  # shared = 6
+        size_bytes += len(tail)
+        parts += (b"\x12", uint64_bytes(size_bytes), head, predict, label_head, label, dout_head, dout, tail)
+        return
     parts += (b"\x12", uint64_bytes(size_bytes), head, predict, label_head, label, dout_head, dout)  # chunks = 2
+
+
+def _shared_body(shared: SharedRange) -> bytes:
+    body = b"\x08" + int64_bytes(shared.elements) if shared.elements else b""
+    if shared.predict_segment:
+        body += b"\x10" + uint64_bytes(shared.predict_segment)
+    if shared.predict_offset:
+        body += b"\x18" + int64_bytes(shared.predict_offset)
+    if shared.label_segment:
+        body += b"\x20" + uint64_bytes(shared.label_segment)
+    if shared.label_offset:
+        body += b"\x28" + int64_bytes(shared.label_offset)
+    if shared.dout_segment:
+        body += b"\x30" + uint64_bytes(shared.dout_segment)
+    if shared.dout_offset:
+        body += b"\x38" + int64_bytes(shared.dout_offset)
+    if shared.y_segment:
+        body += b"\x40" + uint64_bytes(shared.y_segment)
+    if shared.y_offset:
+        body += b"\x48" + int64_bytes(shared.y_offset)
+    return body
 
 
 def _append_tensor(parts: list[Buffer], tag: bytes, tensor: TensorFrame) -> None:

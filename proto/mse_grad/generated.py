@@ -10,6 +10,7 @@ from mse_grad.messages import (
     Chunk,
     Header,
     Result,
+    SharedRange,
     StreamRequest,
     StreamResponse,
     TensorFrame,
@@ -42,7 +43,17 @@ def parse_stream_request(message: bytes) -> StreamRequest:
             )
             for header in parsed.headers
         ],
-        [Chunk(chunk.id, chunk.offset, chunk.predict, chunk.label, chunk.dout) for chunk in parsed.chunks],
+        [
+            Chunk(
+                chunk.id,
+                chunk.offset,
+                chunk.predict,
+                chunk.label,
+                chunk.dout,
+                _shared(chunk.shared) if chunk.HasField("shared") else None,
+            )
+            for chunk in parsed.chunks
+        ],
         list(parsed.cancel_ids),
     )
 
@@ -70,6 +81,20 @@ def parse_unary_response(message: bytes) -> UnaryResponse:
     """Returns the `ComputeGradientResponse` in `message`; raises ContractError MESSAGE_MALFORMED."""
     parsed = _parse(pb.ComputeGradientResponse, message)
     return UnaryResponse(_tensor(parsed.y), parsed.fallback)
+
+
+def _shared(shared: pb.SharedRange) -> SharedRange:
+    return SharedRange(
+        shared.elements,
+        shared.predict_segment,
+        shared.predict_offset,
+        shared.label_segment,
+        shared.label_offset,
+        shared.dout_segment,
+        shared.dout_offset,
+        shared.y_segment,
+        shared.y_offset,
+    )
 
 
 def _tensor(tensor: pb.Tensor) -> TensorFrame:

@@ -11,6 +11,7 @@ __all__ = [
     "Chunk",
     "Header",
     "Result",
+    "SharedRange",
     "StreamRequest",
     "StreamResponse",
     "TensorFrame",
@@ -35,6 +36,21 @@ class Header:
 
 
 @dataclass(slots=True)
+class SharedRange:
+    """`mse_grad.v1.SharedRange`; numbers as they came, unchecked."""
+
+    elements: int
+    predict_segment: int
+    predict_offset: int
+    label_segment: int
+    label_offset: int
+    dout_segment: int
+    dout_offset: int
+    y_segment: int
+    y_offset: int
+
+
+@dataclass(slots=True)
 class Chunk:
     """`mse_grad.v1.GradientChunk`."""
 
@@ -43,6 +59,7 @@ class Chunk:
     predict: Buffer
     label: Buffer
     dout: Buffer = b""
+    shared: SharedRange | None = None
 
 
 @dataclass(slots=True)

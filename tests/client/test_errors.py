@@ -22,6 +22,7 @@ BUILTIN_BASES = {
     "DeadlineExceeded": TimeoutError,
     "Unavailable": ConnectionError,
     "Unimplemented": NotImplementedError,
+    "PermissionDenied": PermissionError,
     "ClientClosed": RuntimeError,
     "InternalError": RuntimeError,
 }

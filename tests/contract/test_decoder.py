@@ -64,7 +64,10 @@ VALID = {
                 traceparent="00-a-b-01",
             )
         ],
-        chunks=[pb.GradientChunk(id=300, offset=2**40, predict=bytes(200), label=b"l", dout=b"d")],
+        chunks=[
+            pb.GradientChunk(id=300, offset=2**40, predict=bytes(200), label=b"l", dout=b"d"),
+            pb.GradientChunk(id=301, shared=pb.SharedRange(elements=300, predict_segment=1, y_segment=2, y_offset=-1)),
+        ],
         cancel_ids=[1, 2**64 - 1],
     ),
     pb.StreamGradientsResponse: pb.StreamGradientsResponse(

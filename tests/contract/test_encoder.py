@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mse_grad.frame import (
     Chunk,
     Header,
     Result,
+    SharedRange,
     TensorFrame,
     UnaryRequest,
     decode_stream_request,
@@ -45,7 +47,21 @@ headers = st.builds(
     request_id=st.text(max_size=5),
     traceparent=st.text(max_size=5),
 )
-chunks = st.builds(Chunk, id=uint64s, offset=int64s, predict=buffers, label=buffers, dout=buffers)
+shared_ranges = st.builds(
+    SharedRange,
+    elements=int64s,
+    **{f"{name}_segment": uint64s for name in ("predict", "label", "dout", "y")},
+    **{f"{name}_offset": int64s for name in ("predict", "label", "dout", "y")},
+)
+chunks = st.builds(
+    Chunk,
+    id=uint64s,
+    offset=int64s,
+    predict=buffers,
+    label=buffers,
+    dout=buffers,
+    shared=st.none() | shared_ranges,
+)
 tensors = st.builds(TensorFrame, dtype=enums, shape=shapes, data=buffers)
 unary_requests = st.builds(UnaryRequest, predict=tensors, label=tensors, dout=tensors, reduction=enums, numel=int64s)
 slots = st.tuples(uint64s, int64s, st.sampled_from([0, 1, 4, 127, 128, 20_000]), st.booleans())
@@ -72,6 +88,7 @@ def generated_chunk(chunk: Chunk) -> pb.GradientChunk:
         predict=bytes(chunk.predict),
         label=bytes(chunk.label),
         dout=bytes(chunk.dout),
+        shared=None if chunk.shared is None else pb.SharedRange(**asdict(chunk.shared)),
     )
 
 

@@ -154,7 +154,9 @@ def _headers(*, wild: bool) -> SearchStrategy[bytes]:
 
 def _chunks(*, wild: bool) -> SearchStrategy[bytes]:
     numbers = {number: _varints(number, wide=wild) for number in (1, 2)}
-    return _message({**numbers, **{number: _bytes(number) for number in (3, 4, 5)}}, wild=wild)
+    operands = {number: _bytes(number) for number in (3, 4, 5)}
+    shared = _message({number: _varints(number, wide=wild) for number in range(1, 10)}, wild=wild)
+    return _message({**numbers, **operands, 6: _submessages(6, shared)}, wild=wild, once=(6,))
 
 
 def _results(*, wild: bool) -> SearchStrategy[bytes]:
@@ -189,7 +191,8 @@ def stream_responses(*, wild: bool) -> SearchStrategy[bytes]:
     ended = _message({1: _varints(1, wide=wild), 2: _submessages(2, _statuses(wild=wild))}, wild=wild)
     limits = _message({number: _varints(number, wide=wild) for number in range(1, 7)}, wild=wild)
     instance = _TEXTS.map(lambda text: length_delimited(1, text))
-    opened = _message({1: instance, 2: _submessages(2, limits)}, wild=wild)
+    offer = _message({1: instance, 2: _bytes(2), 3: _varints(3, wide=wild)}, wild=wild)
+    opened = _message({1: instance, 2: _submessages(2, limits), 3: _submessages(3, offer)}, wild=wild)
     known = {
         1: _submessages(1, opened),
         2: _submessages(2, _results(wild=wild)),

@@ -110,18 +110,42 @@ class GradientHeader(_message.Message):
     def __init__(self, id: _Optional[int] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., scalar_dout: _Optional[bytes] = ..., numel: _Optional[int] = ..., time_left_us: _Optional[int] = ..., request_id: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class GradientChunk(_message.Message):
-    __slots__ = ("id", "offset", "predict", "label", "dout")
+    __slots__ = ("id", "offset", "predict", "label", "dout", "shared")
     ID_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     DOUT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     id: int
     offset: int
     predict: bytes
     label: bytes
     dout: bytes
-    def __init__(self, id: _Optional[int] = ..., offset: _Optional[int] = ..., predict: _Optional[bytes] = ..., label: _Optional[bytes] = ..., dout: _Optional[bytes] = ...) -> None: ...
+    shared: SharedRange
+    def __init__(self, id: _Optional[int] = ..., offset: _Optional[int] = ..., predict: _Optional[bytes] = ..., label: _Optional[bytes] = ..., dout: _Optional[bytes] = ..., shared: _Optional[_Union[SharedRange, _Mapping]] = ...) -> None: ...
+
+class SharedRange(_message.Message):
+    __slots__ = ("elements", "predict_segment", "predict_offset", "label_segment", "label_offset", "dout_segment", "dout_offset", "y_segment", "y_offset")
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    PREDICT_SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    PREDICT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DOUT_SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    DOUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    Y_SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    Y_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    elements: int
+    predict_segment: int
+    predict_offset: int
+    label_segment: int
+    label_offset: int
+    dout_segment: int
+    dout_offset: int
+    y_segment: int
+    y_offset: int
+    def __init__(self, elements: _Optional[int] = ..., predict_segment: _Optional[int] = ..., predict_offset: _Optional[int] = ..., label_segment: _Optional[int] = ..., label_offset: _Optional[int] = ..., dout_segment: _Optional[int] = ..., dout_offset: _Optional[int] = ..., y_segment: _Optional[int] = ..., y_offset: _Optional[int] = ...) -> None: ...
 
 class StreamGradientsResponse(_message.Message):
     __slots__ = ("opened", "results", "errors", "go_away")
@@ -136,12 +160,42 @@ class StreamGradientsResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., results: _Optional[_Iterable[_Union[GradientResult, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[GradientError, _Mapping]]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ...) -> None: ...
 
 class StreamOpened(_message.Message):
-    __slots__ = ("instance_id", "limits")
+    __slots__ = ("instance_id", "limits", "shared_memory")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     limits: Limits
-    def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    shared_memory: SharedMemoryOffer
+    def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ...) -> None: ...
+
+class SharedMemoryOffer(_message.Message):
+    __slots__ = ("socket_name", "secret", "max_mapped_bytes")
+    SOCKET_NAME_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    MAX_MAPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    socket_name: str
+    secret: bytes
+    max_mapped_bytes: int
+    def __init__(self, socket_name: _Optional[str] = ..., secret: _Optional[bytes] = ..., max_mapped_bytes: _Optional[int] = ...) -> None: ...
+
+class SharedMemoryHandover(_message.Message):
+    __slots__ = ("instance_id", "secret", "segments", "withdrawn")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    secret: bytes
+    segments: _containers.RepeatedScalarFieldContainer[int]
+    withdrawn: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, instance_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., segments: _Optional[_Iterable[int]] = ..., withdrawn: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SharedMemoryHandoverResult(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: _status_pb2.Status
+    def __init__(self, status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class GradientResult(_message.Message):
     __slots__ = ("id", "offset", "y", "fallback")
