@@ -19,8 +19,7 @@ from support.ascend_runtime import Accounts
 from support.operands import expected, operands
 from support.resident import resident_bytes
 from support.server import ServerProcess, running_server
-from support.simulator import build
-from support.tools import require_program
+from support.simulator import require_simulator
 
 PATIENCE_S = 60.0
 
@@ -33,9 +32,7 @@ class Start(Protocol):
 
 @pytest.fixture(scope="module")
 def libraries() -> Path:
-    require_program("make")
-    require_program("g++")
-    return build()
+    return require_simulator()
 
 
 @pytest.fixture

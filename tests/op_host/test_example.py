@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import build
+from support.simulator import require_simulator
 from support.tools import require_program
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[2]
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, and around it the folders of a host with the toolkit and the installed package."""
     cmake = require_program("cmake")
-    require_program("make")
-    libraries = build()
+    libraries = require_simulator()
     host = tmp_path_factory.mktemp("host")
     api = host / "opp" / "vendors" / "mse_grad" / "op_api"
     for folder, content in {

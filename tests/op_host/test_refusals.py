@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import build
-from support.tools import require_program
+from support.simulator import require_simulator
 
 FLOAT32, FLOAT16, INT32, DOUBLE, BFLOAT16 = 0, 1, 3, 11, 27  # aclDataType
 FORMAT_ND = 2
+REPEATED_INIT = 100002
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,16 @@ class FirstPhase:
 
 @pytest.fixture(scope="module")
 def first_phase() -> Iterator[FirstPhase]:
-    require_program("make")
-    libraries = build()
+    libraries = require_simulator()
     acl = ctypes.CDLL(str(libraries / "libascendcl.so"), ctypes.RTLD_GLOBAL)
-    assert acl.aclInit(None) == 0
+    initialised = acl.aclInit(None)
+    assert initialised in (0, REPEATED_INIT)
     assert acl.aclrtSetDevice(0) == 0
     yield FirstPhase(libraries)
     assert acl.aclrtResetDevice(0) == 0
-    assert acl.aclFinalize() == 0
+    # What this process initialised before is for others to finalise.
+    if initialised == 0:
+        assert acl.aclFinalize() == 0
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16])

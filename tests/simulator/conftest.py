@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import Simulator, build
-from support.tools import require_program
+from support.simulator import Simulator, require_simulator
 
 
 @pytest.fixture(scope="session")
 def libraries() -> Path:
     """The folder of the built libraries; those with sanitizers where test_sanitizers.py started this process."""
-    require_program("make")
-    require_program("g++")
-    return build(sanitize="MSE_GRAD_TEST_SANITIZE" in os.environ)
+    return require_simulator(sanitize="MSE_GRAD_TEST_SANITIZE" in os.environ)
 
 
 @pytest.fixture(scope="session")

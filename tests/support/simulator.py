@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from mse_grad.tensor import Array, DType
 from support.device import ACL_DTYPE, DTYPES, AclError, Device
 from support.device_abi import LaunchTensor, declare_simulator
+from support.tools import require_program
 
 __all__ = [
     "CHIPS",
@@ -27,6 +29,7 @@ __all__ = [
     "Simulator",
     "Tensor",
     "build",
+    "require_simulator",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +95,13 @@ def build(*, sanitize: bool = False) -> Path:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"{' '.join(command)} failed:\n{run.stdout}{run.stderr}"
     return ROOT / "build" / ("simulator-sanitized" if sanitize else "simulator")
+
+
+def require_simulator(*, sanitize: bool = False) -> Path:
+    """`build` for tests, which are skipped without a compiler, and fail where CI is set."""
+    require_program("make")
+    require_program(os.environ.get("CXX") or "g++")
+    return build(sanitize=sanitize)
 
 
 class Simulator(Device):

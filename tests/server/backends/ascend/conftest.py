@@ -12,16 +12,13 @@ from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
 from mse_grad_server.backends.ascend.device import DeviceOptions
 from support.ascend_backend import DEVICE, PATIENCE_S, Open, Opened, Witness
 from support.ascend_runtime import AscendRuntime
-from support.simulator import build
-from support.tools import require_program
+from support.simulator import require_simulator
 
 
 @pytest.fixture(scope="session")
 def built_runtime() -> AscendRuntime:
     """The simulated runtime of this process."""
-    require_program("make")
-    require_program("g++")
-    return AscendRuntime(build())
+    return AscendRuntime(require_simulator())
 
 
 @pytest.fixture
