@@ -20,6 +20,7 @@ from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError
 from mse_grad_server.log import open_log
 from mse_grad_server.verification import verify
 from support.in_process import FakeBackend, RawStream, serving
+from support.waiting import until
 
 
 async def test_the_log_says_where_it_listens_and_then_that_it_is_ready() -> None:
@@ -91,13 +92,11 @@ async def signalled_while_it_starts(
     monkeypatch.setattr(app, "CpuBackend", WaitingBackend)
     log = open_log("info", "json", stream=stream)
     running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
-    while not WaitingBackend.made:
-        await asyncio.sleep(0)
+    await until(lambda: bool(WaitingBackend.made))
     (backend,) = WaitingBackend.made
     assert await asyncio.to_thread(backend.started.acquire, timeout=20)
     os.kill(os.getpid(), signal.SIGTERM)
-    while "SIGTERM" not in stream.getvalue():
-        await asyncio.sleep(0)
+    await until(lambda: "SIGTERM" in stream.getvalue())
     return running, backend
 
 
@@ -115,13 +114,11 @@ async def test_who_asks_again_after_the_drain_is_refused_in_our_words(monkeypatc
     stream = io.StringIO()
     log = open_log("info", "json", stream=stream)
     running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
-    while '"ready"' not in stream.getvalue():
-        await asyncio.sleep(0)
+    await until(lambda: '"ready"' in stream.getvalue())
     listen = json.loads(stream.getvalue().splitlines()[0])["listen"]
     async with grpc.aio.insecure_channel(listen) as channel:
         os.kill(os.getpid(), signal.SIGTERM)
-        while '"drained"' not in stream.getvalue():
-            await asyncio.sleep(0)
+        await until(lambda: '"drained"' in stream.getvalue())
         code, reason, _ = await RawStream(channel).receive_failure()
         assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
     running.cancel()
