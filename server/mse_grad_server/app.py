@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 from typing import Any
 
-import grpc
-from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 from structlog.typing import FilteringBoundLogger
 
 from mse_grad_server.address import Address
@@ -19,18 +14,24 @@ from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
 from mse_grad_server.backends.base import Backend
 from mse_grad_server.backends.cpu import CpuBackend
 from mse_grad_server.clock import Clock, LoopClock
+from mse_grad_server.common_port import CommonPort
 from mse_grad_server.config import Settings
 from mse_grad_server.device_events import DeviceEvents
-from mse_grad_server.engine import Engine, State
-from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError, StartError, VerificationFailed
+from mse_grad_server.engine import Engine
+from mse_grad_server.exits import BackendUnavailable, ExitCode, StartError, VerificationFailed
 from mse_grad_server.fallback import Fallback
+from mse_grad_server.families import as_json
 from mse_grad_server.health import Health
 from mse_grad_server.info import info_of, version
 from mse_grad_server.interceptors import CallInterceptor
+from mse_grad_server.listener import Listener
+from mse_grad_server.membership import Membership
 from mse_grad_server.metrics import Metrics, MetricsEndpoint
 from mse_grad_server.recorder import Recorder
-from mse_grad_server.service import COMPUTE_GRADIENT, SERVICE, Service
-from mse_grad_server.unix_socket import UnixSocketFile
+from mse_grad_server.roster import Endpoint
+from mse_grad_server.service import COMPUTE_GRADIENT, Service
+from mse_grad_server.signals import on_stop_signals
+from mse_grad_server.state import State
 from mse_grad_server.verification import open_verified
 
 __all__ = ["Server", "run"]
@@ -50,8 +51,6 @@ class Server:
     """One server in one event loop: opened once, drained, closed.
 
     Attributes:
-        address: Where it listens; the port is known once it is open.
-        metrics_address: Where its metrics are, or None.
         metrics: What it counts.
         lost: Done with the reason when the device is lost and nothing computes in its place.
     """
@@ -63,6 +62,7 @@ class Server:
         *,
         backend: Backend | None = None,
         clock: Clock | None = None,
+        membership: Membership | None = None,
     ) -> None:
         """Takes what it will run with; must be made inside of the event loop.
 
@@ -71,9 +71,9 @@ class Server:
             log: Where events go.
             backend: What computes; None for what the settings name.
             clock: None for the clock of the loop.
+            membership: Its place among the workers of a host, or None where it is alone.
         """
         clock = clock or LoopClock()
-        self.address = Address.parse(settings.listen)
         self.metrics = Metrics()
         self._settings = settings
         self._log = log
@@ -88,12 +88,14 @@ class Server:
             fallback=None if self._fallback is None else self._fallback.compute_all,
         )
         self._health = Health()
+        self._membership = membership
         self._telling: set[asyncio.Task[None]] = set()
-        self._socket_file = UnixSocketFile(self.address.path) if self.address.path else None
+        self._telling_turn = asyncio.Lock()
+        self._is_ending = False
         self._metrics_endpoint = (
             None
             if settings.metrics_listen == "none"
-            else MetricsEndpoint(self.metrics, Address.parse(settings.metrics_listen))
+            else MetricsEndpoint(self.metrics.registry, Address.parse(settings.metrics_listen))
         )
         instance_id = secrets.token_hex(16)
         recorder = Recorder(self.metrics, log, logs_every_request=settings.log_level == "debug")
@@ -104,11 +106,29 @@ class Server:
             settings,
             instance_id=instance_id,
             server_info=lambda: info_of(
-                settings, self._backend, self._engine.state, address=str(self.address), instance_id=instance_id
+                settings, self._backend, self._engine.state, endpoints=self._endpoints(), instance_id=instance_id
             ),
         )
         interceptor = CallInterceptor(recorder, clock, name=instance_id[:8], gradient_method=COMPUTE_GRADIENT)
-        self._grpc = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+
+        def listener(address: str, *, shares_port: bool) -> Listener:
+            return Listener(
+                Address.parse(address), self._service, self._health, interceptor, settings, shares_port=shares_port
+            )
+
+        # The supervisor holds the port of a worker, for the next one to have the same.
+        self._listener = listener(settings.listen, shares_port=membership is not None)
+        self._common_port: CommonPort | None = None
+        if membership is not None and membership.common_address:
+            self._common_port = CommonPort(
+                lambda: listener(membership.common_address, shares_port=True),
+                drain_timeout_s=settings.drain_timeout_s,
+            )
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; the port is known once it is open."""
+        return self._listener.address
 
     @property
     def metrics_address(self) -> Address | None:
@@ -123,7 +143,8 @@ class Server:
         """
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.open()
-        await self._listen()
+        await self._health.open()
+        await self._listener.open()
         addresses = {"listen": str(self.address), "metrics_listen": str(self.metrics_address or "none")}
         self._log.info("listening", **addresses)
         gradients = await self._engine.run(self._open_backends)
@@ -134,7 +155,7 @@ class Server:
             version=version(), backend=backend.name, device=backend.device, kernel_hash=backend.kernel_hash
         )
         self._engine.set_ready(inline_bytes=min(self._settings.inline_bytes, backend.inline_bytes))
-        await self._health.set_ready()
+        await self._tell()
         self._log.info(
             "ready",
             **addresses,
@@ -149,6 +170,11 @@ class Server:
     async def drain(self) -> None:
         """Takes nothing new, tells everyone, and waits for what was accepted, within the drain timeout."""
         self._log.info("draining", in_flight_requests=self._engine.in_flight_requests)
+        self._is_ending = True
+        if self._common_port is not None:
+            await self._common_port.set_open(False)
+        if self._membership is not None:
+            self._membership.report(State.DRAINING)
         telling = asyncio.ensure_future(self._health.drain())
         timeout_s = _LOST_DRAIN_S if self.lost.done() else self._settings.drain_timeout_s
         if await self._engine.drain(timeout_s):
@@ -161,9 +187,9 @@ class Server:
 
     async def close(self) -> bool:
         """Ends what is left and gives everything back; returns False where a call to the backend does not end."""
-        await self._grpc.stop(_FAREWELL_S)
-        if self._socket_file is not None:
-            self._socket_file.remove()
+        if self._common_port is not None:
+            await self._common_port.close(_FAREWELL_S)
+        await self._listener.close(_FAREWELL_S)
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
         computing = asyncio.ensure_future(asyncio.to_thread(self._engine.close))
@@ -172,26 +198,6 @@ class Server:
             return False
         await asyncio.to_thread(self._backend.close)
         return True
-
-    async def _listen(self) -> None:
-        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
-        await self._health.open(self._grpc)
-        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._grpc)
-        channelz.add_channelz_servicer(self._grpc)
-        if self._socket_file is not None:
-            self._socket_file.prepare()
-        try:
-            port = self._grpc.add_insecure_port(str(self.address))
-        except RuntimeError as cause:
-            raise ListenError(
-                f"cannot listen on {self.address}: it is in use, or not of this machine; choose another --listen"
-            ) from cause
-        if self._socket_file is not None:
-            self._socket_file.bound()
-        else:
-            self.address = self.address.with_port(port)
-        await self._grpc.start()
 
     def _make_backend(self) -> Backend:
         settings = self._settings
@@ -207,9 +213,23 @@ class Server:
             return
         self._engine.set_available(is_available)
         if self._engine.state is not State.STARTING:
-            telling = asyncio.ensure_future(self._health.set_ready(is_available))
+            telling = asyncio.ensure_future(self._tell())
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
+
+    async def _tell(self) -> None:
+        async with self._telling_turn:
+            is_ready = self._engine.state is State.READY and not self._is_ending
+            if self._common_port is not None:
+                await self._common_port.set_open(is_ready)
+            await self._health.set_ready(is_ready)
+            if self._membership is not None and not self._is_ending:
+                self._membership.report(self._engine.state)
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        if self._membership is not None:
+            return self._membership.endpoints(self._engine.state)
+        return (Endpoint(str(self.address), self._settings.device_name, self._engine.state),)
 
     def _device_is_lost(self, error: StartError) -> None:
         if self._fallback is None and not self.lost.done():
@@ -227,15 +247,27 @@ class Server:
             return gradients
 
 
-async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
+async def run(settings: Settings, log: FilteringBoundLogger, membership: Membership | None = None) -> ExitCode:
     """Serves until SIGTERM or SIGINT, or until its device is lost, and then drains; a second signal ends it at once.
+
+    A worker of a host also drains once its supervisor has ended, and a second signal does nothing there: whoever tells
+    a whole group of processes to end tells the worker twice, and it is the supervisor that forces.
+
+    Args:
+        settings: What it is told.
+        log: Where events go.
+        membership: Its place among the workers of a host, or None where it is alone.
 
     Raises:
         StartError: The server cannot start.
     """
     stopping = asyncio.Event()
-    _on_signals(stopping, log)
-    server = Server(settings, log)
+    is_alone = membership is None
+    on_stop_signals(log, stop=stopping.set, force=lambda: _end_process(ExitCode.FORCED) if is_alone else None)
+    server = Server(settings, log, membership=membership)
+    if membership is not None:
+        attending = asyncio.ensure_future(membership.attend(lambda: as_json(server.metrics.registry)))
+        attending.add_done_callback(lambda _: stopping.set())
     opening = asyncio.ensure_future(server.open())
     asked_to_stop = asyncio.ensure_future(stopping.wait())
     try:
@@ -257,34 +289,5 @@ async def run(settings: Settings, log: FilteringBoundLogger) -> ExitCode:
     return server.lost.result().exit_code if server.lost.done() else ExitCode.OK
 
 
-def _on_signals(stopping: asyncio.Event, log: FilteringBoundLogger) -> None:
-    loop = asyncio.get_running_loop()
-
-    def asked(number: signal.Signals) -> None:
-        if stopping.is_set():
-            log.warning("forced", signal=number.name)
-            _end_process(ExitCode.FORCED)
-        log.info("signal", signal=number.name)
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked, number)
-
-
 def _end_process(code: ExitCode) -> None:
     os._exit(code)
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", settings.receive_limit_bytes),
-        ("grpc.max_send_message_length", -1),
-        # Without this two servers would share a port, and calls would go to either.
-        ("grpc.so_reuseport", 0),
-        # Clients may ask whether the connection lives, also while no call is under way.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-        # A client that vanished without a word is noticed, and what it held given back.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-    ]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from importlib import metadata
 
+from structlog.typing import FilteringBoundLogger
+
+from mse_grad_server import supervisor
 from mse_grad_server.allocator import keep_freed_memory
+from mse_grad_server.config import Settings
 from mse_grad_server.config_sources import parse_command
 from mse_grad_server.config_text import as_yaml
-from mse_grad_server.exits import ExitCode, SettingsError, StartError
+from mse_grad_server.ending import exit_code_of
+from mse_grad_server.exits import ExitCode, SettingsError
 from mse_grad_server.grpc_environment import set_grpc_environment
 from mse_grad_server.log import forward_library_logs, open_log
 
@@ -33,15 +38,14 @@ def run(arguments: Sequence[str]) -> ExitCode:
         return ExitCode.OK
     keep_freed_memory()
     set_grpc_environment(command.settings.grpc_experiments)
-    from mse_grad_server import app  # imports grpc, which reads that environment
-
     log = open_log(command.settings.log_level, command.settings.log_format, stream=sys.stderr)
     forward_library_logs(log)
-    try:
-        return asyncio.run(app.run(command.settings, log))
-    except StartError as error:
-        log.error("start_failed", message=str(error), exit_code=int(error.exit_code))
-        return error.exit_code
-    except Exception:
-        log.exception("crashed", exit_code=int(ExitCode.FAILED))
-        return ExitCode.FAILED
+    return asyncio.run(exit_code_of(_work(command.settings, log), log))
+
+
+def _work(settings: Settings, log: FilteringBoundLogger) -> Awaitable[ExitCode]:
+    if settings.is_supervised:
+        return supervisor.run(settings, log)
+    from mse_grad_server import app  # imports grpc, which reads its environment then, and which no supervisor needs
+
+    return app.run(settings, log)

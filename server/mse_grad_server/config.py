@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ByteSize, Field, ValidationInfo, field_vali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mse_grad_server.address import Address
+from mse_grad_server.device_numbers import parse_numbers
 
 __all__ = ["ENVIRONMENT_PREFIX", "Settings", "size_text"]
 
@@ -72,6 +73,24 @@ class Settings(BaseSettings):
     )
     device: int = Field(
         default=0, ge=0, le=1023, description="number of the NPU, of those that this process may use; backend ascend"
+    )
+    devices: str = Field(
+        default="",
+        examples=["NUMBERS"],
+        coerce_numbers_to_str=True,
+        description="NPUs with one worker process each, such as '0-7' or '0,2,5-7'; '' for one process, on --device",
+    )
+    workers: int = Field(
+        default=0, ge=0, le=256, description="worker processes of the backend cpu; 0 for one that has no supervisor"
+    )
+    ready_when: Literal["any", "all"] = Field(
+        default="any", description="which workers have to be ready for the host to count as ready"
+    )
+    worker_hang_s: float = Field(
+        default=30.0, ge=2, le=3600, description="how long a worker may be silent until it is killed and replaced"
+    )
+    worker_restarts: int = Field(
+        default=10, ge=0, le=1_000_000, description="failures in a row after which a worker is given up"
     )
     device_slots: int = Field(
         default=6, ge=3, le=64, description="blocks on the NPU at a time; copies and kernels of different ones overlap"
@@ -175,6 +194,20 @@ class Settings(BaseSettings):
             )
         return text
 
+    @field_validator("devices")
+    @classmethod
+    def _devices_are_npus(cls, devices: str, info: ValidationInfo) -> str:
+        if parse_numbers(devices) and info.data.get("backend") == "cpu":
+            raise ValueError("devices are NPUs, of --backend ascend; for the backend cpu say --workers")
+        return devices
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_are_of_the_cpu(cls, workers: int, info: ValidationInfo) -> int:
+        if workers and info.data.get("backend") == "ascend":
+            raise ValueError("they are of --backend cpu; an NPU has one worker each: say which with --devices")
+        return workers
+
     @field_validator("device_hang_s")
     @classmethod
     def _longer_than_a_block(cls, hang_s: float, info: ValidationInfo) -> float:
@@ -204,6 +237,21 @@ class Settings(BaseSettings):
                 f"it must be at least the largest message, {size_text(largest)}, or that is never admitted"
             )
         return in_flight_bytes
+
+    @property
+    def device_name(self) -> str:
+        """What computes in one process: "cpu", or an NPU such as "npu:3"."""
+        return "cpu" if self.backend == "cpu" else f"npu:{self.device}"
+
+    @property
+    def device_numbers(self) -> tuple[int, ...]:
+        """The NPUs with a worker each, ascending; none where there is no supervisor."""
+        return parse_numbers(self.devices)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether the process that was started starts workers, instead of serving itself."""
+        return bool(self.devices or self.workers)
 
     @property
     def receive_limit_bytes(self) -> int:

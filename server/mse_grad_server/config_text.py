@@ -31,6 +31,8 @@ def allowed(field: FieldInfo) -> str:
 
 def placeholder(field: FieldInfo) -> str:
     """Returns what stands for the value of a flag in a help text, e.g. "SIZE"."""
+    if field.examples:
+        return str(field.examples[0])
     if get_origin(field.annotation) is Literal:
         return f"{{{','.join(str(choice) for choice in get_args(field.annotation))}}}"
     for kind, text in ((ByteSize, "SIZE"), (int, "N"), (float, "SECONDS")):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from typing import Protocol, TypeVar
 
 from mse_grad.tensor import DType
@@ -16,19 +15,11 @@ from mse_grad_server.backends.base import Backend, ComputeAll
 from mse_grad_server.config import Settings, size_text
 from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady, ServerBusy
 from mse_grad_server.metrics import Metrics
+from mse_grad_server.state import State
 
-__all__ = ["Drainable", "Engine", "State"]
+__all__ = ["Drainable", "Engine"]
 
 T = TypeVar("T")
-
-
-class State(Enum):
-    """Life of the server."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RECOVERING = "recovering"
-    DRAINING = "draining"
 
 
 class Drainable(Protocol):

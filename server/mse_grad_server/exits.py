@@ -40,6 +40,8 @@ class ExitCode(IntEnum):
     """A first gradient was wrong."""
     FORCED = 6
     """A second signal came while it drained."""
+    NO_WORKERS = 7
+    """Every worker was given up, and not all for the same reason."""
     RUNTIME_LIBRARY = 10
     """The libraries of the Ascend runtime were not found, or do not load."""
     OP_PACKAGE = 11

@@ -18,10 +18,12 @@ class Health:
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()
 
-    async def open(self, server: grpc.aio.Server) -> None:
-        """Adds the service to `server`, not serving yet."""
-        for service in _SERVICES:
-            await self._servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    async def open(self) -> None:
+        """Knows the services from now on, none of them serving yet."""
+        await self.set_ready(False)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds the service to a gRPC server; any number of them may have it."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def set_ready(self, is_ready: bool = True) -> None:

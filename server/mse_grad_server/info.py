@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.backends.base import Backend
 from mse_grad_server.config import Settings
-from mse_grad_server.engine import State
+from mse_grad_server.roster import Endpoint
+from mse_grad_server.state import State
 
 __all__ = ["info_of", "limits_of", "version"]
 
@@ -37,7 +39,7 @@ def limits_of(settings: Settings) -> pb.Limits:
 
 
 def info_of(
-    settings: Settings, backend: Backend, state: State, *, address: str, instance_id: str
+    settings: Settings, backend: Backend, state: State, *, endpoints: Sequence[Endpoint], instance_id: str
 ) -> pb.GetServerInfoResponse:
     """Returns the answer of GetServerInfo.
 
@@ -45,7 +47,7 @@ def info_of(
         settings: What the server was told.
         backend: What computes; open.
         state: Where in its life the server is.
-        address: Where it listens.
+        endpoints: Every worker of the host.
         instance_id: Names this run.
     """
     return pb.GetServerInfoResponse(
@@ -53,7 +55,7 @@ def info_of(
         backend=backend.name,
         device=backend.device,
         kernel_hash=backend.kernel_hash,
-        endpoints=[pb.Endpoint(address=address, device=backend.name, state=_STATES[state])],
+        endpoints=[pb.Endpoint(address=at.address, device=at.device, state=_STATES[at.state]) for at in endpoints],
         dtypes=[pb.DataType.Name(dtype.wire) for dtype in backend.dtypes],
         limits=limits_of(settings),
         numerics=pb.Numerics(

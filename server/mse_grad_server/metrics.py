@@ -131,8 +131,8 @@ class Metrics:
 class MetricsEndpoint:
     """Serves the metrics over HTTP from a thread of its own."""
 
-    def __init__(self, metrics: Metrics, address: Address) -> None:
-        self._metrics = metrics
+    def __init__(self, registry: CollectorRegistry, address: Address) -> None:
+        self._registry = registry
         self.address = address
         self._server: WSGIServer | None = None
         self._thread: Thread | None = None
@@ -141,7 +141,7 @@ class MetricsEndpoint:
         """Binds and serves; `address` then holds the port. Raises ListenError where it cannot bind."""
         try:
             self._server, self._thread = start_http_server(
-                self.address.port, self.address.host, registry=self._metrics.registry
+                self.address.port, self.address.host, registry=self._registry
             )
         except OSError as cause:
             raise ListenError(

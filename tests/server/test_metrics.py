@@ -74,7 +74,7 @@ async def test_every_name_says_what_it_counts_and_in_what() -> None:
 
 def test_metrics_are_served_over_http_until_closed() -> None:
     metrics = Metrics()
-    endpoint = MetricsEndpoint(metrics, Address.parse("127.0.0.1:0"))
+    endpoint = MetricsEndpoint(metrics.registry, Address.parse("127.0.0.1:0"))
     endpoint.open()
     with closing(endpoint):
         assert endpoint.address.port != 0
@@ -87,8 +87,8 @@ def test_metrics_are_served_over_http_until_closed() -> None:
 
 
 def test_a_taken_port_is_an_error_that_names_it() -> None:
-    first = MetricsEndpoint(Metrics(), Address.parse("127.0.0.1:0"))
+    first = MetricsEndpoint(Metrics().registry, Address.parse("127.0.0.1:0"))
     first.open()
     with closing(first), pytest.raises(ListenError, match=f"{first.address}.*--metrics-listen") as error:
-        MetricsEndpoint(Metrics(), first.address).open()
+        MetricsEndpoint(Metrics().registry, first.address).open()
     assert error.value.exit_code is ExitCode.LISTEN
