@@ -1,10 +1,11 @@
-"""Addresses of servers as users write them."""
+"""Addresses of servers as users write them, and as servers name their workers."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
-__all__ = ["grpc_target"]
+__all__ = ["grpc_target", "worker_address"]
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 
@@ -17,7 +18,45 @@ def grpc_target(address: str) -> str:
     """
     if address.startswith("unix:") and len(address) > len("unix:"):
         return address
+    host, port = _host_and_port(address)
+    return f"dns:///{host}:{port}"
+
+
+def worker_address(named: str, *, given: str) -> str | None:
+    """Returns where to reach the worker that the server at `given` calls `named`, or None where it is not to be tried.
+
+    A worker that listens everywhere is on the host of `given`. A unix socket or a loopback address means the server's
+    own host: from elsewhere it would be somebody else's.
+    """
+    if named == given:
+        return named
+    is_near = given.startswith("unix:") or _is_loopback(given)
+    if named.startswith("unix:"):
+        return named if is_near else None
+    try:
+        host, port = _host_and_port(named)
+    except ValueError:
+        return None  # of a form that a newer server knows
+    if host in ("0.0.0.0", "[::]"):
+        near_host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+        return f"{near_host if given.startswith('unix:') else _host_and_port(given)[0]}:{port}"
+    return named if is_near or not _is_loopback(named) else None
+
+
+def _is_loopback(address: str) -> bool:
+    if address.startswith("unix:"):
+        return False
+    host = _host_and_port(address)[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which this machine may know as another
+        return False
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
     found = _HOST_PORT.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 65536:
         raise ValueError(f"address is {address!r}; it must be 'host:port', '[ipv6]:port' or 'unix:/path'")
-    return f"dns:///{address}"
+    return found["host"], int(found["port"])

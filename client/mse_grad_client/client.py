@@ -25,7 +25,7 @@ _READY_POLL_S = 0.02
 
 
 class MseGradClient:
-    """Computes gradients on a server. Any number of threads may share one client, and with it one connection.
+    """Computes gradients on a server, on all of its workers. Any number of threads may share one client.
 
     Nothing is connected before the first call. Where the server restarts, calls connect again by themselves, and
     requests that got no answer are sent again. After `os.fork` parent and child both go on using it.

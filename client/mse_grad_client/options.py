@@ -12,7 +12,8 @@ class RetryOptions:
     """How requests that got no answer are sent again. A gradient is a pure function: sending twice is always safe.
 
     Attributes:
-        max_attempts: Times a request is sent at most, the first included; 1 switches retries off.
+        max_attempts: Times a request is tried at most, the first included; 1 switches retries off. Where a worker of
+            several breaks off or refuses, the same try goes to one more of them at once.
         initial_backoff_s: Longest wait before the second attempt, in seconds; doubles with each attempt.
         max_backoff_s: Bound of that wait, in seconds.
     """
@@ -43,6 +44,8 @@ class ClientOptions:
         keepalive_s: Seconds of silence after which the connection is probed, so that a dead host is noticed.
         max_unary_bytes: Largest answer of `compute_unary`, in bytes. Finite: it also bounds what a compressed answer
             may expand to.
+        all_workers: Whether requests go straight to every worker that the server names and this client reaches, each to
+            the one with the fewest bytes in flight; False: all go through the address that was given.
         retry: How requests that got no answer are sent again.
     """
 
@@ -51,6 +54,7 @@ class ClientOptions:
     timeout_s: float | None = None
     keepalive_s: float = 30.0
     max_unary_bytes: int = 64 * 1024 * 1024
+    all_workers: bool = True
     retry: RetryOptions = field(default_factory=RetryOptions)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class ScriptedServer:
         address: "host:port" once started; the same after a restart.
         streams: How many streams were opened.
         requests: Every message that any stream received, decoded.
+        info: What it answers to GetServerInfo; None where it does not know the method.
     """
 
     def __init__(self, *scripts: Script, limits: pb.Limits = LIMITS) -> None:
@@ -45,6 +46,7 @@ class ScriptedServer:
         self._lock = threading.Lock()
         self.streams = 0
         self.requests: list[StreamRequest] = []
+        self.info: Callable[[], pb.GetServerInfoResponse] | None = None
         self.address = "127.0.0.1:0"
 
     def start(self) -> None:
@@ -53,7 +55,10 @@ class ScriptedServer:
             (
                 grpc.method_handlers_generic_handler(
                     "mse_grad.v1.MseGradService",
-                    {"StreamGradients": grpc.stream_stream_rpc_method_handler(self._stream)},
+                    {
+                        "StreamGradients": grpc.stream_stream_rpc_method_handler(self._stream),
+                        "GetServerInfo": grpc.unary_unary_rpc_method_handler(self._tell),
+                    },
                 ),
             )
         )
@@ -77,6 +82,11 @@ class ScriptedServer:
             self.streams += 1
         yield opened(self._limits)
         yield from script(self._record(messages))
+
+    def _tell(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+        if self.info is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server says nothing of itself")
+        return self.info().SerializeToString()
 
     def _record(self, messages: Iterator[bytes]) -> Iterator[StreamRequest]:
         for message in messages:

@@ -1,0 +1,167 @@
+"""The connection to one address: its channel, and the stream that requests ride."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+import grpc
+
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.address import grpc_target
+from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError, Unavailable, from_rpc_error
+from mse_grad_client.exchange import Exchange
+from mse_grad_client.options import ClientOptions
+from mse_grad_client.request import GradientRequest
+from mse_grad_client.stream import MESSAGE_RESERVE_BYTES, Stream
+
+__all__ = ["Connection", "InfoCall"]
+
+_SERVICE = "/mse_grad.v1.MseGradService"
+_INFO_REQUEST = pb.GetServerInfoRequest().SerializeToString()
+_DEFAULT_CHUNK_BYTES = 512 * 1024
+_DEFAULT_WINDOW_CHUNKS = 4
+
+
+class InfoCall(Protocol):
+    """A GetServerInfo RPC under way."""
+
+    def cancel(self) -> bool:
+        """Ends it from this side."""
+
+    def code(self) -> grpc.StatusCode:
+        """Returns how it ended, once it has."""
+
+    def result(self) -> pb.GetServerInfoResponse:
+        """Returns the answer of one that ended with OK."""
+
+
+class Connection:
+    """Opens channel and stream when they are first needed, and again after either ended. Any number of threads.
+
+    Args:
+        address: "host:port", "[ipv6]:port" or "unix:/path".
+        options: Those of the client.
+        closed: Set where the client is closed; nothing is opened from then on.
+
+    Attributes:
+        address: As it was given.
+        in_flight_bytes: Bytes of predict in the requests that the fleet has sent here; kept under the fleet's lock.
+
+    Raises:
+        ValueError: `address` has none of these forms.
+    """
+
+    def __init__(self, address: str, *, options: ClientOptions, closed: threading.Event) -> None:
+        self.address = address
+        self.in_flight_bytes = 0
+        self._target = grpc_target(address)
+        self._options = options
+        self._closed = closed
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stream: Stream | None = None
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request may be sent here, as far as is known without asking."""
+        stream = self._stream
+        return stream is None or stream.takes_requests
+
+    def live_stream(self) -> tuple[Stream, bool]:
+        """Returns a stream that takes requests, as far as is known, and whether it was opened just now."""
+        with self._lock:
+            stream = self._stream
+            if stream is not None and stream.takes_requests:
+                return stream, False
+            self._stream = Stream(self._open_channel(), address=self.address)
+            return self._stream, True
+
+    def forget_ended_stream(self) -> None:
+        """Lets the next request open another stream where this one takes none any more."""
+        with self._lock:
+            if not self.takes_requests:
+                self._stream = None
+
+    def run_on(self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None) -> None:
+        """Fills the gradient of `request` over `stream`; raises MseGradError."""
+        limits = stream.wait_opened(_time_left_s(deadline))
+        if limits is None:
+            raise DeadlineExceeded(
+                f"{self.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
+            )
+        exchange = Exchange(
+            request,
+            request_id=request_id,
+            deadline=deadline,
+            chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
+            window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
+        )
+        stream.finish(stream.start(exchange), exchange)
+
+    def call(self, method: str, message: bytes, *, request_id: str, deadline: float | None) -> bytes:
+        """Returns the answer of a unary RPC; raises MseGradError."""
+        with self._lock:
+            channel = self._open_channel()
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_SERVICE}/{method}")
+        try:
+            return call(message, timeout=_time_left_s(deadline), metadata=(("x-request-id", request_id),))
+        except grpc.RpcError as error:
+            if self._closed.is_set():
+                raise ClientClosed("the client was closed") from error
+            raise from_rpc_error(error, address=self.address) from error
+        except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
+            raise Unavailable("the connection was closed", reason=Reason.CONNECTION_LOST) from error
+
+    def server_info(self, *, request_id: str, deadline: float | None) -> pb.GetServerInfoResponse:
+        """Returns the answer of GetServerInfo; raises MseGradError."""
+        answer = self.call("GetServerInfo", _INFO_REQUEST, request_id=request_id, deadline=deadline)
+        return pb.GetServerInfoResponse.FromString(answer)
+
+    def ask_server_info(self, *, timeout_s: float) -> InfoCall:
+        """Returns a GetServerInfo RPC under way, which ends within `timeout_s`; raises ClientClosed."""
+        with self._lock:
+            method: grpc.UnaryUnaryMultiCallable[bytes, pb.GetServerInfoResponse] = self._open_channel().unary_unary(
+                f"{_SERVICE}/GetServerInfo", response_deserializer=pb.GetServerInfoResponse.FromString
+            )
+            call: InfoCall = method.future(_INFO_REQUEST, timeout=timeout_s)
+            return call
+
+    def close(self, error: MseGradError) -> None:
+        """Ends stream and channel; requests under way fail with `error`."""
+        with self._lock:
+            stream, channel = self._stream, self._channel
+            self._stream = self._channel = None
+        if stream is not None:
+            stream.close(error)
+        if channel is not None:
+            channel.close()
+
+    def _open_channel(self) -> grpc.Channel:
+        if self._closed.is_set():
+            raise ClientClosed("the client was closed; make another one")
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(
+                self._target,
+                options=[
+                    ("grpc.max_receive_message_length", self._options.max_unary_bytes),
+                    ("grpc.max_send_message_length", -1),
+                    ("grpc.keepalive_time_ms", int(self._options.keepalive_s * 1000)),
+                    # Our own retries decide when to try again; gRPC's default would wait up to two minutes.
+                    ("grpc.initial_reconnect_backoff_ms", 50),
+                    ("grpc.max_reconnect_backoff_ms", 500),
+                    ("grpc.use_local_subchannel_pool", 1),
+                ],
+            )
+        return self._channel
+
+    def _chunk_elements(self, limits: pb.Limits, itemsize_bytes: int) -> int:
+        wanted_bytes = self._options.chunk_bytes or limits.chunk_bytes or _DEFAULT_CHUNK_BYTES
+        most_bytes = (limits.max_stream_message_bytes - MESSAGE_RESERVE_BYTES) // 3
+        return max(1, min(wanted_bytes, most_bytes) // itemsize_bytes)
+
+
+def _time_left_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
