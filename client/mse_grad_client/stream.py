@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
-from typing import NamedTuple, Protocol
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 import grpc
 
 from mse_grad.frame import Chunk, Header, decode_stream_response, encode_stream_request
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.call import Call, open_call
 from mse_grad_client.errors import InternalError, MseGradError, Unavailable, from_rpc_error, from_status
 from mse_grad_client.exchange import Exchange
 
@@ -39,27 +40,17 @@ class _Item(NamedTuple):
         return len(self.chunk.predict) + len(self.chunk.label) + len(self.chunk.dout)
 
 
-class _Call(Protocol):
-    """What a stream needs of the RPC."""
-
-    def cancel(self) -> bool:
-        """Ends it from this side; a read under way raises."""
-
-    def __next__(self) -> bytes:
-        """Returns the next message of the server."""
-
-
 class Stream:
     """Sends exchanges over one RPC and hands them their answers.
 
-    gRPC's own thread pulls messages from `_messages`. Answers are read by the caller that waits for one, which spares a
+    The call pulls its messages from `_next_message`. Answers are read by the caller that waits for one, which spares a
     wake-up (a fifth of a small gradient's time); where several wait, or one with a deadline, which a read could not
     keep, by the stream's reader thread. Ids are given out and queued under one lock, so they ascend on the wire.
     """
 
     def __init__(self, channel: grpc.Channel, *, address: str) -> None:
         self._address = address
-        self._outbox: SimpleQueue[_Item | None] = SimpleQueue()
+        self._outbox: deque[_Item] = deque()
         self._lock = threading.Lock()
         self._pending: dict[int, Exchange] = {}
         self._last_id = 0
@@ -68,8 +59,7 @@ class Stream:
         self._close_error: MseGradError | None = None
         self._end_error: MseGradError | None = None
         self._going_away = False
-        method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
-        self._call: _Call | None = method(self._messages())
+        self._call: Call | None = open_call(channel, METHOD, self._next_message)
         self._reading = threading.Lock()  # held by the thread that reads answers
         self._reader_wanted = threading.Semaphore()  # at once, for the opening
         self._reader = threading.Thread(target=self._read_when_wanted, name="mse-grad-reader", daemon=True)
@@ -106,10 +96,11 @@ class Stream:
             self._pending[id] = exchange
             header: Header | None = exchange.header(id)
             for chunk in exchange.first_chunks(id):
-                self._outbox.put(_Item(header, chunk))
+                self._outbox.append(_Item(header, chunk))
                 header = None
             if header is not None:  # no elements, no chunk
-                self._outbox.put(_Item(header, None))
+                self._outbox.append(_Item(header, None))
+        self._wake()
         return id
 
     def finish(self, id: int, exchange: Exchange) -> None:
@@ -135,43 +126,45 @@ class Stream:
         the end of the interpreter, one of gRPC's threads, stopped by then, could hold the lock for ever.
         """
         self._close_error = error
-        self._outbox.put(None)
-        self._cancel_call()
+        call = self._call
+        if call is not None:
+            call.cancel()
         self._reader_wanted.release()
         if self._reader is not threading.current_thread():
             self._reader.join()
 
     def _cancel_request(self, id: int) -> None:
         with self._lock:
-            if self._pending.pop(id, None) is not None:
-                self._outbox.put(_Item(None, None, id))
-
-    def _messages(self) -> Iterator[bytes]:
-        # Encoded here, when gRPC is ready to send: what waits costs no memory, and what waited together goes together.
-        while (item := self._outbox.get()) is not None:
-            headers, chunks, cancel_ids = [], [], []
-            size_bytes, ended = 0, False
-            for _ in range(_PACK_ITEMS):
-                if item.header is not None:
-                    headers.append(item.header)
-                if item.chunk is not None:
-                    chunks.append(item.chunk)
-                if item.cancel_id:
-                    cancel_ids.append(item.cancel_id)
-                size_bytes += item.size_bytes
-                if size_bytes >= _PACK_BYTES:
-                    break
-                try:
-                    following = self._outbox.get_nowait()
-                except Empty:
-                    break
-                if following is None:
-                    ended = True
-                    break
-                item = following
-            yield encode_stream_request(headers, chunks, cancel_ids)
-            if ended:
+            if self._pending.pop(id, None) is None:
                 return
+            self._outbox.append(_Item(None, None, id))
+        self._wake()
+        self._reader_wanted.release()  # to see it sent, which no caller waits for
+
+    def _wake(self) -> None:
+        call = self._call
+        if call is not None:
+            call.wake()
+
+    def _next_message(self) -> bytes | None:
+        # Encoded here, when gRPC is ready to send: what waits costs no memory, and what waited together goes together.
+        outbox = self._outbox
+        headers, chunks, cancel_ids = [], [], []
+        size_bytes = 0
+        for _ in range(_PACK_ITEMS):
+            if not outbox or size_bytes >= _PACK_BYTES:
+                break
+            item = outbox.popleft()
+            if item.header is not None:
+                headers.append(item.header)
+            if item.chunk is not None:
+                chunks.append(item.chunk)
+            if item.cancel_id:
+                cancel_ids.append(item.cancel_id)
+            size_bytes += item.size_bytes
+        if not (headers or chunks or cancel_ids):
+            return None
+        return encode_stream_request(headers, chunks, cancel_ids)
 
     def _read_when_wanted(self) -> None:
         while self._end_error is None:
@@ -183,13 +176,11 @@ class Stream:
         """Hands out answers until there are enough or the stream has ended; `_reading` is held."""
         error: MseGradError = Unavailable("the thread that read answers was interrupted", reason=Reason.CONNECTION_LOST)
         try:
-            while self._end_error is None and not is_enough():
-                call = self._call
-                if call is None:  # closed from this side
-                    break
+            call = self._call
+            while call is not None and not is_enough():
                 self._dispatch(next(call))
-            else:
-                return
+                call = self._call
+            return
         except StopIteration:
             error = Unavailable(f"{self._address} ended the stream", reason=Reason.CONNECTION_LOST)
         except grpc.RpcError as ended:
@@ -204,15 +195,14 @@ class Stream:
 
     def _is_idle(self) -> bool:
         """Whether nothing is to be read: the stream is open, stays so, and nobody waits for an answer."""
-        return self._opened.is_set() and not (self._pending or self._going_away or self._close_error)
-
-    def _cancel_call(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        if self._pending or self._going_away or self._close_error or not self._opened.is_set():
+            return False
+        call = self._call
+        return call is None or not call.is_sending
 
     def _dispatch(self, message: bytes) -> None:
         response = decode_stream_response(message)
+        follows = False
         for result in response.results:
             exchange = self._pending.get(result.id)
             if exchange is None:
@@ -222,7 +212,10 @@ class Stream:
                 if ended:
                     self._pending.pop(result.id, None)
                 elif (chunk := exchange.next_chunk(result.id)) is not None:
-                    self._outbox.put(_Item(None, chunk))
+                    self._outbox.append(_Item(None, chunk))
+                    follows = True
+        if follows:
+            self._wake()
         for failed in response.errors:
             with self._lock:
                 exchange = self._pending.pop(failed.id, None)
@@ -245,12 +238,13 @@ class Stream:
             exchange.fail(copy.copy(error))
 
     def _end(self, error: MseGradError) -> None:
-        self._cancel_call()
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
         with self._lock:
             self._end_error = error = self._close_error or error
             orphans = list(self._pending.values())
             self._pending.clear()
-        self._outbox.put(None)
         self._opened.set()
         self._reader_wanted.release()
         for exchange in orphans:

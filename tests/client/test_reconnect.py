@@ -26,6 +26,8 @@ from mse_grad_client import (
 from support.operands import expected, operands
 from support.scripted_server import ScriptedServer, answer, answer_all, gone_away, refused
 
+pytestmark = pytest.mark.usefixtures("each_call")
+
 SMALL_CHUNKS = ClientOptions(chunk_bytes=64)
 ONE_ATTEMPT = ClientOptions(retry=RetryOptions(max_attempts=1))
 

@@ -140,7 +140,7 @@ def test_no_more_than_a_window_is_sent_before_an_answer(running: Running, channe
         message = channel.pull()
         assert len(message.chunks) <= WINDOW_CHUNKS
         offsets += [chunk.offset for chunk in message.chunks]
-        assert running.stream._outbox.empty()
+        assert not running.stream._outbox
         channel.call.give(answer(headers, message))
     assert offsets == [CHUNK_ELEMENTS * number for number in range(9)]
     running.wait(each)
