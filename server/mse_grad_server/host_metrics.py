@@ -65,8 +65,7 @@ class HostMetrics(Collector):
         for member in self._members:
             up.add_metric([member.worker], member.is_running)
             for one in State:
-                state.add_metric([member.worker, one.value], not member.is_gone and member.endpoint.state is one)
-            state.add_metric([member.worker, "gone"], member.is_gone)
+                state.add_metric([member.worker, one.value], member.endpoint.state is one)
             for reason, count in sorted(member.restarts.items()):
                 restarts.add_metric([member.worker, reason], count)
         return [ready, up, state, restarts]

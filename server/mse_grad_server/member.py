@@ -32,8 +32,6 @@ class Member:
 
     Attributes:
         endpoint: What clients are told of it.
-        is_gone: Whether it was given up.
-        is_running: Whether it has a process.
         exit_code: How the process ended that was its last; None while it is not known to be.
         restarts: Why a process ended -> how often it was replaced then.
     """
@@ -65,7 +63,6 @@ class Member:
             restart_limit: How many failures in a row are the last.
         """
         self.endpoint = endpoint
-        self.is_gone = False
         self.exit_code: int | None = None
         self.restarts: dict[str, int] = {}
         self._placement = placement
@@ -192,13 +189,12 @@ class Member:
         reason = self._killed_for or _reason_of(code)
         delay_s = self._rule.ended(code, self._clock.now())
         if delay_s is None:
-            self.is_gone = True
             self._log.error("worker_given_up", exit_code=code, reason=reason)
+            self._become(State.GONE)
         else:
             self.restarts[reason] = self.restarts.get(reason, 0) + 1
             self._log.warning("worker_ended", exit_code=code, reason=reason, restart_in_s=delay_s)
-        self._become(State.STARTING)
-        self._on_change()
+            self._become(State.STARTING)
         return delay_s
 
     def _look_later(self) -> None:

@@ -18,3 +18,5 @@ class State(Enum):
     """Repairs its device; requests wait or are refused."""
     DRAINING = "draining"
     """Finishes what it accepted."""
+    GONE = "gone"
+    """A worker that ended and is not started again."""

@@ -25,6 +25,9 @@ from mse_grad_server.worker_process import Spawn, spawn
 
 __all__ = ["Supervisor", "run"]
 
+# How long a page of metrics may take; a worker that does not answer has been left out long before.
+_METRICS_TIMEOUT_S = 10.0
+
 
 class Supervisor:
     """The workers of one host; made, opened and run in one event loop.
@@ -146,10 +149,10 @@ class Supervisor:
         return own.address
 
     def _changed(self) -> None:
-        living = [member.endpoint for member in self.members if not member.is_gone]
+        endpoints = [member.endpoint for member in self.members]
         for member in self.members:
-            member.send({"endpoints": [endpoint.as_json() for endpoint in living]})
-        ready = [endpoint for endpoint in living if endpoint.state is State.READY]
+            member.send({"endpoints": [endpoint.as_json() for endpoint in endpoints]})
+        ready = [endpoint for endpoint in endpoints if endpoint.state is State.READY]
         if isinstance(self._common, LeadingPath):
             self._common.lead_to(Address.parse(ready[0].address).path if ready else "")
         needed = 1 if self._settings.ready_when == "any" else len(self.members)
@@ -168,7 +171,7 @@ class Supervisor:
         return {"listen": str(self.address), "metrics_listen": str(endpoint.address if endpoint else "none")}
 
     def _ask_workers(self) -> Mapping[str, list[Any]]:
-        return asyncio.run_coroutine_threadsafe(self._metrics(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._metrics(), self._loop).result(_METRICS_TIMEOUT_S)
 
     async def _metrics(self) -> Mapping[str, list[Any]]:
         answers = await asyncio.gather(*(member.metrics() for member in self.members))

@@ -30,6 +30,7 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_READY: _ClassVar[WorkerState]
     WORKER_STATE_RECOVERING: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
+    WORKER_STATE_GONE: _ClassVar[WorkerState]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT16: DataType
@@ -44,6 +45,7 @@ WORKER_STATE_STARTING: WorkerState
 WORKER_STATE_READY: WorkerState
 WORKER_STATE_RECOVERING: WorkerState
 WORKER_STATE_DRAINING: WorkerState
+WORKER_STATE_GONE: WorkerState
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
