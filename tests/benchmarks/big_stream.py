@@ -15,8 +15,8 @@ import numpy as np
 from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import FLOAT32, Array, Reduction
 from mse_grad_client import MseGradClient
+from support.backends import running_on
 from support.resident import peak_bytes, reset_peak, resident_bytes
-from support.server import running_server
 
 __all__ = ["GROWTH_ALLOWED_BYTES", "Cost", "cost_of_gradient"]
 
@@ -42,12 +42,12 @@ class Cost:
     wrong_elements: int
 
 
-def cost_of_gradient(size_bytes: int) -> Cost:
-    """Streams a float32 gradient of that size, with a dout of full size, through a server of its own."""
+def cost_of_gradient(size_bytes: int, *, backend: str = "cpu") -> Cost:
+    """Streams a float32 gradient of that size, with a dout of full size, through a server of its own on `backend`."""
     elements = size_bytes // FLOAT32.itemsize_bytes
     row = np.arange(elements + 1, dtype=np.float32)
     predict, label, dout = row[:-1], row[1:], row[:-1]  # views of one array: three operands, once in memory
-    with running_server() as server, MseGradClient(server.address) as client:
+    with running_on(backend) as server, MseGradClient(server.address) as client:
         client.compute(row[:1000], row[1:1001], row[:1000])
         pid = server.process.pid
         idle_bytes = resident_bytes(pid)

@@ -8,18 +8,18 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from mse_grad.tensor import DTYPES
+from mse_grad.tensor import DType
 from mse_grad_client import MseGradClient
 from mse_grad_client.bar import Case, cases, make_case, same_bits
 from support.compute import formula_compute
 
 
 @pytest.fixture(scope="module")
-def many() -> list[tuple[Case, bytes]]:
+def many(dtypes: tuple[DType, ...]) -> list[tuple[Case, bytes]]:
     """Cases of every dtype, and some of many chunks, with what the formula makes of them."""
     rng = np.random.default_rng(11)
-    chosen = [case for dtype in DTYPES for case in islice(cases(dtype, quick=True), 0, None, 5)]
-    chosen += [make_case(rng, dtype, (300_001,)) for dtype in DTYPES for _ in range(2)]
+    chosen = [case for dtype in dtypes for case in islice(cases(dtype, quick=True), 0, None, 5)]
+    chosen += [make_case(rng, dtype, (300_001,)) for dtype in dtypes for _ in range(2)]
     return [(case, case.run(formula_compute).tobytes()) for case in chosen]
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from click.testing import CliRunner, Result
 
-from mse_grad.tensor import BFLOAT16, FLOAT32, Array
+from mse_grad.tensor import BFLOAT16, FLOAT32, FLOAT64, Array, DType
 from mse_grad_client.commands import mse_grad
 from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.clock import LoopClock
@@ -52,16 +52,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_verify_prints_every_line_and_ends_with_0(server: ServerProcess) -> None:
+def test_verify_prints_every_line_and_ends_with_0(server: ServerProcess, dtypes: tuple[DType, ...]) -> None:
     ended = run("verify", server.address, "--quick")
     assert ended.returncode == 0, ended.stdout
     lines = [" ".join(line.split()) for line in ended.stdout.splitlines()]
-    for number in ("1", "2", "3", "1-3", "4", "6"):
+    for number in ("1", "2", "3", "1-3", "4", *(["6"] if FLOAT64 in dtypes else [])):
         assert any(line.startswith(f"{number} ") for line in lines)
-    for dtype in ("float32", "float16", "bfloat16", "float64"):
-        assert dtype in lines
+    for dtype in dtypes:
+        assert dtype.name in lines
     for path in ("unary", "stream in 4096-byte chunks"):
-        assert sum(f"4 {path}: differing 0 none ok" in line for line in lines) == 4
+        assert sum(f"4 {path}: differing 0 none ok" in line for line in lines) == len(dtypes)
     assert any(line.endswith("20 runs of 2 cases") for line in lines)
     assert lines[-1].startswith("Every line holds: ")
     assert ended.stderr == ""
@@ -119,11 +119,17 @@ def test_info_shows_what_the_server_says(server: ServerProcess) -> None:
     ended = run("info", server.address)
     assert ended.returncode == 0
     ready = server.event("ready")
-    for text in (ready["version"], f"cpu, {ready['device']}", ready["kernel_hash"], "ready", "float32 inside"):
+    for text in (
+        ready["version"],
+        f"{ready['backend']}, {ready['device']}",
+        ready["kernel_hash"],
+        "ready",
+        "float32 inside",
+    ):
         assert text in ended.stdout
 
 
-def test_info_as_json_has_every_field(server: ServerProcess) -> None:
+def test_info_as_json_has_every_field(server: ServerProcess, dtypes: tuple[DType, ...]) -> None:
     found = json.loads(run("info", server.address, "--json").stdout)
     assert found["numerics"] == {
         "intermediate": "float32",
@@ -132,4 +138,4 @@ def test_info_as_json_has_every_field(server: ServerProcess) -> None:
         "verified": True,
     }
     assert found["endpoints"][0]["state"] == "ready"
-    assert found["dtypes"] == ["float32", "float16", "bfloat16", "float64"]
+    assert found["dtypes"] == [dtype.name for dtype in dtypes]

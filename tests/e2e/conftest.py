@@ -7,17 +7,32 @@ from collections.abc import Iterator
 import pytest
 
 from mse_grad_client import MseGradClient
+from support.backends import BACKENDS, running_on
 from support.server import ServerProcess, running_server
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn, for `running_on`."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """A server that the tests of one module share; it must end with exit code 0."""
+    """A server on the CPU that the tests of one module share; it must end with exit code 0."""
     with running_server() as process:
         yield process
 
 
+@pytest.fixture(scope="module")
+def server_of_backend(backend: str) -> Iterator[ServerProcess]:
+    """Likewise, on each backend in turn."""
+    with running_on(backend) as process:
+        yield process
+
+
 @pytest.fixture
-def client(server: ServerProcess) -> Iterator[MseGradClient]:
-    with MseGradClient(server.address) as connected:
+def client(server_of_backend: ServerProcess) -> Iterator[MseGradClient]:
+    with MseGradClient(server_of_backend.address) as connected:
         yield connected

@@ -1,4 +1,4 @@
-"""A server that is asked to stop finishes what it accepted."""
+"""A server that is asked to stop finishes what it accepted, on each backend."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions, Unavailable
+from support.backends import running_on
 from support.operands import expected, operands
-from support.server import running_server
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEADLINE_S = 60.0
@@ -23,7 +23,7 @@ HALF = 1000
 
 
 @pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
-def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(signal_number: signal.Signals) -> None:
+def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, signal_number: signal.Signals) -> None:
     given = operands((2 * HALF,))
     messages: SimpleQueue[pb.StreamGradientsRequest | None] = SimpleQueue()
 
@@ -36,7 +36,7 @@ def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(signal_number: s
         while (message := messages.get()) is not None:
             yield message
 
-    with running_server() as server, grpc.insecure_channel(server.address) as channel:
+    with running_on(backend) as server, grpc.insecure_channel(server.address) as channel:
         answers = MseGradServiceStub(channel).StreamGradients(requests(), timeout=DEADLINE_S)
         header = pb.GradientHeader(
             id=1, dtype=pb.DATA_TYPE_FLOAT32, shape=[2 * HALF], reduction=pb.REDUCTION_MEAN, request_id="in-flight"
@@ -60,7 +60,9 @@ def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(signal_number: s
 
 
 @pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
-def test_every_caller_gets_its_gradient_or_hears_that_nobody_is_there(signal_number: signal.Signals) -> None:
+def test_every_caller_gets_its_gradient_or_hears_that_nobody_is_there(
+    backend: str, signal_number: signal.Signals
+) -> None:
     given = operands((100_000,))
     bits = expected(*given).tobytes()
     options = ClientOptions(retry=RetryOptions(max_attempts=1))
@@ -78,7 +80,7 @@ def test_every_caller_gets_its_gradient_or_hears_that_nobody_is_there(signal_num
         except Unavailable:
             return answered
 
-    with running_server() as server, MseGradClient(server.address, options=options) as client:
+    with running_on(backend) as server, MseGradClient(server.address, options=options) as client:
         with ThreadPoolExecutor(4) as threads:
             callers = [threads.submit(call_until_refused) for _ in range(4)]
             under_way.wait(DEADLINE_S)

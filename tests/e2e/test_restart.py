@@ -1,4 +1,4 @@
-"""A client outlives its server."""
+"""A client outlives its server, on each backend."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 import pytest
 
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions
+from support.backends import running_on
 from support.operands import expected, operands
-from support.server import running_server
 
 DEADLINE_S = 90.0
 
 
 @pytest.mark.parametrize("network", ["tcp", "unix"])
-def test_the_next_call_reaches_the_server_that_took_its_place(network: str, tmp_path: Path) -> None:
+def test_the_next_call_reaches_the_server_that_took_its_place(backend: str, network: str, tmp_path: Path) -> None:
     given = operands((1000,))
     listen = "127.0.0.1:0" if network == "tcp" else f"unix:{tmp_path / 'mse-grad.sock'}"
-    with running_server(listen=listen) as first:
+    with running_on(backend, listen=listen) as first:
         client = MseGradClient(first.address)
         assert client.compute(*given).tobytes() == expected(*given).tobytes()
         instance = client.server_info().instance_id
-    with client, running_server(listen=first.address):
+    with client, running_on(backend, listen=first.address):
         assert client.compute(*given).tobytes() == expected(*given).tobytes()
         assert client.server_info().instance_id != instance
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_call_made_while_no_server_runs_is_answered_by_the_next_one(end: str, tmp_path: Path) -> None:
+def test_a_call_made_while_no_server_runs_is_answered_by_the_next_one(backend: str, end: str, tmp_path: Path) -> None:
     given = operands((1000,))
     listen = f"unix:{tmp_path / 'mse-grad.sock'}"
     patient = ClientOptions(retry=RetryOptions(max_attempts=1000, initial_backoff_s=0.01, max_backoff_s=0.1))
     with MseGradClient(listen, options=patient) as client, ThreadPoolExecutor(1) as thread:
-        with running_server(listen=listen) as first:
+        with running_on(backend, listen=listen) as first:
             client.compute(*given)
             if end == "kill":
                 first.kill()
         call = thread.submit(client.compute, *given, timeout_s=DEADLINE_S)
-        with running_server(listen=listen):
+        with running_on(backend, listen=listen):
             assert call.result(DEADLINE_S).tobytes() == expected(*given).tobytes()

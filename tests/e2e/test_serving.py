@@ -1,4 +1,4 @@
-"""One server process, seen from other processes."""
+"""One server process, seen from other processes, on each backend."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from mse_grad.reasons import Reason
 from mse_grad_client import MseGradClient, ResourceExhausted
+from support.backends import running_on
 from support.operands import expected, operands
-from support.server import ServerProcess, running_server
+from support.server import ServerProcess
 
 CLIENT_PROGRAM = """
 import sys
@@ -45,14 +46,11 @@ with MseGradClient(sys.argv[1]) as client:
 """
 
 
-def test_a_client_process_computes_against_a_server_process(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_client_process_computes_against_a_server_process(server_of_backend: ServerProcess, tmp_path: Path) -> None:
     given = operands((1000,))
     np.save(tmp_path / "operands.npy", np.stack(given))
-    subprocess.run(
-        [sys.executable, "-c", CLIENT_PROGRAM, server.address, tmp_path / "operands.npy", tmp_path / "y.npy"],
-        check=True,
-        timeout=60,
-    )
+    command = [sys.executable, "-c", CLIENT_PROGRAM, server_of_backend.address]
+    subprocess.run([*command, tmp_path / "operands.npy", tmp_path / "y.npy"], check=True, timeout=60)
     assert np.load(tmp_path / "y.npy").tobytes() == expected(*given).tobytes()
 
 
@@ -60,20 +58,22 @@ def test_the_sdk_streams_without_what_only_posix_has(server: ServerProcess) -> N
     subprocess.run([sys.executable, "-c", NO_POSIX_PROGRAM, server.address], check=True, timeout=60)
 
 
-def test_a_unix_socket_serves_and_is_gone_afterwards(tmp_path: Path) -> None:
+def test_a_unix_socket_serves_and_is_gone_afterwards(backend: str, tmp_path: Path) -> None:
     given = operands((1000,))
     path = tmp_path / "mse-grad.sock"
-    with running_server(listen=f"unix:{path}") as server:
+    with running_on(backend, listen=f"unix:{path}") as server:
         assert server.address == f"unix:{path}"
         with MseGradClient(server.address) as client:
             assert client.compute(*given).tobytes() == expected(*given).tobytes()
     assert not path.exists()
 
 
-def test_the_log_the_info_and_the_metrics_name_the_same_kernel(server: ServerProcess, client: MseGradClient) -> None:
-    ready = server.event("ready")
+def test_the_log_the_info_and_the_metrics_name_the_same_kernel(
+    server_of_backend: ServerProcess, client: MseGradClient
+) -> None:
+    ready = server_of_backend.event("ready")
     info = client.server_info()
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{server_of_backend.metrics_address}/metrics", timeout=30) as answer:
         metrics = answer.read().decode()
     assert (info.backend, info.device) == (ready["backend"], ready["device"])
     assert info.ready

@@ -1,0 +1,52 @@
+"""Server processes on each backend: on the CPU, and on the simulated NPU, whose books must be even at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from support.ascend_runtime import Accounts
+from support.server import ServerProcess, running_server
+from support.simulator import require_simulator
+
+__all__ = ["BACKENDS", "ascend_flags", "running_on"]
+
+BACKENDS = ("cpu", "ascend")
+
+
+def ascend_flags() -> tuple[str, ...]:
+    """Returns the flags of a server on the simulated NPU, which it builds where it is not up to date."""
+    libraries = require_simulator()
+    op_library = str(libraries / "libcust_opapi.so")
+    return ("--backend", "ascend", "--ascend-runtime-folder", str(libraries), "--ascend-op-library", op_library)
+
+
+@contextmanager
+def running_on(
+    backend: str, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[ServerProcess]:
+    """`running_server` on a backend.
+
+    Args:
+        backend: One of BACKENDS.
+        arguments: See `running_server`.
+        environment: Likewise.
+        options: Likewise.
+    """
+    if backend == "cpu":
+        with running_server(*arguments, environment=environment, **options) as server:
+            yield server
+        return
+    with TemporaryDirectory() as folder:
+        report = Path(folder, "accounts")
+        variables = {**(environment or {}), "ASCEND_SIMULATOR_ACCOUNTS": str(report)}
+        with running_server(*ascend_flags(), *arguments, environment=variables, **options) as server:
+            yield server
+        if server.process.returncode != 0:
+            return  # the test killed it
+        accounts = Accounts.parse(report.read_text())
+        assert not any(accounts.living.values()), accounts.living
+        assert accounts.violations == []
