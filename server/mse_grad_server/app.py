@@ -30,6 +30,7 @@ from mse_grad_server.metrics import Metrics, MetricsEndpoint
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.roster import Endpoint
 from mse_grad_server.service import COMPUTE_GRADIENT, Service
+from mse_grad_server.shared_memory import SharedMemory
 from mse_grad_server.signals import on_stop_signals
 from mse_grad_server.state import State
 from mse_grad_server.verification import open_verified
@@ -98,6 +99,7 @@ class Server:
             else MetricsEndpoint(self.metrics.registry, Address.parse(settings.metrics_listen))
         )
         instance_id = secrets.token_hex(16)
+        self._shared_memory = SharedMemory(settings, self.metrics, clock, log, instance_id=instance_id)
         recorder = Recorder(self.metrics, log, logs_every_request=settings.log_level == "debug")
         self._service = Service(
             self._engine,
@@ -105,6 +107,7 @@ class Server:
             clock,
             settings,
             instance_id=instance_id,
+            lease=self._shared_memory.lease,
             server_info=lambda: info_of(
                 settings, self._backend, self._engine.state, endpoints=self._endpoints(), instance_id=instance_id
             ),
@@ -143,6 +146,7 @@ class Server:
         """
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.open()
+        self._shared_memory.open()
         await self._health.open()
         await self._listener.open()
         addresses = {"listen": str(self.address), "metrics_listen": str(self.metrics_address or "none")}
@@ -190,6 +194,7 @@ class Server:
         if self._common_port is not None:
             await self._common_port.close(_FAREWELL_S)
         await self._listener.close(_FAREWELL_S)
+        self._shared_memory.close()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
         computing = asyncio.ensure_future(asyncio.to_thread(self._engine.close))

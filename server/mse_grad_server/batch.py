@@ -11,6 +11,7 @@ from mse_grad.tensor import Array, elements
 from mse_grad_server.backends.base import ComputeAll, Gradient
 from mse_grad_server.check import Work
 from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.segments import SharedOperands
 
 __all__ = ["Batch", "OpenRequest"]
 
@@ -30,6 +31,8 @@ class OpenRequest:
         progress_s: When anything of it last came in or was computed.
         received: Elements that came.
         computed: Elements that were computed.
+        sharing: Chunks in shared memory that were taken and are not settled.
+        late_error: What the caller is told once none is left of them.
         is_open: False once it was answered or failed.
     """
 
@@ -43,6 +46,8 @@ class OpenRequest:
     progress_s: float
     received: int = 0
     computed: int = 0
+    sharing: int = 0
+    late_error: BaseException | None = None
     is_open: bool = True
 
 
@@ -51,6 +56,7 @@ class _Item(NamedTuple):
     offset: int
     n: int
     chunk: Chunk | None
+    shared: SharedOperands | None = None
 
 
 class Batch:
@@ -58,8 +64,11 @@ class Batch:
 
     Attributes:
         elements: Elements of all gradients.
-        operand_bytes: Bytes of all operands.
+        operand_bytes: Bytes of all operands in the message.
         gradient_bytes: Bytes of all gradients.
+        shared_bytes: Bytes of those that go to shared memory.
+        shared_elements: Elements of those.
+        sharing: The request of each chunk in shared memory.
         answered: Each request with the number of its elements that were computed, in the order of the chunks.
         failures: The requests that failed on the way, with why.
     """
@@ -68,6 +77,9 @@ class Batch:
         self.elements = 0
         self.operand_bytes = 0
         self.gradient_bytes = 0
+        self.shared_bytes = 0
+        self.shared_elements = 0
+        self.sharing: list[OpenRequest] = []
         self.answered: list[tuple[OpenRequest, int]] = []
         self.failures: list[tuple[OpenRequest, BaseException]] = []
         self._items: list[_Item] = []
@@ -83,6 +95,16 @@ class Batch:
         self.gradient_bytes += size_bytes
         self._items.append(_Item(request, chunk.offset, n, chunk))
 
+    def add_shared(self, request: OpenRequest, offset: int, operands: SharedOperands) -> None:
+        """Appends a checked chunk in shared memory."""
+        n, size_bytes = operands.y.size, operands.y.nbytes
+        self.elements += n
+        self.gradient_bytes += size_bytes
+        self.shared_bytes += size_bytes
+        self.shared_elements += n
+        self.sharing.append(request)
+        self._items.append(_Item(request, offset, n, None, operands))
+
     def add_empty(self, request: OpenRequest) -> None:
         """Appends the answer to a request without elements."""
         self._items.append(_Item(request, 0, 0, None))
@@ -91,10 +113,12 @@ class Batch:
         """Yields batches of the same chunks in the same order, each of `least_bytes` of gradients or what is left."""
         part = Batch()
         for item in self._items:
-            if item.chunk is None:
-                part.add_empty(item.request)
-            else:
+            if item.chunk is not None:
                 part.add(item.request, item.chunk, item.n)
+            elif item.shared is not None:
+                part.add_shared(item.request, item.offset, item.shared)
+            else:
+                part.add_empty(item.request)
             if part.gradient_bytes >= least_bytes:
                 yield part
                 part = Batch()
@@ -121,10 +145,7 @@ class Batch:
             if not items:
                 return b""
             message, views = open_results(
-                [
-                    (item.request.id, item.offset, item.n * item.request.work.spec.dtype.itemsize_bytes, falls_back)
-                    for item in items
-                ]
+                [(item.request.id, item.offset, _y_bytes(item), falls_back) for item in items]
             )
             failed = _computed(items, views, compute_all)
             if failed is None:
@@ -149,14 +170,25 @@ class Batch:
         return wanted
 
 
+def _y_bytes(item: _Item) -> int:
+    """Returns the bytes of y that the message has for `item`."""
+    return item.n * item.request.work.spec.dtype.itemsize_bytes if item.shared is None else 0
+
+
 def _computed(
     items: list[_Item], views: list[memoryview], compute_all: ComputeAll
 ) -> tuple[OpenRequest, BaseException] | None:
     gradients, requests = [], []
-    for (request, _, n, chunk), view in zip(items, views, strict=True):
+    for (request, _, n, chunk, shared), view in zip(items, views, strict=True):
+        spec = request.work.spec
+        if shared is not None:
+            dout = request.scalar_dout if shared.dout is None else shared.dout
+            assert dout is not None
+            gradients.append(Gradient(spec, shared.predict, shared.label, dout, shared.y, request.deadline_s))
+            requests.append(request)
+            continue
         if chunk is None or not n:
             continue
-        spec = request.work.spec
         dtype = spec.dtype
         dout = elements(chunk.dout, dtype) if request.scalar_dout is None else request.scalar_dout
         predict, label, y = elements(chunk.predict, dtype), elements(chunk.label, dtype), elements(view, dtype)

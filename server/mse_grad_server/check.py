@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mse_grad.frame import Chunk, Header, UnaryRequest
+from mse_grad.frame import Chunk, Header, SharedRange, UnaryRequest
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Reduction, dtype_of_wire
 from mse_grad_server.backends.base import GradientSpec
 
-__all__ = ["Work", "check_chunk", "check_header", "check_unary"]
+__all__ = ["Work", "check_chunk", "check_header", "check_shared", "check_unary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,7 @@ def check_chunk(chunk: Chunk, work: Work, *, received: int) -> int:
         ContractError: CHUNK_OUT_OF_ORDER, CHUNK_OUT_OF_RANGE, or BYTE_COUNT_MISMATCH where the operands are not the
             same whole number of elements.
     """
-    if chunk.offset != received:
-        raise ContractError(
-            Reason.CHUNK_OUT_OF_ORDER,
-            "offset",
-            f"the chunk starts at element {chunk.offset}; the next one of this request is {received}",
-        )
+    _check_order(chunk, received)
     spec = work.spec
     size_bytes, itemsize_bytes = len(chunk.predict), spec.dtype.itemsize_bytes
     n, rest = divmod(size_bytes, itemsize_bytes)
@@ -85,13 +80,38 @@ def check_chunk(chunk: Chunk, work: Work, *, received: int) -> int:
     dout_bytes = 0 if spec.scalar_dout else size_bytes
     if len(chunk.dout) != dout_bytes:
         raise _unequal("dout", len(chunk.dout), dout_bytes)
-    if received + n > work.count:
-        raise ContractError(
-            Reason.CHUNK_OUT_OF_RANGE,
-            "predict",
-            f"the chunk ends at element {received + n}; the shape of this request has {work.count}",
-        )
+    _check_end(received + n, work, field="predict")
     return n
+
+
+def check_shared(chunk: Chunk, shared: SharedRange, work: Work, *, received: int) -> int:
+    """Returns the number of elements in a chunk that lies in shared memory, at least 1; not whether they lie well.
+
+    Raises:
+        ContractError: CHUNK_OUT_OF_ORDER, CHUNK_OUT_OF_RANGE, or BYTE_COUNT_MISMATCH where the chunk has operands in
+            the message too, no elements, or a dout beside scalar_dout.
+    """
+    _check_order(chunk, received)
+    if chunk.predict or chunk.label or chunk.dout:
+        raise ContractError(
+            Reason.BYTE_COUNT_MISMATCH,
+            "shared",
+            "the chunk has operands in the message and in shared memory; it may have one of the two",
+        )
+    if shared.elements < 1:
+        raise ContractError(
+            Reason.BYTE_COUNT_MISMATCH,
+            "shared.elements",
+            f"the chunk has {shared.elements} elements; a chunk has one or more",
+        )
+    if work.spec.scalar_dout and (shared.dout_segment or shared.dout_offset):
+        raise ContractError(
+            Reason.BYTE_COUNT_MISMATCH,
+            "shared.dout_segment",
+            "the chunk has a range for dout; it must have none, the header has scalar_dout",
+        )
+    _check_end(received + shared.elements, work, field="shared.elements")
+    return shared.elements
 
 
 def check_unary(request: UnaryRequest) -> Work:
@@ -133,6 +153,24 @@ def _work(dtype_number: int, shape: tuple[int, ...], reduction_number: int, nume
     spec = GradientSpec(dtype, reduction, check_numel(numel, count, reduction), scalar_dout)
     operand_bytes = count * dtype.itemsize_bytes * (2 if scalar_dout else 3)
     return Work(spec, count, operand_bytes)
+
+
+def _check_order(chunk: Chunk, received: int) -> None:
+    if chunk.offset != received:
+        raise ContractError(
+            Reason.CHUNK_OUT_OF_ORDER,
+            "offset",
+            f"the chunk starts at element {chunk.offset}; the next one of this request is {received}",
+        )
+
+
+def _check_end(end: int, work: Work, *, field: str) -> None:
+    if end > work.count:
+        raise ContractError(
+            Reason.CHUNK_OUT_OF_RANGE,
+            field,
+            f"the chunk ends at element {end}; the shape of this request has {work.count}",
+        )
 
 
 def _unequal(field: str, size_bytes: int, expected_bytes: int) -> ContractError:

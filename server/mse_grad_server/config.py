@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mse_grad_server.address import Address
@@ -34,6 +34,13 @@ def _checked_metrics_listen(text: str) -> str:
         return "none"
     if Address.parse(text).path:
         raise ValueError("metrics are served over HTTP on 'host:port', or not at all: 'none'")
+    return text
+
+
+def _checked_users(users: object) -> str:
+    text = str(users)  # YAML reads a single one as a number
+    if text and not all(number.strip().isdecimal() for number in text.split(",")):
+        raise ValueError("users are their numbers (uid), separated by commas, such as '1000,1001'")
     return text
 
 
@@ -159,6 +166,20 @@ class Settings(BaseSettings):
         most=2**50,
         text="operand bytes admitted at a time; a streamed request counts as one window at most",
     )
+    shared_memory: bool = Field(
+        default=True,
+        description="map memory that clients on this host hand over, and compute in it without a copy; Linux",
+    )
+    shared_memory_users: Annotated[str, BeforeValidator(_checked_users)] = Field(
+        default="",
+        description="numbers of the users who may hand over memory, such as '1000,1001'; '' for our own",
+    )
+    shared_memory_bytes: ByteSize = _size(
+        16 * _GIB, least=_MIB, most=2**50, text="clients' memory mapped at a time, over all streams"
+    )
+    shared_memory_stream_bytes: ByteSize = _size(
+        4 * _GIB, least=_MIB, most=2**50, text="clients' memory mapped at a time for one stream"
+    )
     stall_timeout_s: float = Field(
         default=60.0, gt=0, le=86400, description="how long a caller may neither send what is missing nor read answers"
     )
@@ -252,6 +273,13 @@ class Settings(BaseSettings):
     def is_supervised(self) -> bool:
         """Whether the process that was started starts workers, instead of serving itself."""
         return bool(self.devices or self.workers)
+
+    @property
+    def shared_memory_uids(self) -> frozenset[int]:
+        """The users who may hand over memory."""
+        if not self.shared_memory_users:
+            return frozenset((os.geteuid(),))
+        return frozenset(int(number) for number in self.shared_memory_users.split(","))
 
     @property
     def receive_limit_bytes(self) -> int:

@@ -10,6 +10,10 @@ ServerError                   one request fails
 |   +-- NotReady
 |   +-- Draining
 |   +-- DeviceUnavailable
++-- SharedMemoryRefused       a client's memory is not mapped; its gradients may come over the stream
+|   +-- SharedMemoryDenied
+|   +-- SharedMemoryUnusable
+|   +-- SharedMemoryFull
 +-- DeadlineExceeded
 +-- Cancelled
 +-- BackendError              what computes failed; INTERNAL
@@ -38,6 +42,10 @@ __all__ = [
     "Refused",
     "ServerBusy",
     "ServerError",
+    "SharedMemoryDenied",
+    "SharedMemoryFull",
+    "SharedMemoryRefused",
+    "SharedMemoryUnusable",
     "TooManyOpenRequests",
     "reason_of",
     "to_status",
@@ -121,6 +129,28 @@ class DeviceUnavailable(Refused):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SharedMemoryRefused(ServerError):
+    """A client's memory is not mapped; its gradients may come over the stream."""
+
+    reason = Reason.SHARED_MEMORY_UNUSABLE
+
+
+class SharedMemoryDenied(SharedMemoryRefused):
+    """Who hands it over may not, or does not show the secret of an open stream."""
+
+    reason = Reason.SHARED_MEMORY_DENIED
+
+
+class SharedMemoryUnusable(SharedMemoryRefused):
+    """It is not memory that can be mapped safely."""
+
+
+class SharedMemoryFull(SharedMemoryRefused):
+    """A bound on what is mapped is reached."""
+
+    reason = Reason.SHARED_MEMORY_FULL
 
 
 class DeadlineExceeded(ServerError):

@@ -57,6 +57,21 @@ class Metrics:
             "Elements of gradients that the fallback computed because the device could not.",
             registry=self.registry,
         )
+        self.shared_memory_segments = self._gauge(
+            "mse_grad_shared_memory_segments", "Segments of clients' memory that are mapped."
+        )
+        self.shared_memory_bytes = self._gauge("mse_grad_shared_memory_bytes", "Bytes of clients' memory mapped.")
+        self.shared_memory_elements = Counter(
+            "mse_grad_shared_memory_elements_total",
+            "Elements of gradients computed in clients' memory; all others came in messages.",
+            registry=self.registry,
+        )
+        self._shared_memory_refusals = Counter(
+            "mse_grad_shared_memory_refusals_total",
+            "Handovers of memory that were refused, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.device_available = self._gauge("mse_grad_device_available", "1 while the NPU takes gradients, else 0.")
         self.device_circuit_open = self._gauge(
             "mse_grad_device_circuit_open", "1 while the NPU rests after repeated faults, else 0."
@@ -111,6 +126,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a request that was not taken."""
         self._refusals.labels(reason).inc()
+
+    def shared_memory_refused(self, reason: str) -> None:
+        """Counts a handover of memory that was refused."""
+        self._shared_memory_refusals.labels(reason).inc()
 
     def device_fault(self, fault: str) -> None:
         """Counts a failure of the device by its class."""

@@ -38,6 +38,10 @@ class Recorder:
         self._metrics.bytes_in.inc(operand_bytes)
         self._metrics.bytes_out.inc(gradient_bytes)
 
+    def computed_in_shared_memory(self, elements: int) -> None:
+        """Counts which of them were in shared memory."""
+        self._metrics.shared_memory_elements.inc(elements)
+
     def failed(
         self, method: str, spec: GradientSpec | None, error: BaseException, *, seconds: float, request_id: str
     ) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from mse_grad.frame import Chunk, Header, StreamRequest
+from mse_grad.frame import Chunk, Header, SharedRange, StreamRequest
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.batch import Batch, OpenRequest
 from mse_grad_server.call import is_request_id
-from mse_grad_server.check import check_chunk, check_header
+from mse_grad_server.check import check_chunk, check_header, check_shared
 from mse_grad_server.config import Settings
 from mse_grad_server.engine import Engine
 from mse_grad_server.errors import (
@@ -23,6 +23,7 @@ from mse_grad_server.errors import (
     to_status,
 )
 from mse_grad_server.recorder import Recorder
+from mse_grad_server.segments import Segments
 
 __all__ = ["METHOD", "OpenRequests"]
 
@@ -43,7 +44,13 @@ class OpenRequests:
     """
 
     def __init__(
-        self, engine: Engine, recorder: Recorder, settings: Settings, *, name_of: Callable[[int], str]
+        self,
+        engine: Engine,
+        recorder: Recorder,
+        settings: Settings,
+        *,
+        name_of: Callable[[int], str],
+        segments: Segments | None = None,
     ) -> None:
         self.last_id = 0
         self.next_deadline_s = math.inf
@@ -52,6 +59,7 @@ class OpenRequests:
         self._settings = settings
         self._window_bytes = settings.window_bytes
         self._name_of = name_of
+        self._segments = segments
         self._open: dict[int, OpenRequest] = {}
         self._errors: list[pb.GradientError] = []
         self._takes_headers = True
@@ -76,7 +84,9 @@ class OpenRequests:
 
     def settle(self, batch: Batch, now_s: float) -> None:
         """Ends the requests that `batch`, once computed, completed or failed."""
-        self._recorder.computed(batch.elements, batch.operand_bytes, batch.gradient_bytes)
+        self._recorder.computed(batch.elements, batch.operand_bytes, batch.gradient_bytes - batch.shared_bytes)
+        if batch.sharing:
+            self._settle_sharing(batch)
         for request, error in batch.failures:
             if request.is_open:
                 self._fail(request, error, now_s)
@@ -160,13 +170,35 @@ class OpenRequests:
             self._reject_unknown(chunk.id, field="chunks.id")
             return
         try:
-            n = check_chunk(chunk, request.work, received=request.received)
+            if chunk.shared is not None:
+                self._take_shared(request, chunk, chunk.shared, batch)
+                n = chunk.shared.elements
+            else:
+                n = check_chunk(chunk, request.work, received=request.received)
+                batch.add(request, chunk, n)
         except ContractError as error:
             self._fail(request, error, now_s)
             return
         request.received += n
         request.progress_s = now_s
-        batch.add(request, chunk, n)
+
+    def _take_shared(self, request: OpenRequest, chunk: Chunk, shared: SharedRange, batch: Batch) -> None:
+        spec = request.work.spec
+        check_shared(chunk, shared, request.work, received=request.received)
+        if self._segments is None:
+            raise ContractError(
+                Reason.SEGMENT_UNKNOWN, "shared", "this stream takes no shared memory; send the operands in the message"
+            )
+        operands = self._segments.operands(shared, spec.dtype, scalar_dout=spec.scalar_dout)
+        batch.add_shared(request, chunk.offset, operands)
+        request.sharing += 1
+
+    def _settle_sharing(self, batch: Batch) -> None:
+        self._recorder.computed_in_shared_memory(batch.shared_elements)
+        for request in batch.sharing:
+            request.sharing -= 1
+            if request.late_error is not None and not request.sharing:
+                self._tell(request.id, request.request_id, request.late_error)
 
     def _take_cancel(self, id: int, now_s: float) -> None:
         request = self._open.get(id)
@@ -204,7 +236,11 @@ class OpenRequests:
 
     def _fail(self, request: OpenRequest, error: BaseException, now_s: float) -> None:
         self._end(request)
-        self._tell(request.id, request.request_id, error)
+        if request.sharing:
+            # The caller takes the error for the word that nobody writes to its memory any more.
+            request.late_error = error
+        else:
+            self._tell(request.id, request.request_id, error)
         seconds = now_s - request.began_s
         self._recorder.failed(METHOD, request.work.spec, error, seconds=seconds, request_id=request.request_id)
 

@@ -23,6 +23,7 @@ from mse_grad_server.engine import Engine
 from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable, MessageTooLarge
 from mse_grad_server.info import limits_of
 from mse_grad_server.interruption import Interruption
+from mse_grad_server.lease import Lease
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.stream import EOF, Stream
 
@@ -44,6 +45,7 @@ class Service:
         *,
         instance_id: str,
         server_info: Callable[[], pb.GetServerInfoResponse],
+        lease: Callable[[], Lease | None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._recorder = recorder
@@ -52,8 +54,8 @@ class Service:
         self._name = instance_id[:8]
         self._server_info = server_info
         self._stream_numbers = count(1)
-        opened = pb.StreamOpened(instance_id=instance_id, limits=limits_of(settings))
-        self._opened = pb.StreamGradientsResponse(opened=opened).SerializeToString()
+        self._lease = lease
+        self._opened = pb.StreamOpened(instance_id=instance_id, limits=limits_of(settings))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Returns what gRPC serves."""
@@ -97,8 +99,18 @@ class Service:
     async def stream_gradients(self, _: Any, context: Any) -> None:
         """Serves one StreamGradients RPC."""
         name = f"{self._name}-s{next(self._stream_numbers)}"
-        stream = Stream(context, self._engine, self._recorder, self._clock, self._settings, name=name)
-        await stream.run(self._opened)
+        # A client elsewhere could not reach the socket.
+        lease = self._lease() if _is_on_this_host(context.peer()) else None
+        stream = Stream(context, self._engine, self._recorder, self._clock, self._settings, name=name, lease=lease)
+        opened = pb.StreamOpened()
+        opened.CopyFrom(self._opened)
+        if lease is not None:
+            opened.shared_memory.CopyFrom(lease.offer)
+        try:
+            await stream.run(pb.StreamGradientsResponse(opened=opened).SerializeToString())
+        finally:
+            if lease is not None:
+                lease.close()
 
     async def get_server_info(self, message: bytes, _: Any) -> bytes:
         """Answers one GetServerInfo RPC."""
@@ -158,3 +170,8 @@ class Service:
         answer = compute() if self._engine.is_small(gradient_bytes) else await self._engine.run(compute)
         self._recorder.computed(work.count, work.operand_bytes, gradient_bytes)
         return answer
+
+
+def _is_on_this_host(peer: str) -> bool:
+    """Whether the peer of a call, as gRPC writes it, came over loopback or a unix socket."""
+    return peer.startswith(("unix:", "ipv4:127.", "ipv6:[::1]:", "ipv6:%5B::1%5D:"))

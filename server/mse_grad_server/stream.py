@@ -17,6 +17,7 @@ from mse_grad_server.config import Settings, size_text
 from mse_grad_server.engine import Engine
 from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, MessageTooLarge, to_status
 from mse_grad_server.interruption import Interruption
+from mse_grad_server.lease import Lease
 from mse_grad_server.outbox import Outbox
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.requests import OpenRequests
@@ -47,14 +48,29 @@ class Stream:
     """
 
     def __init__(
-        self, context: StreamContext, engine: Engine, recorder: Recorder, clock: Clock, settings: Settings, *, name: str
+        self,
+        context: StreamContext,
+        engine: Engine,
+        recorder: Recorder,
+        clock: Clock,
+        settings: Settings,
+        *,
+        name: str,
+        lease: Lease | None = None,
     ) -> None:
         self._context = context
         self._engine = engine
         self._clock = clock
         self._settings = settings
         self._outbox = Outbox(context.write, clock)
-        self._requests = OpenRequests(engine, recorder, settings, name_of=lambda id: f"{name}-{id}")
+        self._lease = lease
+        self._requests = OpenRequests(
+            engine,
+            recorder,
+            settings,
+            name_of=lambda id: f"{name}-{id}",
+            segments=None if lease is None else lease.segments,
+        )
         self._draining = False
         self._interruption = Interruption()
         self._writer: asyncio.Task[None] | None = None
@@ -142,15 +158,19 @@ class Stream:
             self._answer_from_thread(part)
 
     def _answer_from_thread(self, batch: Batch) -> None:
+        if self._lease is not None and batch.sharing:
+            self._lease.begin()
         computing = self._engine.run(lambda: self._computed_batch(batch))
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         computing.add_done_callback(lambda _: self._computed(batch, computing, answered))
-        self._outbox.put(answered, batch.operand_bytes + batch.gradient_bytes)
+        self._outbox.put(answered, batch.operand_bytes + batch.gradient_bytes - batch.shared_bytes)
 
     def _computed_batch(self, batch: Batch) -> bytes:
         return batch.compute(self._engine.compute_all, self._clock.now, fallback=self._engine.fallback)
 
     def _computed(self, batch: Batch, computing: asyncio.Future[bytes], answered: asyncio.Future[bytes]) -> None:
+        if self._lease is not None and batch.sharing:
+            self._lease.end()
         if answered.done() or computing.cancelled():  # the stream ended meanwhile
             answered.cancel()
             return

@@ -61,7 +61,7 @@ def test_the_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest
 def test_every_setting_has_a_flag_and_a_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     default = getattr(Settings(), name)
     flag = f"--{name.replace('_', '-')}"
-    assert parse_command([flag if default is False else f"{flag}={default}"]).origins == {name: flag}
+    assert parse_command([flag if isinstance(default, bool) else f"{flag}={default}"]).origins == {name: flag}
     monkeypatch.setenv(f"MSE_GRAD_{name.upper()}", str(default))
     assert parse_command([]).settings == Settings()
 

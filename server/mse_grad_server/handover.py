@@ -1,0 +1,141 @@
+"""One connection over which a client hands over memory: packets of `SharedMemoryHandover`, each answered."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from google.protobuf.message import DecodeError
+
+from mse_grad.reasons import ContractError
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.errors import ServerError, SharedMemoryUnusable, to_status
+from mse_grad_server.lease import Lease
+
+__all__ = ["Handover"]
+
+# As many descriptors as a packet may bring, which the kernel would allow 253 of.
+_MOST_DESCRIPTORS = 16
+_MOST_PACKET_BYTES = 4096
+_DESCRIPTOR_BYTES = array.array("i").itemsize
+
+
+class Handover:
+    """Belongs to the event loop; owns the socket, which does not block.
+
+    Attributes:
+        lease: The memory of the stream whose secret was shown; None before that.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        lease_of: Callable[[pb.SharedMemoryHandover], Lease],
+        on_refused: Callable[[BaseException], None],
+        on_close: Callable[[Handover], None],
+    ) -> None:
+        """Takes an accepted connection.
+
+        Args:
+            connection: It.
+            lease_of: Finds the lease whose secret the first packet shows; raises SharedMemoryDenied.
+            on_refused: Hears why a packet was refused.
+            on_close: Hears that the connection is about to be closed.
+        """
+        self.lease: Lease | None = None
+        self._connection = connection
+        self._lease_of = lease_of
+        self._on_refused = on_refused
+        self._on_close = on_close
+        self._is_closed = False
+
+    def fileno(self) -> int:
+        """Returns the descriptor of the connection, for who waits for it."""
+        return self._connection.fileno()
+
+    def receive(self) -> None:
+        """Takes the packet that has come, or the end of the connection."""
+        try:
+            packet, descriptors, is_whole = self._read()
+        except BlockingIOError:
+            return
+        except OSError:  # a connection that was reset has ended
+            self._end()
+            return
+        try:
+            if not packet:
+                self._end()
+                return
+            if not is_whole:
+                raise SharedMemoryUnusable(
+                    f"a packet has at most {_MOST_PACKET_BYTES} bytes and {_MOST_DESCRIPTORS} descriptors, not more"
+                )
+            self._take(packet, descriptors)
+            self._answer(pb.SharedMemoryHandoverResult())
+        except (ServerError, ContractError) as error:
+            if self.lease is None:
+                self.refuse(error)
+            else:  # something may be computed in what was handed over before, of which the end of this would tell
+                self._on_refused(error)
+                self._answer(_refusal(error))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def refuse(self, error: ServerError | ContractError) -> None:
+        """Answers with `error` and closes the connection."""
+        self._on_refused(error)
+        self._answer(_refusal(error))
+        self._end()
+
+    def close(self) -> None:
+        """Closes the connection; a second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_close(self)
+            self._connection.close()
+
+    def _take(self, packet: bytes, descriptors: Sequence[int]) -> None:
+        try:
+            handover = pb.SharedMemoryHandover.FromString(packet)
+        except DecodeError as cause:
+            raise SharedMemoryUnusable("the packet is not a mse_grad.v1.SharedMemoryHandover") from cause
+        if self.lease is None:
+            lease = self._lease_of(handover)
+            lease.attach(self)
+            self.lease = lease
+        segments = self.lease.segments
+        segments.withdraw(handover.withdrawn)
+        segments.add(handover.segments, descriptors)
+
+    def _read(self) -> tuple[bytes, list[int], bool]:
+        ancillary_bytes = socket.CMSG_SPACE(_MOST_DESCRIPTORS * _DESCRIPTOR_BYTES)
+        packet, ancillary, flags, _ = self._connection.recvmsg(
+            _MOST_PACKET_BYTES, ancillary_bytes, socket.MSG_CMSG_CLOEXEC
+        )
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_BYTES])
+        is_whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+        return packet, list(descriptors), is_whole
+
+    def _answer(self, result: pb.SharedMemoryHandoverResult) -> None:
+        # The empty result would be an empty packet, which reads as the end.
+        result.status.SetInParent()
+        try:
+            self._connection.send(result.SerializeToString(), socket.MSG_NOSIGNAL)
+        except OSError:  # gone, or it does not read its answers: either way the connection is of no use
+            self._end()
+
+    def _end(self) -> None:
+        if self.lease is not None:
+            self.lease.segments.close()
+        self.close()
+
+
+def _refusal(error: ServerError | ContractError) -> pb.SharedMemoryHandoverResult:
+    return pb.SharedMemoryHandoverResult(status=to_status(error, request_id=""))

@@ -1,0 +1,65 @@
+"""What one stream has of its client's memory, from its opening to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.errors import SharedMemoryDenied
+from mse_grad_server.segments import Segments
+
+__all__ = ["Closable", "Lease"]
+
+
+class Closable(Protocol):
+    """A connection, as far as a lease knows it."""
+
+    def close(self) -> None:
+        """Closes it; a second call does nothing."""
+
+
+class Lease:
+    """Belongs to the event loop.
+
+    Attributes:
+        offer: What the client is told.
+        segments: What it handed over.
+    """
+
+    def __init__(self, offer: pb.SharedMemoryOffer, segments: Segments, *, on_close: Callable[[Lease], None]) -> None:
+        self.offer = offer
+        self.segments = segments
+        self._on_close = on_close
+        self._connection: Closable | None = None
+        self._computing = 0
+        self._is_closed = False
+
+    def attach(self, connection: Closable) -> None:
+        """Takes the connection that showed the secret; raises SharedMemoryDenied where another one did before."""
+        if self._connection is not None:
+            raise SharedMemoryDenied("another connection has shown this secret; each stream has one of its own")
+        self._connection = connection
+
+    def begin(self) -> None:
+        """Something is computed in the memory from now on, until `end`."""
+        self._computing += 1
+
+    def end(self) -> None:
+        """It is over."""
+        self._computing -= 1
+        if self._is_closed and not self._computing:
+            self._give_back()
+
+    def close(self) -> None:
+        """The stream has ended. The connection stays open until nothing is computed any more: see the contract."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_close(self)
+            if not self._computing:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        self.segments.close()
+        if self._connection is not None:
+            self._connection.close()
