@@ -18,7 +18,7 @@ from mse_grad_server.common_port import CommonPort
 from mse_grad_server.config import Settings
 from mse_grad_server.device_events import DeviceEvents
 from mse_grad_server.engine import Engine
-from mse_grad_server.exits import BackendUnavailable, ExitCode, StartError, VerificationFailed
+from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError, StartError, VerificationFailed
 from mse_grad_server.fallback import Fallback
 from mse_grad_server.families import as_json
 from mse_grad_server.health import Health
@@ -96,7 +96,11 @@ class Server:
         self._metrics_endpoint = (
             None
             if settings.metrics_listen == "none"
-            else MetricsEndpoint(self.metrics.registry, Address.parse(settings.metrics_listen))
+            else MetricsEndpoint(
+                self.metrics.registry,
+                Address.parse(settings.metrics_listen),
+                is_ready=lambda: self._engine.state is State.READY,
+            )
         )
         instance_id = secrets.token_hex(16)
         self._shared_memory = SharedMemory(settings, self.metrics, clock, log, instance_id=instance_id)
@@ -226,10 +230,16 @@ class Server:
         async with self._telling_turn:
             is_ready = self._engine.state is State.READY and not self._is_ending
             if self._common_port is not None:
-                await self._common_port.set_open(is_ready)
+                await self._share_port(self._common_port, is_ready)
             await self._health.set_ready(is_ready)
             if self._membership is not None and not self._is_ending:
                 self._membership.report(self._engine.state)
+
+    async def _share_port(self, port: CommonPort, is_ready: bool) -> None:
+        try:
+            await port.set_open(is_ready)
+        except ListenError as error:  # those who know the worker's own address reach it all the same
+            self._log.error("common_port", message=str(error))
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
         if self._membership is not None:

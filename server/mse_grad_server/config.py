@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         default="any", description="which workers have to be ready for the host to count as ready"
     )
     worker_hang_s: float = Field(
-        default=30.0, ge=2, le=3600, description="how long a worker may be silent until it is killed and replaced"
+        default=60.0, ge=2, le=3600, description="how long a worker may be silent until it is killed and replaced"
     )
     worker_restarts: int = Field(
         default=10, ge=0, le=1_000_000, description="failures in a row after which a worker is given up"

@@ -6,7 +6,7 @@ import re
 
 __all__ = ["parse_numbers"]
 
-_PART = re.compile(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?")
+_PART = re.compile(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?")
 _LARGEST = 1023
 
 

@@ -77,9 +77,10 @@ class Member:
         self._killed_for = ""
         self._silent_looks = 0
         self._stopping = asyncio.Event()
-        self._settled = asyncio.Event()  # the process is ready, or has ended
+        self._is_forced = False
+        self._settled = asyncio.Event()  # the process has been ready
         self._numbers = count(1)
-        self._asked: dict[int, asyncio.Future[list[Any]]] = {}
+        self._asked: dict[int, asyncio.Future[list[Any] | None]] = {}
         self._timers: dict[str, Timer] = {}
 
     @property
@@ -102,6 +103,7 @@ class Member:
             async with turn:
                 if self._stopping.is_set():
                     break
+                self._settled.clear()
                 serving = asyncio.ensure_future(self._serve())
                 settled = asyncio.ensure_future(self._settled.wait())
                 await asyncio.wait({serving, settled}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,18 +144,25 @@ class Member:
             self._kill_later()
 
     def kill(self) -> None:
-        """Ends its process at once."""
+        """Ends its process at once, and starts no more."""
+        self._is_forced = True
+        self._stopping.set()
         if self._process is not None:
             self._process.kill()
 
     async def _serve(self) -> int:
-        self._settled.clear()
-        process = await self._spawn(self._placement)
+        try:
+            process = await self._spawn(self._placement)
+        except OSError as error:
+            self._log.error("worker_not_started", message=str(error))
+            return ExitCode.FAILED
         self._process, self._killed_for, self._silent_looks = process, "", 0
         self._log.info("worker_started", pid=process.pid, listen=self.endpoint.address)
         self._on_change()
         self._look_later()
-        if self._stopping.is_set():
+        if self._is_forced:
+            process.kill()
+        elif self._stopping.is_set():
             self.stop()
         while (message := await process.receive()) is not None:
             self._heard(message)
@@ -161,8 +170,10 @@ class Member:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_result(None)
         self._process = None
-        self._settled.set()
         return code
 
     def _heard(self, message: dict[str, Any]) -> None:

@@ -73,7 +73,9 @@ class Supervisor:
         self.members = [self._member(*place) for place in self._places()]
         if self._settings.metrics_listen != "none":
             metrics = HostMetrics(self.members, ask=self._ask_workers, is_ready=lambda: self._is_ready)
-            self._metrics_endpoint = MetricsEndpoint(metrics.registry, Address.parse(self._settings.metrics_listen))
+            self._metrics_endpoint = MetricsEndpoint(
+                metrics.registry, Address.parse(self._settings.metrics_listen), is_ready=lambda: self._is_ready
+            )
             self._metrics_endpoint.open()
         self._log.info("listening", **self._addresses())
 

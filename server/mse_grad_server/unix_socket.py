@@ -20,10 +20,16 @@ class UnixSocketFile:
         self._bound: tuple[int, int] | None = None
 
     def prepare(self) -> None:
-        """Removes a socket that nobody listens on; raises ListenError where the path is in use or cannot be bound."""
+        """Removes a socket that nobody listens on, or a link to one.
+
+        Raises:
+            ListenError: The path is in use or cannot be bound.
+        """
         try:
-            status = os.stat(self._path, follow_symlinks=False)
+            status = os.stat(self._path)
         except FileNotFoundError:
+            if os.path.islink(self._path):  # what a supervisor left that was killed
+                os.unlink(self._path)
             self._check_directory()
             return
         except OSError as cause:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import urllib.error
 import urllib.request
 from contextlib import closing
 
@@ -72,23 +73,43 @@ async def test_every_name_says_what_it_counts_and_in_what() -> None:
         assert all(family.name.startswith("mse_grad_") and family.documentation for family in families)
 
 
+def get(address: Address, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def opened(metrics: Metrics, *, address: str = "127.0.0.1:0", is_ready: bool = True) -> MetricsEndpoint:
+    endpoint = MetricsEndpoint(metrics.registry, Address.parse(address), is_ready=lambda: is_ready)
+    endpoint.open()
+    return endpoint
+
+
 def test_metrics_are_served_over_http_until_closed() -> None:
     metrics = Metrics()
-    endpoint = MetricsEndpoint(metrics.registry, Address.parse("127.0.0.1:0"))
-    endpoint.open()
-    with closing(endpoint):
+    with closing(opened(metrics)) as endpoint:
         assert endpoint.address.port != 0
         metrics.elements.inc(5)
-        with urllib.request.urlopen(f"http://{endpoint.address}/metrics", timeout=20) as answer:
-            assert b"mse_grad_elements_total 5.0" in answer.read()
+        status, page = get(endpoint.address, "/metrics")
+        assert status == 200
+        assert b"mse_grad_elements_total 5.0" in page
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://{endpoint.address}/metrics", timeout=20)
+        get(endpoint.address, "/metrics")
     endpoint.close()
 
 
+@pytest.mark.parametrize(("is_ready", "answer"), [(True, (200, b"ready\n")), (False, (503, b"not ready\n"))])
+def test_a_probe_hears_whether_the_server_is_ready(is_ready: bool, answer: tuple[int, bytes]) -> None:
+    with closing(opened(Metrics(), is_ready=is_ready)) as endpoint:
+        assert get(endpoint.address, "/ready") == answer
+
+
 def test_a_taken_port_is_an_error_that_names_it() -> None:
-    first = MetricsEndpoint(Metrics().registry, Address.parse("127.0.0.1:0"))
-    first.open()
-    with closing(first), pytest.raises(ListenError, match=f"{first.address}.*--metrics-listen") as error:
-        MetricsEndpoint(Metrics().registry, first.address).open()
+    with closing(opened(Metrics())) as first:
+        taken = str(first.address)
+        with pytest.raises(ListenError, match=f"{taken}.*--metrics-listen") as error:
+            opened(Metrics(), address=taken)
     assert error.value.exit_code is ExitCode.LISTEN

@@ -116,6 +116,11 @@ class FakeClock:
                 timer.callback()
         self._now_s = end_s
 
+    def oversleep(self, seconds: float) -> None:
+        """Lets time pass while nothing runs, as in a process that is stopped: what was due is called once, and late."""
+        self._now_s += seconds
+        self.advance(0)
+
     @property
     def pending(self) -> int:
         """How many calls are to come."""
