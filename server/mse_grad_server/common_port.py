@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from mse_grad_server.listener import Listener
+from mse_grad_server.listening_sockets import ListeningSockets
 
 __all__ = ["CommonPort"]
+
+# Within a millisecond as a rule.
+_CLOSE_S = 1.0
 
 
 class CommonPort:
@@ -29,23 +33,29 @@ class CommonPort:
         self._turn = asyncio.Lock()
         self._wanted = False
         self._listener: Listener | None = None
+        self._sockets = ListeningSockets({})
         self._leaving: dict[asyncio.Task[None], Listener] = {}
 
     async def set_open(self, is_wanted: bool) -> None:
-        """Listens, or no longer; the last call counts. Raises ListenError where it cannot."""
+        """Listens, or no longer; the last call counts.
+
+        When it returns, nobody gets to this worker through the port any more.
+
+        Raises:
+            ListenError: It cannot listen.
+        """
         self._wanted = is_wanted
         async with self._turn:
             if self._wanted and self._listener is None:
                 listener = self._make_listener()
                 await listener.open()
-                self._listener = listener
+                self._listener, self._sockets = listener, ListeningSockets.on(listener.address.port)
             elif not self._wanted and self._listener is not None:
                 leaving = asyncio.ensure_future(self._listener.close(self._drain_timeout_s))
                 self._leaving[leaving] = self._listener
                 leaving.add_done_callback(lambda _: self._leaving.pop(leaving))
                 self._listener = None
-                # gRPC closes the socket in the first step of the task.
-                await asyncio.sleep(0)
+                await self._sockets.closed(_CLOSE_S)
 
     async def close(self, grace_s: float) -> None:
         """Closes, and cancels every call that is left after `grace_s`."""
