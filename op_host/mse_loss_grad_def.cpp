@@ -31,7 +31,7 @@ public:
     }
 };
 
-// For a part of a larger tensor: the coefficient of mean is that of the whole, which has `numel` elements.
+// For a part of a larger tensor, or several in one: the coefficient of mean is that of a tensor of `numel` elements.
 class MseLossGradPart : public OpDef {
 public:
     explicit MseLossGradPart(const char* name) : OpDef(name) {

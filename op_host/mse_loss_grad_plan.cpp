@@ -27,9 +27,8 @@ bool Check(const Problem& problem, std::string* reason) {
                   std::to_string(max_elements);
         return false;
     }
-    if (problem.numel < problem.elements) {
-        *reason = "numel is " + std::to_string(problem.numel) + "; it must be at least the element count " +
-                  std::to_string(problem.elements);
+    if (problem.numel < 1 && problem.elements > 0) {
+        *reason = "numel is " + std::to_string(problem.numel) + "; it must be at least 1";
         return false;
     }
     if (problem.cores == 0) {

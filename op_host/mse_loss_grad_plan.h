@@ -14,7 +14,7 @@ enum class Reduction { kNone, kMean, kSum };
 
 struct Problem {
     int64_t elements;  // of predict, >= 0
-    int64_t numel;     // N of the coefficient, >= elements; equal to it unless the tensors are part of larger ones
+    int64_t numel;     // N of the coefficient; another than elements for a part of a tensor, or for several in one
     Reduction reduction;
     uint32_t item_bytes;  // 4 for float32, 2 for float16 and bfloat16
     bool scalar_dout;     // dout is one item

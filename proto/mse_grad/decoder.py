@@ -171,7 +171,7 @@ def _tensor(message: bytes, view: memoryview, start: int, stop: int) -> TensorFr
 
 
 def _header(message: bytes, position: int, end: int) -> Header:
-    id_ = dtype = reduction = numel = time_left_us = 0
+    id_ = dtype = reduction = numel = time_left_us = tensors = 0
     shape: list[int] = []
     scalar_dout: bytes | None = None
     request_id = traceparent = ""
@@ -206,13 +206,17 @@ def _header(message: bytes, position: int, end: int) -> Header:
             numel = signed64(value)
         elif tag == 0x38:
             time_left_us = signed64(value)
+        elif tag == 0x50:
+            tensors = signed64(value)
         elif tag == 0x18:
             shape.append(signed64(value))
         else:
             check_skippable(tag)
     if position != end:
         raise Unrecognised
-    return Header(id_, dtype, tuple(shape), reduction, scalar_dout, numel, time_left_us, request_id, traceparent)
+    return Header(
+        id_, dtype, tuple(shape), reduction, scalar_dout, numel, time_left_us, request_id, traceparent, tensors
+    )
 
 
 def _chunk(message: bytes, view: memoryview, position: int, end: int) -> Chunk:

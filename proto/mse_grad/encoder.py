@@ -138,6 +138,8 @@ def _header_body(header: Header) -> bytes:
     if header.traceparent:
         text = header.traceparent.encode()
         body += b"\x4a" + uint64_bytes(len(text)) + text
+    if header.tensors:
+        body += b"\x50" + int64_bytes(header.tensors)
     return body
 
 

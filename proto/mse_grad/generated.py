@@ -40,6 +40,7 @@ def parse_stream_request(message: bytes) -> StreamRequest:
                 time_left_us=header.time_left_us,
                 request_id=header.request_id,
                 traceparent=header.traceparent,
+                tensors=header.tensors,
             )
             for header in parsed.headers
         ],

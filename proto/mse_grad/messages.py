@@ -33,6 +33,7 @@ class Header:
     time_left_us: int = 0
     request_id: str = ""
     traceparent: str = ""
+    tensors: int = 0
 
 
 @dataclass(slots=True)

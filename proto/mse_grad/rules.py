@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import DType, Reduction
 
-__all__ = ["MAX_RANK", "check_dout_shape", "check_numel", "check_same_dtype", "check_same_shape", "element_count"]
+__all__ = [
+    "MAX_RANK",
+    "check_dout_shape",
+    "check_numel",
+    "check_same_dtype",
+    "check_same_shape",
+    "check_tensors",
+    "element_count",
+]
 
 MAX_RANK = 8
 _MAX_BYTES = 2**63 - 1
@@ -97,3 +105,21 @@ def check_numel(numel: int, count: int, reduction: Reduction) -> int:
             Reason.NUMEL_INVALID, "numel", f"numel is {numel}; it must be at least the element count {count}"
         )
     return numel
+
+
+def check_tensors(tensors: int, count: int, dtype: DType) -> int:
+    """Returns the number of elements in `tensors` tensors of `count` elements; 0 tensors stands for one.
+
+    Raises:
+        ContractError: TENSORS_INVALID where `tensors` is negative, or all of them have more than 2^63 - 1 bytes.
+    """
+    if tensors < 0:
+        raise ContractError(Reason.TENSORS_INVALID, "tensors", f"tensors is {tensors}; it must not be negative")
+    total = max(1, tensors) * count
+    if total * dtype.itemsize_bytes > _MAX_BYTES:
+        raise ContractError(
+            Reason.TENSORS_INVALID,
+            "tensors",
+            f"tensors is {tensors}: with {count} elements of {dtype.name} each more than 2^63 - 1 bytes",
+        )
+    return total

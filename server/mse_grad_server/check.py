@@ -11,7 +11,14 @@ from functools import lru_cache
 
 from mse_grad.frame import Chunk, Header, SharedRange, UnaryRequest
 from mse_grad.reasons import ContractError, Reason
-from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
+from mse_grad.rules import (
+    check_dout_shape,
+    check_numel,
+    check_same_dtype,
+    check_same_shape,
+    check_tensors,
+    element_count,
+)
 from mse_grad.tensor import Reduction, dtype_of_wire
 from mse_grad_server.backends.base import GradientSpec
 
@@ -24,7 +31,7 @@ class Work:
 
     Attributes:
         spec: What is computed.
-        count: Elements of predict.
+        count: Elements of predict, in all tensors of the request.
         operand_bytes: Bytes of predict, label and dout.
     """
 
@@ -37,11 +44,11 @@ def check_header(header: Header) -> Work:
     """Returns what the request that opens with `header` asks for.
 
     Raises:
-        ContractError: DTYPE_UNKNOWN, RANK_TOO_HIGH, SHAPE_INVALID, REDUCTION_UNKNOWN, NUMEL_INVALID, or
-            BYTE_COUNT_MISMATCH where scalar_dout is not one element.
+        ContractError: DTYPE_UNKNOWN, RANK_TOO_HIGH, SHAPE_INVALID, REDUCTION_UNKNOWN, NUMEL_INVALID,
+            TENSORS_INVALID, or BYTE_COUNT_MISMATCH where scalar_dout is not one element.
     """
     scalar = header.scalar_dout
-    work = _work(header.dtype, header.shape, header.reduction, header.numel, scalar is not None)
+    work = _work(header.dtype, header.shape, header.reduction, header.numel, scalar is not None, header.tensors)
     if scalar is not None and len(scalar) != work.spec.dtype.itemsize_bytes:
         raise ContractError(
             Reason.BYTE_COUNT_MISMATCH,
@@ -127,7 +134,7 @@ def check_unary(request: UnaryRequest) -> Work:
     element_count(predict.shape, dtype, field="predict")
     check_same_shape(predict.shape, label.shape)
     scalar_dout = check_dout_shape(predict.shape, dout.shape)
-    work = _work(predict.dtype, predict.shape, request.reduction, request.numel, scalar_dout)
+    work = _work(predict.dtype, predict.shape, request.reduction, request.numel, scalar_dout, 0)
     whole_bytes = work.count * dtype.itemsize_bytes
     dout_bytes = dtype.itemsize_bytes if scalar_dout else whole_bytes
     for field, tensor, size_bytes in (
@@ -146,11 +153,14 @@ def check_unary(request: UnaryRequest) -> Work:
 
 # Most callers send the same few shapes over and over: one look-up instead of all the rules, and one object a shape.
 @lru_cache(maxsize=1024)
-def _work(dtype_number: int, shape: tuple[int, ...], reduction_number: int, numel: int, scalar_dout: bool) -> Work:
+def _work(
+    dtype_number: int, shape: tuple[int, ...], reduction_number: int, numel: int, scalar_dout: bool, tensors: int
+) -> Work:
     dtype = dtype_of_wire(dtype_number, field="predict")
-    count = element_count(shape, dtype, field="predict")
+    each = element_count(shape, dtype, field="predict")
     reduction = Reduction.of_wire(reduction_number)
-    spec = GradientSpec(dtype, reduction, check_numel(numel, count, reduction), scalar_dout)
+    spec = GradientSpec(dtype, reduction, check_numel(numel, each, reduction), scalar_dout)
+    count = check_tensors(tensors, each, dtype)
     operand_bytes = count * dtype.itemsize_bytes * (2 if scalar_dout else 3)
     return Work(spec, count, operand_bytes)
 

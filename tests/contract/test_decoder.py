@@ -62,6 +62,7 @@ VALID = {
                 time_left_us=1_000_000,
                 request_id="größer",
                 traceparent="00-a-b-01",
+                tensors=300,
             )
         ],
         chunks=[

@@ -46,6 +46,7 @@ headers = st.builds(
     time_left_us=int64s,
     request_id=st.text(max_size=5),
     traceparent=st.text(max_size=5),
+    tensors=int64s,
 )
 shared_ranges = st.builds(
     SharedRange,
@@ -78,6 +79,7 @@ def generated_header(header: Header) -> pb.GradientHeader:
         time_left_us=header.time_left_us,
         request_id=header.request_id,
         traceparent=header.traceparent,
+        tensors=header.tensors,
     )
 
 

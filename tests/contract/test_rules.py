@@ -13,6 +13,7 @@ from mse_grad.rules import (
     check_numel,
     check_same_dtype,
     check_same_shape,
+    check_tensors,
     element_count,
 )
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT16, FLOAT32, FLOAT64, DType, Reduction
@@ -144,3 +145,15 @@ def test_numel_without_mean_is_refused(reduction: Reduction) -> None:
     with pytest.raises(ContractError, match=f"numel is 12 with reduction '{reduction.text}'; only mean") as caught:
         check_numel(12, 12, reduction)
     assert (caught.value.reason, caught.value.field) == (Reason.NUMEL_INVALID, "numel")
+
+
+@pytest.mark.parametrize(("tensors", "total"), [(0, 12), (1, 12), (5, 60), (2**57, 12 * 2**57)])
+def test_tensors_multiply_the_elements_of_one(tensors: int, total: int) -> None:
+    assert check_tensors(tensors, 12, FLOAT32) == total
+
+
+@pytest.mark.parametrize(("tensors", "words"), [(-1, "must not be negative"), (2**58, "more than 2\\^63 - 1 bytes")])
+def test_tensors_that_cannot_be_are_refused(tensors: int, words: str) -> None:
+    with pytest.raises(ContractError, match=words) as caught:
+        check_tensors(tensors, 12, FLOAT32)
+    assert (caught.value.reason, caught.value.field) == (Reason.TENSORS_INVALID, "tensors")

@@ -197,9 +197,9 @@ def test_coefficient_is_divided_in_double_and_rounded_once(host: OperatorHost) -
         assert plan.coefficient == np.float32(np.float64(2.0) / np.float64(numel))
 
 
-def test_numel_below_the_element_count_is_refused(host: OperatorHost) -> None:
-    with pytest.raises(Refusal, match=r"^numel is 31; it must be at least the element count 32$"):
-        host.plan(32, item_bytes=4, cores=1, ub_bytes=UB_BYTES["910B"], numel=31)
+def test_numel_below_one_is_refused(host: OperatorHost) -> None:
+    with pytest.raises(Refusal, match=r"^numel is 0; it must be at least 1$"):
+        host.plan(32, item_bytes=4, cores=1, ub_bytes=UB_BYTES["910B"], numel=0)
 
 
 def test_negative_element_count_is_refused(host: OperatorHost) -> None:

@@ -136,9 +136,9 @@ def test_unknown_reduction_is_refused_with_the_known_ones(first_phase: FirstPhas
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_numel_below_that_of_the_part_is_refused(first_phase: FirstPhase, reduction: str) -> None:
-    message = "numel is 5; it must be at least the element count 6"
-    assert message in first_phase(reduction=reduction, numel=5)
+def test_numel_below_one_is_refused_and_below_the_element_count_is_not(first_phase: FirstPhase, reduction: str) -> None:
+    assert "numel is 0; it must be at least 1" in first_phase(reduction=reduction, numel=0)
+    assert first_phase(reduction=reduction, numel=5) == ""  # several tensors in one launch
     assert first_phase(reduction=reduction, numel=6) == ""
 
 

@@ -20,6 +20,12 @@ def test_the_numel_of_the_whole_replaces_the_count() -> None:
     assert check_header(header(1, (4,), numel=2**40)).spec.numel == 2**40
 
 
+def test_several_tensors_count_as_one_but_for_the_mean() -> None:
+    work = check_header(header(1, (2, 3), tensors=5))
+    assert (work.spec.numel, work.count, work.operand_bytes) == (6, 30, 3 * 30 * 4)
+    assert check_header(header(1, (2, 3), tensors=1)) == check_header(header(1, (2, 3)))
+
+
 def test_counts_have_64_bits() -> None:
     work = check_header(header(1, (2**30, 2**28), dtype=FLOAT64.wire))
     assert (work.count, work.operand_bytes) == (2**58, 3 * 2**61)

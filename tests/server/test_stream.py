@@ -138,6 +138,8 @@ BAD_HEADERS = {
     "unknown reduction": (header(1, (4,), reduction=7), Reason.REDUCTION_UNKNOWN, "7"),
     "numel below the count": (header(1, (4,), numel=3), Reason.NUMEL_INVALID, "at least"),
     "negative numel": (header(1, (4,), numel=-1), Reason.NUMEL_INVALID, "-1"),
+    "negative tensors": (header(1, (4,), tensors=-1), Reason.TENSORS_INVALID, "-1"),
+    "too many tensors": (header(1, (4,), tensors=2**60), Reason.TENSORS_INVALID, "2^63"),
     "numel without mean": (header(1, (4,), numel=4, reduction=Reduction.SUM), Reason.NUMEL_INVALID, "'sum'"),
     "scalar dout of two elements": (header(1, (4,), scalar_dout=b"12345678"), Reason.BYTE_COUNT_MISMATCH, "8 bytes"),
 }

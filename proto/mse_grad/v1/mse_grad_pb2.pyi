@@ -90,7 +90,7 @@ class StreamGradientsRequest(_message.Message):
     def __init__(self, headers: _Optional[_Iterable[_Union[GradientHeader, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[GradientChunk, _Mapping]]] = ..., cancel_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GradientHeader(_message.Message):
-    __slots__ = ("id", "dtype", "shape", "reduction", "scalar_dout", "numel", "time_left_us", "request_id", "traceparent")
+    __slots__ = ("id", "dtype", "shape", "reduction", "scalar_dout", "numel", "time_left_us", "request_id", "traceparent", "tensors")
     ID_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class GradientHeader(_message.Message):
     TIME_LEFT_US_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
     id: int
     dtype: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -109,7 +110,8 @@ class GradientHeader(_message.Message):
     time_left_us: int
     request_id: str
     traceparent: str
-    def __init__(self, id: _Optional[int] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., scalar_dout: _Optional[bytes] = ..., numel: _Optional[int] = ..., time_left_us: _Optional[int] = ..., request_id: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    tensors: int
+    def __init__(self, id: _Optional[int] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., scalar_dout: _Optional[bytes] = ..., numel: _Optional[int] = ..., time_left_us: _Optional[int] = ..., request_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., tensors: _Optional[int] = ...) -> None: ...
 
 class GradientChunk(_message.Message):
     __slots__ = ("id", "offset", "predict", "label", "dout", "shared")

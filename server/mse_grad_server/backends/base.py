@@ -20,7 +20,8 @@ class GradientSpec:
     Attributes:
         dtype: Element type of predict, label, dout and y.
         reduction: Reduction of the loss.
-        numel: N of the coefficient: the element count of the whole tensor, also where a call sees a part of it.
+        numel: N of the coefficient: the element count of one whole tensor, also where a call sees a part of it, or
+            several.
         scalar_dout: Whether dout is a single element.
     """
 
