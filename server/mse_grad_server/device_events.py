@@ -61,6 +61,10 @@ class DeviceEvents:
         self._metrics.device_fault(fault)
         self._log.error("device_fault", fault=fault, message=str(error))
 
+    def climbed(self, rung: Rung) -> None:
+        """See Observer."""
+        self._metrics.device_climbed(rung.name.lower())
+
     def repaired(self, rung: Rung, seconds: float) -> None:
         """See Observer."""
         self._metrics.device_repaired(rung.name.lower(), seconds)

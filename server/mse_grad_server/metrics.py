@@ -92,6 +92,12 @@ class Metrics:
         self._device_faults = Counter(
             "mse_grad_device_faults_total", "Failures of the NPU, by class.", ["fault"], registry=self.registry
         )
+        self._device_rungs = Counter(
+            "mse_grad_device_rungs_total",
+            "Rungs of the ladder of repairs that were tried, whether or not they helped; end ends the process.",
+            ["rung"],
+            registry=self.registry,
+        )
         self._device_repairs = Histogram(
             "mse_grad_device_repair_seconds",
             "Time from a failure of the NPU to its repair, by the rung of the ladder that helped.",
@@ -139,6 +145,10 @@ class Metrics:
     def device_fault(self, fault: str) -> None:
         """Counts a failure of the device by its class."""
         self._device_faults.labels(fault).inc()
+
+    def device_climbed(self, rung: str) -> None:
+        """Counts a rung of the ladder that is tried."""
+        self._device_rungs.labels(rung).inc()
 
     def device_repaired(self, rung: str, seconds: float) -> None:
         """Counts a repair of the device by its rung."""

@@ -36,6 +36,7 @@ class Witness:
     blocks: int = 0
     kinds: int = 0
     failures: list[AclError | WrongGradient] = field(default_factory=list)
+    climbs: list[Rung] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)
     repair_seconds: list[float] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
@@ -63,6 +64,9 @@ class Witness:
 
     def failed(self, error: AclError | WrongGradient) -> None:
         self.failures.append(error)
+
+    def climbed(self, rung: Rung) -> None:
+        self.climbs.append(rung)
 
     def repaired(self, rung: Rung, seconds: float) -> None:
         self.rungs.append(rung)

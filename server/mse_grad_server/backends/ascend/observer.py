@@ -28,6 +28,9 @@ class Observer(Protocol):
     def failed(self, error: AclError | WrongGradient) -> None:
         """A call failed, or the device computed wrong."""
 
+    def climbed(self, rung: Rung) -> None:
+        """A rung of the ladder is tried, or the process is to end."""
+
     def repaired(self, rung: Rung, seconds: float) -> None:
         """A rung of the ladder helped, after so long."""
 

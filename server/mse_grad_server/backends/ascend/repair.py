@@ -82,6 +82,7 @@ class Repair:
         while True:
             self._observer.failed(failure)
             rung = self._ladder.climb(failure.fault)
+            self._observer.climbed(rung)
             if rung is Rung.END:
                 raise DeviceLost(f"the device fails again after every repair: {failure}") from failure
             try:

@@ -63,6 +63,7 @@ def test_faults_without_a_block_in_between_climb_to_the_end(open_backend: Open, 
         loss = opened.witness.loss
         assert type(loss) is DeviceLost
         assert loss.exit_code == ExitCode.DEVICE_LOST
+        assert opened.witness.climbs == [Rung.RETRY, Rung.REBUILD, Rung.RESET, Rung.END]
         assert "aclrtMemcpyAsync returned 107000" in str(loss)
         with pytest.raises(DeviceUnavailable):
             opened.check(100)
@@ -83,6 +84,7 @@ def test_a_device_that_computes_wrong_after_a_repair_is_repaired_again(
         with runtime.faults("aclrtRecordEvent code=507015 after=2; aclnnMseLossGrad mode=zero after=1"):
             opened.check(100)
         assert opened.witness.rungs == [Rung.RESET]
+        assert opened.witness.climbs == [Rung.REBUILD, Rung.RESET]
         assert "differ from the formula" in str(opened.witness.failures[1])
 
 

@@ -147,6 +147,7 @@ async def test_a_fault_is_repaired_and_counted_and_the_request_answered(runtime:
         with runtime.faults("aclnnMseLossGrad code=507015"):
             assert not await compute(stream, 1)
         assert server.metric("mse_grad_device_faults_total", fault="execution") == 1
+        assert server.metric("mse_grad_device_rungs_total", rung="rebuild") == 1
         assert server.metric("mse_grad_device_repair_seconds_count", rung="rebuild") == 1
         (line,) = server.events("device_fault")
         assert "aclnnMseLossGrad returned 507015" in line["message"]
