@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mse_grad.tensor import Array, DType
 from mse_grad_server.backends.ascend.blocks import DTYPES
@@ -146,7 +145,7 @@ class AscendBackend:
             {
                 "soc": self._device,
                 "device": str(number),
-                "op_library": str(Path(opapi.path)),
+                "op_library": str(opapi.path),
                 "runtime_library": str(libraries.ascendcl),
                 "cann_version": find_version(libraries),
                 "kernel_hash": self._kernel_hash,

@@ -19,6 +19,8 @@ __all__ = ["Libraries", "find_libraries", "find_version", "hash_kernels"]
 _RUNTIME = "libascendcl.so"
 _NNOPBASE = "libnnopbase.so"
 _OPAPI = "libcust_opapi.so"
+# No package of another vendor has it, nor the toolkit. Looked for in the file: a library that is loaded stays.
+_OPERATOR = b"aclnnMseLossGradPart"
 _TOOLKIT_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest", "/usr/local/Ascend/cann")
 _VERSION_FILES = ("version.cfg", "version.info", "opp/version.info", "runtime/version.info", "compiler/version.info")
 _VERSION = re.compile(r"^\s*(?:Version|version|runtime_running_version)\s*=\s*\[?([^\s\]:]+:)?([^\s\]]+)", re.MULTILINE)
@@ -63,15 +65,7 @@ def find_libraries(*, runtime_folder: str, op_library: str, environment: Mapping
         raise LibraryNotFound(
             f"{folder} has {_RUNTIME} but no {_NNOPBASE}; the toolkit is not whole or older than 8.0: install it anew"
         )
-    packages = [Path(op_library)] if op_library else list(_op_libraries(environment))
-    opapi = next((path for path in packages if path.is_file()), None)
-    if opapi is None:
-        raise OpPackageMissing(
-            f"the operator package was found in none of: {_listed(packages)}. Build it (kernel/ and op_host/), run the "
-            "custom_opp_*.run that comes out and source its bin/set_env.bash, or name the library with "
-            "--ascend-op-library"
-        )
-    return Libraries(folder / _RUNTIME, nnopbase, opapi)
+    return Libraries(folder / _RUNTIME, nnopbase, _find_op_library(op_library, environment))
 
 
 def find_version(libraries: Libraries) -> str:
@@ -98,6 +92,23 @@ def hash_kernels(libraries: Libraries) -> str:
     for path in (opapi, *kernels):
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
+
+
+def _find_op_library(named: str, environment: Mapping[str, str]) -> Path:
+    """Returns the one that is named, or the first package that has the operator: hosts have packages of others too."""
+    paths = [Path(named)] if named else list(dict.fromkeys(_op_libraries(environment)))
+    found = [path for path in paths if path.is_file()]
+    if named and found:
+        return found[0]
+    ours = next((path for path in found if _OPERATOR in path.read_bytes()), None)
+    if ours is not None:
+        return ours
+    others = f" (packages of others are in: {_listed(found)})" if found else ""
+    raise OpPackageMissing(
+        f"the operator package was found in none of: {_listed(paths)}{others}. Build it (kernel/ and op_host/), run "
+        "the custom_opp_*.run that comes out and source its bin/set_env.bash, or name the library with "
+        "--ascend-op-library"
+    )
 
 
 def _runtime_folders(environment: Mapping[str, str]) -> Iterator[Path]:

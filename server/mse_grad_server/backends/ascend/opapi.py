@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mse_grad.tensor import Reduction
 from mse_grad_server.backends.ascend.acl import Acl
-from mse_grad_server.backends.ascend.prototypes import Function, find_function, parse_prototypes
+from mse_grad_server.backends.ascend.prototypes import Function, find_function, library_of, parse_prototypes
 
 __all__ = ["OpApi"]
 
@@ -35,11 +35,12 @@ class OpApi:
 
     def __init__(self, library: ctypes.CDLL, acl: Acl) -> None:
         """Finds the four functions; raises AttributeError naming the one that the library lacks."""
-        self.path = Path(library._name)
         self._acl = acl
         self._functions: dict[str, Function] = {
             name: find_function(library, prototype) for name, prototype in parse_prototypes(PROTOTYPES).items()
         }
+        # The loader also looks through what the library needs, where the toolkit's own operator of this name may be.
+        self.path = library_of(self._functions["aclnnMseLossGrad"])
 
     @classmethod
     def load(cls, path: Path, acl: Acl) -> OpApi:

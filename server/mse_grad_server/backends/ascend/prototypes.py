@@ -9,9 +9,10 @@ import ctypes
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Function", "Prototype", "find_function", "parse_prototypes"]
+__all__ = ["Function", "Prototype", "find_function", "library_of", "parse_prototypes"]
 
 Function: TypeAlias = Callable[..., Any]
 
@@ -55,6 +56,29 @@ def find_function(library: ctypes.CDLL, prototype: Prototype, *older_names: str)
             found.argtypes = prototype.arguments
             return found  # type: ignore[no-any-return]
     raise AttributeError(f"{library._name} has no function {prototype.name}")
+
+
+def library_of(function: Function) -> Path:
+    """Returns the file of the library that has `function`, which may be another than the one that was asked for it.
+
+    Raises:
+        LookupError: The loader knows none.
+    """
+    found = _DlInfo()
+    address = ctypes.cast(function, ctypes.c_void_p)  # type: ignore[arg-type]
+    # Source: dladdr(3); the symbols of the process itself include those of libc.
+    if not ctypes.CDLL(None).dladdr(address, ctypes.byref(found)) or not found.file:
+        raise LookupError(f"no library has {function}")
+    return Path(found.file.decode())
+
+
+class _DlInfo(ctypes.Structure):
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
 
 
 def _ctype(declaration: str) -> Any:

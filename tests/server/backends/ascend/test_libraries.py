@@ -25,8 +25,8 @@ def write(file: Path, text: str = "") -> Path:
     return file
 
 
-def package(opp: Path, vendor: str) -> Path:
-    return write(opp / "vendors" / vendor / OPAPI, vendor)
+def package(opp: Path, vendor: str, *, operator: str = "aclnnMseLossGradPart") -> Path:
+    return write(opp / "vendors" / vendor / OPAPI, f"{vendor} has {operator}")
 
 
 def found(environment: dict[str, str], *, runtime_folder: str = "", op_library: str = "") -> Libraries:
@@ -63,8 +63,19 @@ def test_packages_are_preferred_as_the_toolkit_prefers_them(toolkit: Path, tmp_p
     listed = package(opp, "zzz")
     write(opp / "vendors" / "config.ini", "load_priority=missing,zzz\n")
     assert found(environment).opapi == listed
-    custom = write(tmp_path / "custom" / OPAPI)
+    custom = write(tmp_path / "custom" / OPAPI, "aclnnMseLossGradPart")
     assert found({**environment, "ASCEND_CUSTOM_OPP_PATH": f"/nowhere:{tmp_path / 'custom'}"}).opapi == custom
+
+
+def test_packages_of_others_are_passed_over(toolkit: Path, tmp_path: Path) -> None:
+    opp = toolkit / "opp"
+    write(opp / "vendors" / "config.ini", "load_priority=other,ours\n")
+    other, ours = package(opp, "other", operator="aclnnMseLossGrad"), package(opp, "ours")
+    assert found({"ASCEND_HOME_PATH": str(toolkit)}).opapi == ours
+    assert found({"ASCEND_HOME_PATH": str(toolkit)}, op_library=str(other)).opapi == other
+    ours.unlink()
+    with pytest.raises(OpPackageMissing, match=rf"packages of others are in: {other}\)"):
+        found({"ASCEND_HOME_PATH": str(toolkit)})
 
 
 def test_a_vendor_that_no_list_names_is_found_as_well(toolkit: Path) -> None:

@@ -5,7 +5,7 @@ import ctypes
 import pytest
 
 from mse_grad_server.backends.ascend import acl, opapi
-from mse_grad_server.backends.ascend.prototypes import find_function, parse_prototypes
+from mse_grad_server.backends.ascend.prototypes import find_function, library_of, parse_prototypes
 
 
 def test_a_prototype_becomes_the_types_that_ctypes_converts() -> None:
@@ -40,6 +40,18 @@ def test_a_missing_function_is_named() -> None:
     prototype = parse_prototypes("int no_such_function_of_libc(void)")["no_such_function_of_libc"]
     with pytest.raises(AttributeError, match="no_such_function_of_libc"):
         find_function(ctypes.CDLL(None), prototype)
+
+
+def test_the_library_of_a_function_is_the_one_that_has_it_and_not_the_one_that_was_asked() -> None:
+    needs_libc = ctypes.CDLL("libm.so.6")
+    assert "libc.so" in library_of(needs_libc.atoi).name
+    assert "libm.so" in library_of(needs_libc.cos).name
+
+
+def test_a_function_of_no_library_is_none() -> None:
+    made = ctypes.CFUNCTYPE(None)(lambda: None)
+    with pytest.raises(LookupError):
+        library_of(made)
 
 
 @pytest.mark.parametrize("text", [acl.ASCENDCL_PROTOTYPES, acl.NNOPBASE_PROTOTYPES, opapi.PROTOTYPES])
