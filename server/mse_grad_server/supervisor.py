@@ -83,12 +83,13 @@ class Supervisor:
         """Keeps the workers running until it is stopped, or until none is left; returns how the process ends."""
         turn = asyncio.Lock()
         await asyncio.gather(*(member.keep(turn) for member in self.members))
-        codes = {member.exit_code for member in self.members}
         if self._is_forced:
             return ExitCode.FORCED
         if self._is_stopping:
+            codes = {member.exit_code for member in self.members if member.endpoint.state is not State.GONE}
             # One that had just been started ends by the signal.
             return ExitCode.OK if codes <= {ExitCode.OK, -signal.SIGTERM, None} else ExitCode.FAILED
+        codes = {member.exit_code for member in self.members}
         code = codes.pop() if len(codes) == 1 else None
         exit_code = ExitCode(code) if code in tuple(ExitCode) else ExitCode.NO_WORKERS
         self._log.error("no_workers", message="every worker was given up; its last lines say why", exit_code=exit_code)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import time
+import subprocess
+import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mse_grad_client import MseGradClient
-from mse_grad_client.info import Endpoint
-from support.operands import expected, operands
+from support.host import PATIENCE_S, compute, info, metrics, pid_of, states, until, worker_events
 from support.server import ServerProcess, running_server
 
-PATIENCE_S = 60.0
-LOOK_S = 0.05
 WORKERS = ("cpu:0", "cpu:1", "cpu:2")
+# So many connections all miss one of three workers in less than one run of a billion.
+CONNECTIONS = 52
 
 
 @pytest.fixture(scope="module")
@@ -29,75 +30,94 @@ def host() -> Iterator[ServerProcess]:
         yield process
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """Returns what `condition` does, as soon as that is true."""
-    give_up_s = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < give_up_s, "it did not come true"
-        time.sleep(LOOK_S)
-    return found
-
-
-def endpoints(address: str) -> tuple[Endpoint, ...]:
-    with MseGradClient(address) as client:
-        return client.server_info().endpoints
-
-
-def compute(address: str) -> str:
-    """Computes through `address` and returns which worker did."""
-    given = operands((1000,))
-    with MseGradClient(address) as client:
-        assert client.compute(*given).tobytes() == expected(*given).tobytes()
-        return client.server_info().instance_id
-
-
-def worker_events(host: ServerProcess, name: str, worker: str) -> list[dict[str, Any]]:
-    return [event for event in host.events if event["event"] == name and event.get("worker") == worker]
-
-
-def pid_of(host: ServerProcess, worker: str) -> int:
-    return int(worker_events(host, "worker_started", worker)[-1]["pid"])
-
-
-def metrics(host: ServerProcess) -> str:
-    with urllib.request.urlopen(f"http://{host.metrics_address}/metrics", timeout=30) as answer:
-        return str(answer.read().decode())
+def instances(address: str) -> set[str]:
+    """Returns who answers connections to `address`."""
+    return {info(address).instance_id for _ in range(CONNECTIONS)}
 
 
 def test_each_worker_has_an_endpoint_of_its_own_and_each_knows_all(host: ServerProcess) -> None:
-    listed = endpoints(host.address)
-    assert [(at.device, at.state) for at in listed] == [("cpu", "ready")] * 3
-    assert len({at.address for at in listed} | {host.address}) == 4
-    assert all(endpoints(at.address) == listed for at in listed)
-    assert len({compute(at.address) for at in listed}) == 3
+    listed = states(host.address)
+    assert [(device, state) for _, device, state in listed] == [("cpu", "ready")] * 3
+    addresses = [address for address, _, _ in listed]
+    assert len({*addresses, host.address}) == 4
+    assert all(states(address) == listed for address in addresses)
+    assert len({info(address).instance_id for address in addresses}) == 3
+
+
+def test_the_common_port_leads_a_plain_client_to_each_worker(host: ServerProcess) -> None:
+    own = {info(address).instance_id for address, _, _ in states(host.address)}
+    assert instances(host.address) == own
+    compute(host.address)
+
+
+def test_health_is_served_on_the_common_port(host: ServerProcess) -> None:
+    with grpc.insecure_channel(host.address) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_one_page_has_the_metrics_of_every_worker_and_about_them(host: ServerProcess) -> None:
+    for address, _, _ in states(host.address):
+        compute(address)
+    page = metrics(host)
+    for worker in WORKERS:
+        labels = f'code="OK",dtype="float32",method="ComputeGradient",reduction="mean",worker="{worker}"'
+        assert f"mse_grad_requests_total{{{labels}}}" in page
+        assert f'mse_grad_worker_up{{worker="{worker}"}} 1.0' in page
+        assert f'mse_grad_worker_state{{state="ready",worker="{worker}"}} 1.0' in page
+    assert page.count("# TYPE mse_grad_requests_total counter") == 1
+    with urllib.request.urlopen(f"http://{host.metrics_address}/ready", timeout=PATIENCE_S) as answer:
+        assert answer.status == 200
+
+
+def test_every_line_of_a_worker_names_it(host: ServerProcess) -> None:
+    assert [json.loads(line) for line in host.log.splitlines()] == host.events
+    for worker in WORKERS:
+        (ready,) = worker_events(host, "ready", worker)[:1]
+        assert ready["listen"] in {address for address, _, _ in states(host.address)}
+
+
+def test_a_second_host_does_not_share_the_port(host: ServerProcess) -> None:
+    command = [sys.executable, "-m", "mse_grad_server", "--workers", "1", "--listen", host.address]
+    ended = subprocess.run(
+        [*command, "--metrics-listen", "none"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert ended.returncode == 3
+    assert host.address in ended.stderr
 
 
 def test_a_killed_worker_is_replaced_at_the_same_address(host: ServerProcess) -> None:
-    before = endpoints(host.address)
+    before = states(host.address)
+    addresses = [address for address, _, _ in before]
+    others = {info(addresses[0]).instance_id, info(addresses[2]).instance_id}
     pid = pid_of(host, "cpu:1")
     os.kill(pid, signal.SIGKILL)
+    until(lambda: states(addresses[0])[1] == (addresses[1], "cpu", "starting"))
+    assert instances(host.address) == others
     until(lambda: pid_of(host, "cpu:1") != pid)
-    until(lambda: endpoints(before[0].address) == before)
-    assert compute(before[1].address)
+    until(lambda: states(addresses[0]) == before)
+    compute(addresses[1])
+    assert info(addresses[1]).instance_id in instances(host.address)
     assert 'mse_grad_worker_restarts_total{reason="signal",worker="cpu:1"} 1.0' in metrics(host)
 
 
-def test_one_page_has_the_metrics_of_every_worker(host: ServerProcess) -> None:
-    page = metrics(host)
-    for worker in WORKERS:
-        assert f'mse_grad_ready{{worker="{worker}"}} 1.0' in page
-        assert f'mse_grad_worker_up{{worker="{worker}"}} 1.0' in page
+def test_a_worker_that_is_asked_to_end_drains_and_is_replaced_at_once(host: ServerProcess) -> None:
+    pid = pid_of(host, "cpu:2")
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)  # a group is often told twice: by its supervisor, and by whoever tells it
+    until(lambda: pid_of(host, "cpu:2") != pid)
+    (ended,) = worker_events(host, "worker_ended", "cpu:2")
+    assert (ended["exit_code"], ended["restart_in_s"]) == (0, 0)
+    until(lambda: [state for _, _, state in states(host.address)] == ["ready"] * 3)
 
 
 def test_the_path_of_a_unix_socket_leads_to_a_worker_that_is_ready(tmp_path: Path) -> None:
     path = tmp_path / "mse-grad.sock"
     with running_server("--workers", "2", "--ready-when", "all", listen=f"unix:{path}") as host:
-        assert {at.address for at in endpoints(host.address)} == {
-            f"unix:{tmp_path}/cpu-0.sock",
-            f"unix:{tmp_path}/cpu-1.sock",
-        }
-        first = compute(host.address)
+        addresses = [address for address, _, _ in states(host.address)]
+        assert addresses == [f"unix:{tmp_path}/cpu-0.sock", f"unix:{tmp_path}/cpu-1.sock"]
+        assert info(host.address).instance_id == info(addresses[0]).instance_id
         os.kill(pid_of(host, "cpu:0"), signal.SIGKILL)
         until(lambda: worker_events(host, "worker_ended", "cpu:0"))
-        assert compute(host.address) != first
+        assert info(host.address).instance_id == info(addresses[1]).instance_id
     assert list(tmp_path.iterdir()) == []

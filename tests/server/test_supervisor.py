@@ -137,15 +137,18 @@ async def test_an_ended_worker_is_replaced_after_a_pause_at_the_same_address() -
 
 
 async def test_a_worker_that_never_works_is_given_up_while_the_others_go_on() -> None:
-    async with supervising(backend="ascend", devices="0-1") as host:
+    async with supervising(backend="ascend", devices="0-1", worker_hang_s=3600) as host:
         (await host.started(1)).end(ExitCode.NO_DEVICE)
         other = await host.started(2)
         other.become(READY)
         await until(lambda: bool(other.heard) and other.endpoints == [("npu:0", "gone"), ("npu:1", "ready")])
-        host.clock.advance(3600)
+        host.clock.advance(1800)
         assert not host.ending.done()
         (line,) = host.events("worker_given_up")
         assert (line["worker"], line["reason"], line["exit_code"]) == ("npu:0", "no_device", 13)
+        host.supervisor.stop()
+        other.end(ExitCode.OK)
+        assert await host.exit_code() is ExitCode.OK
 
 
 @pytest.mark.parametrize(

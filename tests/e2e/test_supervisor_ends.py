@@ -1,0 +1,112 @@
+"""How a host of several workers ends, and how its workers do."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import grpc
+import psutil
+import pytest
+
+from support.backends import ascend_flags
+from support.host import PATIENCE_S, compute, metrics, pid_of, states, until, worker_events
+from support.server import ServerProcess, running_server
+
+
+def started(*arguments: str, environment: dict[str, str] | None = None) -> ServerProcess:
+    """Returns a host that ends by itself, or by what the test does to it."""
+    server = ServerProcess("--listen", "127.0.0.1:0", "--metrics-listen", "none", *arguments, environment=environment)
+    server.start()
+    return server
+
+
+def compute_many(address: str) -> None:
+    for _ in range(1000):
+        compute(address)
+
+
+def end_of(host: ServerProcess) -> int:
+    """Waits for the end of the host, and of its log, which ends with the last worker; returns the exit code."""
+    code = host.process.wait(PATIENCE_S)
+    host.kill()
+    return code
+
+
+def test_workers_end_with_their_supervisor() -> None:
+    host = started("--workers", "2", "--ready-when", "all")
+    host.wait_for_event("ready")
+    workers = [psutil.Process(pid_of(host, worker)) for worker in ("cpu:0", "cpu:1")]
+    host.kill()  # which waits for the end of the log, that of the last worker
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
+    assert not alive
+
+
+def test_a_second_signal_ends_the_host_and_its_workers_with_code_6() -> None:
+    host = started("--workers", "2", "--ready-when", "all")
+    host.wait_for_event("ready")
+    for worker in ("cpu:0", "cpu:1"):
+        os.kill(pid_of(host, worker), signal.SIGSTOP)  # which keeps them from draining
+    host.process.send_signal(signal.SIGTERM)
+    host.wait_for_event("draining")
+    host.process.send_signal(signal.SIGTERM)
+    assert end_of(host) == 6
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_answer_is_replaced() -> None:
+    with running_server("--workers", "2", "--ready-when", "all", "--worker-hang-s", "4") as host:
+        before = states(host.address)
+        pid = pid_of(host, "cpu:0")
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: pid_of(host, "cpu:0") != pid)
+        until(lambda: states(before[1][0]) == before)
+        assert 'mse_grad_worker_restarts_total{reason="silent",worker="cpu:0"} 1.0' in metrics(host)
+
+
+def test_workers_that_cannot_start_end_the_host_with_their_code_and_say_what_to_do() -> None:
+    host = started(*ascend_flags(), "--devices", "0,1", "--ascend-op-library", "/nowhere/libcust_opapi.so")
+    assert end_of(host) == 11
+    for worker in ("npu:0", "npu:1"):
+        (failed,) = worker_events(host, "start_failed", worker)
+        assert "custom_opp_" in failed["message"]
+        (given_up,) = worker_events(host, "worker_given_up", worker)
+        assert given_up["reason"] == "op_package"
+        assert len(worker_events(host, "worker_started", worker)) == 1
+
+
+def test_a_device_that_is_missing_is_given_up_and_the_others_serve() -> None:
+    with running_server(*ascend_flags(), "--devices", "0,7", environment={"ASCEND_SIMULATOR_DEVICES": "1"}) as host:
+        until(lambda: worker_events(host, "worker_given_up", "npu:7"))
+        assert [(device, state) for _, device, state in states(host.address)] == [("npu:0", "ready"), ("npu:7", "gone")]
+        compute(host.address)
+        assert 'mse_grad_worker_state{state="gone",worker="npu:7"} 1.0' in metrics(host)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("aclnnMseLossGrad code=507899 mode=dead after=100", "device_lost"),
+        pytest.param("aclrtQueryEventStatus mode=hang after=100", "device_hung", marks=pytest.mark.slow),
+    ],
+)
+def test_a_device_that_fails_restarts_its_worker_while_the_other_serves(fault: str, reason: str) -> None:
+    flags = (*ascend_flags(), "--devices", "0-1", "--ready-when", "all")
+    limits = ("--device-timeout-s", "0.5", "--device-hang-s", "1")
+    variables = {"ASCEND_SIMULATOR_DEVICES": "2", "ASCEND_SIMULATOR_FAULTS": fault}
+    with running_server(*flags, *limits, environment=variables) as host:
+        before = states(host.address)
+        assert [(device, state) for _, device, state in before] == [("npu:0", "ready"), ("npu:1", "ready")]
+        failing, other = (address for address, _, _ in before)
+
+        with pytest.raises(grpc.RpcError) as failure:
+            compute_many(failing)
+        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+        compute(other)
+        until(lambda: worker_events(host, "worker_ended", "npu:0"))
+        (ended,) = worker_events(host, "worker_ended", "npu:0")
+        assert ended["reason"] == reason
+        until(lambda: states(other) == before)
+        compute(failing)
+        assert not worker_events(host, "worker_ended", "npu:1")
+        assert f'mse_grad_worker_restarts_total{{reason="{reason}",worker="npu:0"}} 1.0' in metrics(host)
