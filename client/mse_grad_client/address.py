@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-__all__ = ["grpc_target", "worker_address"]
+__all__ = ["grpc_target", "is_on_this_host", "worker_address"]
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 
@@ -30,7 +30,7 @@ def worker_address(named: str, *, given: str) -> str | None:
     """
     if named == given:
         return named
-    is_near = given.startswith("unix:") or _is_loopback(given)
+    is_near = is_on_this_host(given)
     if named.startswith("unix:"):
         return named if is_near else None
     try:
@@ -41,6 +41,11 @@ def worker_address(named: str, *, given: str) -> str | None:
         near_host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"
         return f"{near_host if given.startswith('unix:') else _host_and_port(given)[0]}:{port}"
     return named if is_near or not _is_loopback(named) else None
+
+
+def is_on_this_host(address: str) -> bool:
+    """Whether `address`, one that `grpc_target` takes, is a unix socket or of the loopback interface."""
+    return address.startswith("unix:") or _is_loopback(address)
 
 
 def _is_loopback(address: str) -> bool:

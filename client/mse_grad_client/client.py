@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import Array
@@ -92,6 +93,21 @@ class MseGradClient:
         """
         return self._compute(self._transport.run, predict, label, dout, reduction, out, numel, timeout_s)
 
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Array:
+        """Returns an array of unset elements that a server on this host computes on without a copy.
+
+        It is an array like any other, and is one in every respect where the server is elsewhere or shares no memory.
+        `compute` copies nothing where predict, label, a full dout and out all come from here; views of such arrays do
+        as well. The memory is given back when the array and all views of it are gone; it outlives the client. Other
+        clients never see it. After `os.fork` parent and child see each other's writes to it.
+
+        Args:
+            shape: As for `numpy.empty`.
+            dtype: Likewise.
+        """
+        region = self._transport.region
+        return np.empty(shape, dtype) if region is None else region.empty(shape, dtype)
+
     def compute_unary(
         self,
         predict: ArrayLike,
@@ -112,12 +128,14 @@ class MseGradClient:
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """Returns what the server says about itself; raises as `compute`."""
         deadline = self._deadline(timeout_s)
-        return with_retries(
-            lambda: ServerInfo.of_wire(self._transport.server_info(deadline=deadline)),
+        answer = with_retries(
+            lambda: self._transport.server_info(deadline=deadline),
             options=self._options.retry,
             deadline=deadline,
             closed=self._transport.closed,
         )
+        shares_memory = self._transport.shares_memory(deadline=deadline)
+        return ServerInfo.of_wire(answer, transport="shared_memory" if shares_memory else "stream")
 
     def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Blocks until the server answers and a worker of it takes requests; returns what it says about itself.

@@ -10,11 +10,13 @@ import grpc
 
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.address import grpc_target
+from mse_grad_client.address import grpc_target, is_on_this_host
 from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError, Unavailable, from_rpc_error
 from mse_grad_client.exchange import Exchange
 from mse_grad_client.options import ClientOptions
+from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
+from mse_grad_client.sharing import Sharing
 from mse_grad_client.stream import MESSAGE_RESERVE_BYTES, Stream
 
 __all__ = ["Connection", "InfoCall"]
@@ -45,6 +47,7 @@ class Connection:
         address: "host:port", "[ipv6]:port" or "unix:/path".
         options: Those of the client.
         closed: Set where the client is closed; nothing is opened from then on.
+        region: Memory to share with a worker on this host; None where none is to be shared.
 
     Attributes:
         address: As it was given.
@@ -54,12 +57,15 @@ class Connection:
         ValueError: `address` has none of these forms.
     """
 
-    def __init__(self, address: str, *, options: ClientOptions, closed: threading.Event) -> None:
+    def __init__(
+        self, address: str, *, options: ClientOptions, closed: threading.Event, region: Region | None = None
+    ) -> None:
         self.address = address
         self.in_flight_bytes = 0
         self._target = grpc_target(address)
         self._options = options
         self._closed = closed
+        self._sharing = None if region is None or not is_on_this_host(address) else Sharing(region)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stream: Stream | None = None
@@ -92,6 +98,8 @@ class Connection:
             raise DeadlineExceeded(
                 f"{self.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
             )
+        if self._sharing is not None and self._sharing.run(stream, request, request_id=request_id, deadline=deadline):
+            return
         exchange = Exchange(
             request,
             request_id=request_id,
@@ -100,6 +108,13 @@ class Connection:
             window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
         )
         stream.finish(stream.start(exchange), exchange)
+
+    def shares_memory(self, *, deadline: float | None) -> bool:
+        """Returns whether the worker maps memory of this process, opening a stream to find out; raises MseGradError."""
+        if self._sharing is None:
+            return False
+        stream, _ = self.live_stream()
+        return stream.wait_opened(_time_left_s(deadline)) is not None and self._sharing.is_open(stream)
 
     def call(self, method: str, message: bytes, *, request_id: str, deadline: float | None) -> bytes:
         """Returns the answer of a unary RPC; raises MseGradError."""
@@ -134,6 +149,8 @@ class Connection:
         with self._lock:
             stream, channel = self._stream, self._channel
             self._stream = self._channel = None
+        if self._sharing is not None:
+            self._sharing.close()
         if stream is not None:
             stream.close(error)
         if channel is not None:

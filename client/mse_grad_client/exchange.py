@@ -21,6 +21,9 @@ class Exchange:
     returned or `abandon` was called, nothing writes to the request's gradient any more.
     """
 
+    is_shared = False
+    """Whether the server works in memory of this side."""
+
     def __init__(
         self,
         request: GradientRequest,
@@ -127,6 +130,9 @@ class Exchange:
                 if not error.request_id:
                     error.request_id = self._request_id
                 self._end(error)
+
+    def hear_last(self) -> None:
+        """The server has said its last word on the request: `fail` follows with what it was."""
 
     def wait(self) -> None:
         """Blocks until the gradient is whole.

@@ -58,6 +58,8 @@ class ServerInfo:
         dtypes: Names of the element types that it computes.
         limits: What it accepts.
         numerics: How it computes.
+        transport: How `compute` of the client that asked reaches it: "shared_memory" where it maps memory of this
+            process, else "stream".
     """
 
     version: str
@@ -69,6 +71,7 @@ class ServerInfo:
     dtypes: tuple[str, ...]
     limits: Limits
     numerics: Numerics
+    transport: str = "stream"
 
     @property
     def ready(self) -> bool:
@@ -76,9 +79,10 @@ class ServerInfo:
         return any(endpoint.state == "ready" for endpoint in self.endpoints)
 
     @classmethod
-    def of_wire(cls, answer: pb.GetServerInfoResponse) -> ServerInfo:
+    def of_wire(cls, answer: pb.GetServerInfoResponse, *, transport: str = "stream") -> ServerInfo:
         """Returns what `answer` says; what a newer server names and this version does not know keeps its number."""
         return cls(
+            transport=transport,
             version=answer.version,
             backend=answer.backend,
             device=answer.device,

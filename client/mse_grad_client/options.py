@@ -46,6 +46,8 @@ class ClientOptions:
             may expand to.
         all_workers: Whether requests go straight to every worker that the server names and this client reaches, each to
             the one with the fewest bytes in flight; False: all go through the address that was given.
+        shared_memory: Whether a server on this host may map memory of this process, which spares copies; it then maps
+            what `MseGradClient.empty` returns, and copies of large operands, and nothing else. Linux only.
         retry: How requests that got no answer are sent again.
     """
 
@@ -55,6 +57,7 @@ class ClientOptions:
     keepalive_s: float = 30.0
     max_unary_bytes: int = 64 * 1024 * 1024
     all_workers: bool = True
+    shared_memory: bool = True
     retry: RetryOptions = field(default_factory=RetryOptions)
 
     def __post_init__(self) -> None:

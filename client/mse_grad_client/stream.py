@@ -46,6 +46,9 @@ class Stream:
     The call pulls its messages from `_next_message`. Answers are read by the caller that waits for one, which spares a
     wake-up (a fifth of a small gradient's time); where several wait, or one with a deadline, which a read could not
     keep, by the stream's reader thread. Ids are given out and queued under one lock, so they ascend on the wire.
+
+    Attributes:
+        opened: What the server said when it opened the stream; None before that.
     """
 
     def __init__(self, channel: grpc.Channel, *, address: str) -> None:
@@ -55,7 +58,7 @@ class Stream:
         self._pending: dict[int, Exchange] = {}
         self._last_id = 0
         self._opened = threading.Event()
-        self._limits: pb.Limits | None = None
+        self.opened: pb.StreamOpened | None = None
         self._close_error: MseGradError | None = None
         self._end_error: MseGradError | None = None
         self._going_away = False
@@ -76,11 +79,11 @@ class Stream:
         Raises:
             MseGradError: The stream ended before it opened.
         """
-        if self._limits is None and not self._opened.wait(timeout_s):
+        if self.opened is None and not self._opened.wait(timeout_s):
             return None
-        if self._limits is None:
+        if self.opened is None:
             raise self._refusal()
-        return self._limits
+        return self.opened.limits
 
     def start(self, exchange: Exchange) -> int:
         """Queues the request and returns its id on this stream; `finish` has to follow.
@@ -135,8 +138,11 @@ class Stream:
 
     def _cancel_request(self, id: int) -> None:
         with self._lock:
-            if self._pending.pop(id, None) is None:
+            exchange = self._pending.get(id)
+            if exchange is None:
                 return
+            if not exchange.is_shared:  # of memory that it shares the server has the last word
+                del self._pending[id]
             self._outbox.append(_Item(None, None, id))
         self._wake()
         self._reader_wanted.release()  # to see it sent, which no caller waits for
@@ -220,9 +226,10 @@ class Stream:
             with self._lock:
                 exchange = self._pending.pop(failed.id, None)
             if exchange is not None:
+                exchange.hear_last()
                 exchange.fail(from_status(failed.status))
         if response.opened is not None:
-            self._limits = response.opened.limits
+            self.opened = response.opened
             self._opened.set()
         if response.go_away is not None:
             self._leave(response.go_away)

@@ -11,10 +11,12 @@ from itertools import count
 from mse_grad.frame import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.address import is_on_this_host
 from mse_grad_client.connection import Connection
 from mse_grad_client.errors import ClientClosed, InternalError, MseGradError, Unavailable
 from mse_grad_client.fleet import Fleet
 from mse_grad_client.options import ClientOptions
+from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.watcher import Watcher
 
@@ -25,11 +27,15 @@ class Transport:
     """Sends requests over connections that open when they are first needed. Any number of threads.
 
     Where the server has several workers, each request takes the one with the fewest bytes in flight.
+
+    Attributes:
+        region: Memory that servers on this host may map; None where none is shared.
     """
 
     def __init__(self, address: str, options: ClientOptions) -> None:
         self.address = address
         self.closed = threading.Event()
+        self.region = Region() if options.shared_memory and is_on_this_host(address) else None
         self._options = options
         self._repeats = options.retry.max_attempts > 1
         self._begin()
@@ -93,10 +99,20 @@ class Transport:
         with self._under_way():
             return self._fleet.given.server_info(request_id=self._next_request_id(), deadline=deadline)
 
+    def shares_memory(self, *, deadline: float | None) -> bool:
+        """Returns whether the server at the given address maps memory of this process."""
+        try:
+            with self._under_way():
+                return self._fleet.given.shares_memory(deadline=deadline)
+        except MseGradError:
+            return False  # without a stream there is nothing to share it for
+
     def close(self) -> None:
         """Ends every connection for good; requests under way fail with ClientClosed."""
         self.closed.set()
         self._disconnect(ClientClosed("the client was closed"))
+        if self.region is not None:
+            self.region.close()
 
     def pause(self, timeout_s: float) -> None:
         """Holds new requests back, waits until none is under way, and disconnects; `resume` lets them through.
@@ -116,6 +132,8 @@ class Transport:
 
     def reset_after_fork(self) -> None:
         """Makes a child process start afresh: the parent's threads and requests are not its own."""
+        if self.region is not None:
+            self.region.reset_after_fork()
         self._begin()
 
     def _begin(self) -> None:
@@ -129,7 +147,7 @@ class Transport:
         self._watcher = Watcher(self._fleet)
 
     def _connect(self, address: str) -> Connection:
-        return Connection(address, options=self._options, closed=self.closed)
+        return Connection(address, options=self._options, closed=self.closed, region=self.region)
 
     def _watch(self) -> None:
         if self._options.all_workers:

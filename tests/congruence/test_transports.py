@@ -52,6 +52,25 @@ def test_every_case_chunk_by_chunk(server_of_kernel: ServerProcess, dtype: DType
 
 
 @by_dtype
+def test_every_case_in_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    with MseGradClient(server_of_kernel.address) as client:
+
+        def shared(values: Dout) -> Dout:
+            if not isinstance(values, np.ndarray):
+                return values
+            array = client.empty(values.shape, values.dtype)
+            array[...] = values
+            return array
+
+        def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+            out = client.empty(predict.shape, predict.dtype)
+            return client.compute(shared(predict), shared(label), shared(dout), reduction, out=out)
+
+        assert client.server_info().transport == "shared_memory"
+        assert_bits_of_the_formula(client, compute, dtype)
+
+
+@by_dtype
 def test_an_operand_that_receives_the_gradient(client: MseGradClient, dtypes: tuple[DType, ...], dtype: DType) -> None:
     if dtype not in dtypes:
         assert_refused(client.compute, dtype)

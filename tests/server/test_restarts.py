@@ -5,7 +5,13 @@ import pytest
 from mse_grad_server.exits import ExitCode
 from mse_grad_server.restarts import Restarts
 
-NEVER_READY = (ExitCode.RUNTIME_LIBRARY, ExitCode.OP_PACKAGE, ExitCode.NO_DEVICE, ExitCode.PERMISSION, ExitCode.SETTINGS)
+NEVER_READY = (
+    ExitCode.RUNTIME_LIBRARY,
+    ExitCode.OP_PACKAGE,
+    ExitCode.NO_DEVICE,
+    ExitCode.PERMISSION,
+    ExitCode.SETTINGS,
+)
 
 
 def test_each_failure_in_a_row_doubles_the_pause_up_to_a_minute() -> None:

@@ -1,0 +1,123 @@
+"""Hands the segments of a region over to the worker that serves one stream."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import threading
+from collections.abc import Sequence
+
+from google.protobuf.message import DecodeError
+
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.segment import Segment, connect, exchange_packets
+
+__all__ = ["Handover", "HandoverFailed"]
+
+# Anything else that a server names is not its own socket, and gets no connection.
+_SOCKET_NAME = re.compile(r"mse-grad-[0-9A-Za-z-]{1,90}")
+# The server answers within its event loop, which is never held up for long.
+_ANSWER_TIMEOUT_S = 2.0
+
+
+class HandoverFailed(Exception):
+    """The server cannot, or does not want to, map a segment; its gradients go over the stream."""
+
+
+class Handover:
+    """One connection, for as long as its stream. Any number of threads.
+
+    What was refused once is not tried again here.
+    """
+
+    def __init__(self, opened: pb.StreamOpened) -> None:
+        """Connects and shows the secret; raises HandoverFailed."""
+        offer = opened.shared_memory
+        if not _SOCKET_NAME.fullmatch(offer.socket_name):
+            raise HandoverFailed("the server offers no shared memory")
+        self._lock = threading.Lock()
+        self._mapped: frozenset[int] = frozenset()
+        self._refused: frozenset[int] = frozenset()
+        self._room_bytes = offer.max_mapped_bytes
+        self._sizes_bytes: dict[int, int] = {}
+        try:
+            self._connection: socket.socket | None = connect(offer.socket_name, timeout_s=_ANSWER_TIMEOUT_S)
+        except OSError as cause:
+            raise HandoverFailed(f"nobody listens at {offer.socket_name}") from cause
+        self._ask(pb.SharedMemoryHandover(instance_id=opened.instance_id, secret=offer.secret), ())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether segments can be handed over, as far as is known."""
+        return self._connection is not None
+
+    def has(self, segment: Segment) -> bool:
+        """Returns whether the server has the segment mapped, after handing it over where that was not tried."""
+        number = segment.number
+        if number in self._mapped:
+            return self._connection is not None
+        if number in self._refused:
+            return False
+        with self._lock:
+            if number not in self._mapped and number not in self._refused:
+                self._hand_over(segment)
+            return number in self._mapped
+
+    def withdraw(self, kept: Sequence[Segment]) -> None:
+        """Has the server unmap what is not in `kept`."""
+        with self._lock:
+            withdrawn = self._mapped - {segment.number for segment in kept}
+            if not withdrawn:
+                return
+            try:
+                self._ask(pb.SharedMemoryHandover(withdrawn=sorted(withdrawn)), ())
+            except HandoverFailed:
+                return
+            self._mapped -= withdrawn
+            self._room_bytes += sum(self._sizes_bytes.pop(number) for number in withdrawn)
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Waits until the server has closed its side, as it does once nothing writes to the memory any more."""
+        connection = self._connection
+        if connection is None:
+            return True
+        try:
+            readable, _, _ = select.select([connection], [], [], timeout_s)
+            return bool(readable) and not connection.recv(1)
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        """Ends the connection; the server unmaps everything. A second call does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _hand_over(self, segment: Segment) -> None:
+        try:
+            if segment.size_bytes > self._room_bytes:
+                raise HandoverFailed("the server maps no more for this stream")
+            self._ask(pb.SharedMemoryHandover(segments=[segment.number]), [segment.descriptor])
+        except (HandoverFailed, OSError):
+            self._refused |= {segment.number}
+            return
+        self._mapped |= {segment.number}
+        self._sizes_bytes[segment.number] = segment.size_bytes
+        self._room_bytes -= segment.size_bytes
+
+    def _ask(self, packet: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
+        try:
+            connection = self._connection
+            if connection is None:
+                raise HandoverFailed("the connection is closed")
+            answer = exchange_packets(connection, packet.SerializeToString(), list(descriptors))
+            status = pb.SharedMemoryHandoverResult.FromString(answer).status
+        except (OSError, DecodeError) as cause:
+            self.close()
+            raise HandoverFailed("the server does not answer") from cause
+        if not answer:
+            self.close()
+            raise HandoverFailed("the server closed the connection")
+        if status.code:
+            raise HandoverFailed(status.message)
