@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mse_grad_client.commands.doctor import doctor
 from mse_grad_client.commands.info import info
 from mse_grad_client.commands.verify import verify
 
@@ -19,5 +20,6 @@ def mse_grad() -> None:
     """
 
 
+mse_grad.add_command(doctor)
 mse_grad.add_command(info)
 mse_grad.add_command(verify)

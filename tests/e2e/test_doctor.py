@@ -1,0 +1,32 @@
+"""`mse-grad doctor` against a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from support.server import ServerProcess, running_server
+
+
+def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mse_grad_client.cli", "doctor", "--no-npu", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_server_that_serves_is_well_from_its_name_to_a_gradient(server: ServerProcess) -> None:
+    ended = doctor(server.address, "--json")
+    assert ended.returncode == 0, ended.stdout
+    report = json.loads(ended.stdout)
+    assert report["verdict"] == "ok"
+    found = report["findings"][f"server at {server.address}"]
+    assert [finding["subject"] for finding in found] == ["address", "health", "server", "workers", "gradient"]
+    assert found[1]["text"] == "SERVING"
+
+
+def test_every_worker_is_looked_at_through_a_unix_socket(tmp_path: Path) -> None:
+    with running_server("--workers", "2", "--ready-when", "all", listen=f"unix:{tmp_path}/all.sock") as server:
+        ended = doctor(server.address)
+    assert ended.returncode == 0, ended.stdout
+    assert "2 of 2 ready" in ended.stdout
