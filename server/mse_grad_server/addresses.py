@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from mse_grad_server.address import Address
 from mse_grad_server.exits import ListenError
@@ -30,15 +32,9 @@ class HeldPort:
             found = socket.getaddrinfo(
                 self.address.host, self.address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            if self.address.port:
-                for family, kind, protocol, _, place in found:
-                    _require_free(family, kind, protocol, place)
-            for family, kind, protocol, _, place in found:
-                held = self._sockets.enter_context(socket.socket(family, kind, protocol))
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                held.bind((place[0], self.address.port, *place[2:]))
-                self.address = self.address.with_port(held.getsockname()[1])
+            missing = [self._take(family, place) for family, _, _, _, place in found]
+            if None not in missing:
+                raise missing[0] or OSError("the name has no address")
         except OSError as cause:
             self.close()
             raise ListenError(
@@ -48,6 +44,23 @@ class HeldPort:
     def close(self) -> None:
         """Gives the port back."""
         self._sockets.close()
+
+    def _take(self, family: int, place: tuple[Any, ...]) -> OSError | None:
+        """Takes one address of those that the name has; returns why it is none of this machine, or None."""
+        try:
+            if self.address.port:
+                _require_free(family, (place[0], self.address.port, *place[2:]))
+            held = self._sockets.enter_context(socket.socket(family))
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            held.bind((place[0], self.address.port, *place[2:]))
+        except OSError as error:
+            # "localhost" has an IPv6 address also where the machine has no IPv6.
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                return error
+            raise
+        self.address = self.address.with_port(held.getsockname()[1])
+        return None
 
 
 class WorkerPath:
@@ -96,8 +109,8 @@ class LeadingPath:
         self.lead_to("")
 
 
-def _require_free(family: int, kind: int, protocol: int, place: object) -> None:
+def _require_free(family: int, place: tuple[Any, ...]) -> None:
     # Ports that others share would be shared with us as well, without a word.
-    with socket.socket(family, kind, protocol) as probe:
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or what a former server left waiting counts
-        probe.bind(place)  # type: ignore[arg-type]
+        probe.bind(place)

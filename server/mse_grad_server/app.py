@@ -242,9 +242,9 @@ class Server:
             self._log.error("common_port", message=str(error))
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
-        if self._membership is not None:
-            return self._membership.endpoints(self._engine.state)
-        return (Endpoint(str(self.address), self._settings.device_name, self._engine.state),)
+        state = self._engine.state
+        neighbours = () if self._membership is None else self._membership.endpoints(state)
+        return neighbours or (Endpoint(str(self.address), self._settings.device_name, state),)
 
     def _device_is_lost(self, error: StartError) -> None:
         if self._fallback is None and not self.lost.done():

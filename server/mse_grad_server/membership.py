@@ -40,7 +40,7 @@ class Membership:
         self._beating: Timer | None = None
 
     def endpoints(self, own_state: State) -> tuple[Endpoint, ...]:
-        """Returns every worker of the host; of itself it knows best."""
+        """Returns every worker of the host, none before it was told; of itself it knows best."""
         return tuple(
             Endpoint(at.address, at.device, own_state) if at.address == self._address else at for at in self._endpoints
         )

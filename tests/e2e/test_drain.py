@@ -1,10 +1,11 @@
-"""A server that is asked to stop finishes what it accepted, on each backend."""
+"""A server that is asked to stop finishes what it accepted: on each backend, and with several workers."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -15,15 +16,17 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions, Unavailable
 from support.backends import running_on
+from support.host import info, pid_of, states, until
 from support.operands import expected, operands
+from support.server import running_server
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEADLINE_S = 60.0
 HALF = 1000
 
 
-@pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
-def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, signal_number: signal.Signals) -> None:
+def finish_in_flight(address: str, interrupt: Callable[[], None]) -> None:
+    """Interrupts whoever answers at `address` between the halves of a gradient, and takes the second half."""
     given = operands((2 * HALF,))
     messages: SimpleQueue[pb.StreamGradientsRequest | None] = SimpleQueue()
 
@@ -36,7 +39,7 @@ def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, si
         while (message := messages.get()) is not None:
             yield message
 
-    with running_on(backend) as server, grpc.insecure_channel(server.address) as channel:
+    with grpc.insecure_channel(address) as channel:
         answers = MseGradServiceStub(channel).StreamGradients(requests(), timeout=DEADLINE_S)
         header = pb.GradientHeader(
             id=1, dtype=pb.DATA_TYPE_FLOAT32, shape=[2 * HALF], reduction=pb.REDUCTION_MEAN, request_id="in-flight"
@@ -44,7 +47,7 @@ def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, si
         messages.put(pb.StreamGradientsRequest(headers=[header], chunks=[chunk(0)]))
         first_half = next(result for answer in answers for result in answer.results)
 
-        server.process.send_signal(signal_number)
+        interrupt()
         go_away = next(answer.go_away for answer in answers if answer.HasField("go_away"))
         messages.put(pb.StreamGradientsRequest(chunks=[chunk(HALF)]))
         second_half = next(result for answer in answers for result in answer.results)
@@ -52,11 +55,37 @@ def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, si
         assert list(answers) == []  # the server ends the stream itself, since nothing is open on it any more
         assert answers.code() is grpc.StatusCode.OK
         messages.put(None)
-        assert server.process.wait(DEADLINE_S) == 0
 
     assert go_away.last_id == 1
     assert go_away.status.code == grpc.StatusCode.UNAVAILABLE.value[0]
     assert first_half.y + second_half.y == expected(*given).tobytes()
+
+
+@pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
+def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, signal_number: signal.Signals) -> None:
+    with running_on(backend) as server:
+        finish_in_flight(server.address, lambda: server.process.send_signal(signal_number))
+        assert server.process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
+def test_a_host_finishes_what_came_through_the_common_port(signal_number: signal.Signals) -> None:
+    with running_server("--workers", "2", "--ready-when", "all") as host:
+        finish_in_flight(host.address, lambda: host.process.send_signal(signal_number))
+        assert host.process.wait(DEADLINE_S) == 0
+
+
+def test_a_worker_that_ends_alone_finishes_what_it_has_and_takes_no_connection_more() -> None:
+    with running_server("--workers", "2", "--ready-when", "all") as host:
+        (address, _, _), (other, _, _) = states(host.address)
+        answering = info(other).instance_id
+
+        def interrupt() -> None:
+            os.kill(pid_of(host, "cpu:0"), signal.SIGTERM)
+            until(lambda: states(other)[0][2] == "draining")
+            assert {info(host.address).instance_id for _ in range(40)} == {answering}
+
+        finish_in_flight(address, interrupt)
 
 
 @pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
