@@ -11,24 +11,8 @@ import pytest
 from mse_grad_server.errors import DeviceUnavailable, ServerError
 from mse_grad_server.exits import ExitCode
 from support.ascend_backend import PATIENCE_S, Open, Opened
+from support.ascend_faults import CALLS, CODES, ONE_CODE_A_CLASS, rules
 from support.ascend_runtime import AscendRuntime
-
-# What the device thread calls for a block; what the second group queues, a device may fail on later.
-QUEUEING = ("aclrtMemcpyAsync", "aclrtRecordEvent", "aclrtStreamWaitEvent", "aclnnMseLossGrad")
-ASKING = ("aclrtQueryEventStatus", "aclrtSynchronizeEventWithTimeout", "aclrtSynchronizeStreamWithTimeout")
-PLANNING = ("aclnnMseLossGradGetWorkspaceSize", "aclCreateTensor", "aclSetAclOpExecutorRepeatable")
-
-# Every code of the project's facts on Ascend.
-CODES = (
-    100000, 107000, 107001, 107002, 107003,
-    200000, 207001, 207018,
-    507014, 507034, 507046, 507047,
-    507015, 507016, 507035, 507036, 507042, 507043, 507044, 507045,
-    507010, 507053, 507054, 507055, 507899, 507901,
-    161001, 161002, 361001, 561000, 561001, 561002, 561003, 561107, 561112,
-    999999,
-)  # fmt: skip
-ONE_CODE_A_CLASS = (107000, 207001, 507046, 507015, 507899, 999999)
 
 CALLERS = 5
 REQUESTS_EACH = 10
@@ -40,10 +24,11 @@ def load(opened: Opened) -> Counter[str]:
 
     def caller(number: int) -> Counter[str]:
         ends: Counter[str] = Counter()
-        for _ in range(REQUESTS_EACH):
+        for turn in range(REQUESTS_EACH):
             began_s = time.monotonic()
             try:
-                opened.check(3000 + number, seed=number, timeout_s=DEADLINE_S)
+                # Every other one a part of a larger tensor, which runs the other operator.
+                opened.check(3000 + number, numel=9000 if turn % 2 else None, seed=number, timeout_s=DEADLINE_S)
                 ends["right"] += 1
             except ServerError as error:
                 ends[type(error).__name__] += 1
@@ -90,32 +75,28 @@ def answers_again(opened: Opened) -> None:
         return
 
 
-def modes(call: str) -> tuple[str, ...]:
-    return ("return", "async", "poison", "lose") if call in QUEUEING else ("return",)
-
-
 @pytest.mark.parametrize("code", ONE_CODE_A_CLASS)
-@pytest.mark.parametrize("call", [*QUEUEING, *ASKING, *PLANNING])
+@pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_fails_once_costs_no_request(
     open_backend: Open, runtime: AscendRuntime, call: str, code: int
 ) -> None:
-    for mode in modes(call):
-        once(open_backend, runtime, f"{call} code={code} mode={mode} after=9")
+    for rule in rules(call, code, "after=9"):
+        once(open_backend, runtime, rule)
 
 
 @pytest.mark.parametrize("code", ONE_CODE_A_CLASS)
-@pytest.mark.parametrize("call", [*QUEUEING, *ASKING, *PLANNING])
+@pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_fails_for_ever_ends_every_request_in_time(
     open_backend: Open, runtime: AscendRuntime, call: str, code: int
 ) -> None:
-    for mode in modes(call):
-        for_ever(open_backend, runtime, f"{call} code={code} mode={mode} after=9 times=0")
+    for rule in rules(call, code, "after=9 times=0"):
+        for_ever(open_backend, runtime, rule)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [code for code in CODES if code not in ONE_CODE_A_CLASS])
 def test_every_other_code_at_every_call_likewise(open_backend: Open, runtime: AscendRuntime, code: int) -> None:
-    for call in (*QUEUEING, *ASKING, *PLANNING):
-        for mode in modes(call):
-            once(open_backend, runtime, f"{call} code={code} mode={mode} after=9")
-            for_ever(open_backend, runtime, f"{call} code={code} mode={mode} after=9 times=0")
+    for call in CALLS:
+        for rule in rules(call, code, "after=9"):
+            once(open_backend, runtime, rule)
+            for_ever(open_backend, runtime, f"{rule} times=0")

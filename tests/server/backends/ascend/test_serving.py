@@ -6,9 +6,6 @@ import asyncio
 import io
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import grpc
 import numpy as np
@@ -20,46 +17,13 @@ from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server import app
-from mse_grad_server.app import Server
 from mse_grad_server.backends.ascend.blocks import DTYPES as DTYPES_ON_DEVICE
-from mse_grad_server.clock import LoopClock
-from mse_grad_server.config import Settings
 from mse_grad_server.exits import ExitCode
 from mse_grad_server.log import open_log
-from support.ascend_backend import DEVICE
 from support.ascend_runtime import AscendRuntime
-from support.in_process import FakeBackend, RawStream, Serving, chunk, detail, gradient, header, reason_of
+from support.ascend_serving import serving, settings_of
+from support.in_process import RawStream, Serving, chunk, detail, gradient, header, reason_of
 from support.waiting import until
-
-
-def settings_of(runtime: AscendRuntime, **settings: Any) -> Settings:
-    values = {
-        "listen": "127.0.0.1:0",
-        "metrics_listen": "none",
-        "backend": "ascend",
-        "device": DEVICE,
-        "device_slots": 3,
-        "ascend_runtime_folder": str(runtime.folder),
-        "ascend_op_library": str(runtime.op_library),
-    }
-    return Settings(**{**values, **settings})
-
-
-@asynccontextmanager
-async def serving(runtime: AscendRuntime, **settings: Any) -> AsyncIterator[Serving]:
-    effective = settings_of(runtime, **settings)
-    log = io.StringIO()
-    server = Server(effective, open_log("debug", "json", stream=log))
-    served = Serving(server, effective, FakeBackend(), LoopClock(), log)
-    await server.open()
-    served.connect()
-    try:
-        yield served
-    finally:
-        await served.disconnect()
-        await server.drain()
-        assert await server.close()
-    served.assert_nothing_in_flight()
 
 
 def unary_request(values: Array, dtype: DType) -> bytes:
