@@ -201,10 +201,22 @@ def test_a_library_that_does_not_load_is_told_with_the_loader_s_words(whole: Hos
     assert "/usr/local/Ascend/driver/lib64/driver" in finding.advice
 
 
-def test_a_package_without_our_operator_is_another_package(whole: Host, compile_library: Compile) -> None:
+def test_packages_of_others_are_named_where_ours_is_missing(whole: Host, compile_library: Compile) -> None:
     compile_library(whole.root / PACKAGE, "aclnnSomethingElse")
     finding = assert_only(whole, "operator package", Level.ERROR)
-    assert "lacks aclnnMseLossGradGetWorkspaceSize, aclnnMseLossGrad" in finding.text
+    assert finding.text.endswith(f"; packages of others: /{PACKAGE}")
+
+
+def test_packages_of_others_are_passed_over(whole: Host, compile_library: Compile) -> None:
+    other = f"{TOOLKIT}/opp/vendors/aaa/op_api/lib/libcust_opapi.so"
+    compile_library(whole.root / other, "aclnnSomethingElse")
+    assert found(whole, "operator package").text == f"/{PACKAGE} loads"
+
+
+def test_a_package_that_lacks_a_symbol_is_of_another_version(whole: Host, compile_library: Compile) -> None:
+    compile_library(whole.root / PACKAGE, "aclnnMseLossGradPart aclnnMseLossGradPartGetWorkspaceSize")
+    finding = assert_only(whole, "operator package", Level.ERROR)
+    assert finding.text == f"/{PACKAGE} lacks aclnnMseLossGradGetWorkspaceSize, aclnnMseLossGrad"
 
 
 def test_a_package_in_the_environment_comes_first(whole: Host, compile_library: Compile) -> None:

@@ -14,6 +14,7 @@ __all__ = ["examine_libraries"]
 
 _RUNTIME = {"libascendcl.so": ("aclInit", "aclrtSetDevice"), "libnnopbase.so": ("aclCreateTensor",)}
 _OPERATOR = "op_api/lib/libcust_opapi.so"
+_OURS = b"aclnnMseLossGradPart"  # no package of another vendor has it; the server passes over those as well
 _SYMBOLS = tuple(
     f"aclnn{operator}{phase}" for operator in ("MseLossGrad", "MseLossGradPart") for phase in ("GetWorkspaceSize", "")
 )
@@ -23,7 +24,8 @@ def examine_libraries(host: Host) -> Iterator[Finding]:
     """Yields what there is to say of the libraries and of the variables that lead to them."""
     yield from _examine_variables(host)
     runtime = _runtime(host)
-    package = next((path for path in _packages(host) if path.is_file()), None)
+    packages = [path for path in _packages(host) if path.is_file()]
+    package = next((path for path in packages if _OURS in path.read_bytes()), None)
     wanted = [(path, _RUNTIME[path.name]) for path in runtime]
     if package is not None:
         wanted.append((package, _SYMBOLS))
@@ -35,13 +37,15 @@ def examine_libraries(host: Host) -> Iterator[Finding]:
         else:
             yield _judge(host, name, runtime[found], loaded[found], "the toolkit is not whole: install it anew")
     if package is None:
+        others = f"; packages of others: {', '.join(host.name(path) for path in packages)}" if packages else ""
         yield error(
             "operator package",
-            f"no vendors/*/{_OPERATOR} in $ASCEND_OPP_PATH, in $ASCEND_CUSTOM_OPP_PATH or in the toolkit's opp",
+            "ours is not among vendors/* of $ASCEND_OPP_PATH or the toolkit's opp, nor in $ASCEND_CUSTOM_OPP_PATH"
+            + others,
             "build it (op_host/README.md), run the custom_opp_*.run, source its bin/set_env.bash",
         )
     else:
-        advice = "another package: install that of this server, or put it first in opp/vendors/config.ini"
+        advice = "it is older or newer than this server: install the package of the same version"
         yield _judge(host, "operator package", package, loaded[-1], advice)
 
 
