@@ -272,7 +272,7 @@ class Settings(BaseSettings):
     @property
     def is_supervised(self) -> bool:
         """Whether the process that was started starts workers, instead of serving itself."""
-        return bool(self.devices or self.workers)
+        return bool(self.device_numbers or self.workers)
 
     @property
     def shared_memory_uids(self) -> frozenset[int]:

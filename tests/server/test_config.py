@@ -54,6 +54,27 @@ def test_chunks_for_an_npu_are_larger_and_more_unless_told() -> None:
     assert (settings().chunk_bytes, settings().window_chunks) == (512 * 2**10, 4)
 
 
+def test_devices_and_workers_make_the_process_a_supervisor() -> None:
+    assert not settings().is_supervised
+    assert settings(workers=1).is_supervised
+    npus = settings(backend="ascend", devices="0,5-6")
+    assert npus.is_supervised
+    assert npus.device_numbers == (0, 5, 6)
+    assert settings(backend="ascend", devices=3).device_numbers == (3,)  # as YAML writes a single one
+
+
+def test_devices_are_npus_and_workers_are_of_the_cpu() -> None:
+    with pytest.raises(ValidationError, match="for the backend cpu say --workers"):
+        settings(devices="0-7")
+    with pytest.raises(ValidationError, match="say which with --devices"):
+        settings(backend="ascend", workers=3)
+
+
+def test_a_process_names_its_device() -> None:
+    assert settings().device_name == "cpu"
+    assert settings(backend="ascend", device=3).device_name == "npu:3"
+
+
 def test_a_call_that_waits_for_a_block_is_no_call_that_hangs() -> None:
     with pytest.raises(ValidationError, match="at least twice device_timeout_s, which is 10"):
         settings(device_hang_s=19)

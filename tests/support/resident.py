@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["peak_bytes", "reset_peak", "resident_bytes"]
+__all__ = ["peak_bytes", "proportional_bytes", "reset_peak", "resident_bytes"]
 
 
 def resident_bytes(pid: int) -> int:
     """Returns what the process holds in memory now."""
     return _status_bytes(pid, "VmRSS")
+
+
+def proportional_bytes(pid: int) -> int:
+    """Returns its part of what is resident: of a page that n processes share, an n-th."""
+    return _line_bytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
 
 
 def peak_bytes(pid: int) -> int:
@@ -23,8 +28,12 @@ def reset_peak(pid: int) -> None:
 
 
 def _status_bytes(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+    return _line_bytes(Path(f"/proc/{pid}/status"), name)
+
+
+def _line_bytes(file: Path, name: str) -> int:
+    for line in file.read_text(encoding="ascii").splitlines():
         key, _, value = line.partition(":")
         if key == name:
             return int(value.split()[0]) * 1024
-    raise ProcessLookupError(f"process {pid} has no {name}")
+    raise ProcessLookupError(f"{file} has no {name}")

@@ -79,8 +79,15 @@ class ServerProcess:
         """Returns the first line of the log with `name` as its event; raises AssertionError where there is none yet."""
         return self.wait_for_event(name, timeout_s=0.0)
 
-    def wait_for_event(self, name: str, *, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
-        """Returns the first line of the log with `name` as its event, as soon as there is one; of no worker's lines.
+    def wait_for_event(
+        self, name: str, *, worker: str | None = None, timeout_s: float = READY_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Returns the first line of the log with `name` as its event, as soon as there is one.
+
+        Args:
+            name: Of the event.
+            worker: Whose line it is; None for the process itself.
+            timeout_s: How long to wait.
 
         Raises:
             AssertionError: The process ended, or `timeout_s` passed, without it; the message holds the log.
@@ -89,7 +96,7 @@ class ServerProcess:
         with self._log_grew:
             while True:
                 for event in self._events:
-                    if event.get("event") == name and "worker" not in event:
+                    if (event.get("event"), event.get("worker")) == (name, worker):
                         return event
                 left_s = deadline - time.monotonic()
                 if self._log_ended or left_s <= 0:
