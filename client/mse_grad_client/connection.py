@@ -93,21 +93,17 @@ class Connection:
 
     def run_on(self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None) -> None:
         """Fills the gradient of `request` over `stream`; raises MseGradError."""
-        limits = stream.wait_opened(_time_left_s(deadline))
-        if limits is None:
-            raise DeadlineExceeded(
-                f"{self.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
-            )
+        limits = self._limits(stream, deadline)
         if self._sharing is not None and self._sharing.run(stream, request, request_id=request_id, deadline=deadline):
             return
-        exchange = Exchange(
-            request,
-            request_id=request_id,
-            deadline=deadline,
-            chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
-            window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
-        )
+        exchange = self._exchange(limits, request, request_id=request_id, deadline=deadline)
         stream.finish(stream.start(exchange), exchange)
+
+    def exchange(
+        self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None
+    ) -> Exchange:
+        """Returns what `stream` needs to start `request`, once it is open; raises MseGradError."""
+        return self._exchange(self._limits(stream, deadline), request, request_id=request_id, deadline=deadline)
 
     def shares_memory(self, *, deadline: float | None) -> bool:
         """Returns whether the worker maps memory of this process, opening a stream to find out; raises MseGradError."""
@@ -173,6 +169,25 @@ class Connection:
                 ],
             )
         return self._channel
+
+    def _limits(self, stream: Stream, deadline: float | None) -> pb.Limits:
+        limits = stream.wait_opened(_time_left_s(deadline))
+        if limits is None:
+            raise DeadlineExceeded(
+                f"{self.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
+            )
+        return limits
+
+    def _exchange(
+        self, limits: pb.Limits, request: GradientRequest, *, request_id: str, deadline: float | None
+    ) -> Exchange:
+        return Exchange(
+            request,
+            request_id=request_id,
+            deadline=deadline,
+            chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
+            window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
+        )
 
     def _chunk_elements(self, limits: pb.Limits, itemsize_bytes: int) -> int:
         wanted_bytes = self._options.chunk_bytes or limits.chunk_bytes or _DEFAULT_CHUNK_BYTES

@@ -71,6 +71,7 @@ class Exchange:
             request.numel,
             time_left_us,
             self._request_id,
+            tensors=0 if request.tensors == 1 else request.tensors,
         )
 
     def first_chunks(self, id: int) -> Iterator[Chunk]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +14,60 @@ from mse_grad.reasons import ContractError, Reason
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
 
-__all__ = ["GradientRequest"]
+__all__ = ["GradientRequest", "Operands"]
+
+
+class Operands(NamedTuple):
+    """What a caller gave, as arrays that fit together.
+
+    Attributes:
+        dtype: Element type of all.
+        predict: Prediction.
+        label: Target, of predict's shape.
+        dout: Upstream gradient: predict's shape, or one element where `scalar_dout`.
+        reduction: Reduction of the loss.
+        elements: Elements of predict.
+        scalar_dout: Whether dout is a single element.
+    """
+
+    dtype: DType
+    predict: Array
+    label: Array
+    dout: Array
+    reduction: Reduction
+    elements: int
+    scalar_dout: bool
+
+    @classmethod
+    def checked(
+        cls, predict: ArrayLike, label: ArrayLike, dout: ArrayLike, reduction: object, *, numel: int = 0
+    ) -> Operands:
+        """Returns the operands as arrays.
+
+        Raises:
+            ContractError: A rule of the operator is broken; says which, by reason and field.
+        """
+        predict_array, label_array = np.asarray(predict), np.asarray(label)
+        dtype = dtype_of(predict_array.dtype, field="predict")
+        dout_array = _dout_array(dout, dtype)
+        count, parsed, scalar_dout = _checked(
+            dtype,
+            predict_array.shape,
+            label_array.dtype,
+            label_array.shape,
+            dout_array.dtype,
+            dout_array.shape,
+            reduction if isinstance(reduction, str) else Reduction.parse(reduction).text,
+            numel,
+        )
+        return cls(dtype, predict_array, label_array, dout_array, parsed, count, scalar_dout)
+
+    @property
+    def pack_key(self) -> Hashable:
+        """What is the same for operands that may be packed together; None for those that go alone."""
+        if self.predict.dtype.byteorder == ">":  # its gradient is swapped, each on its own
+            return None
+        return self.dtype, self.predict.shape, self.dout.tobytes() if self.scalar_dout else None
 
 
 @dataclass(frozen=True)
@@ -22,8 +76,9 @@ class GradientRequest:
 
     Attributes:
         dtype: Element type of all operands and of the gradient.
-        shape: Shape of predict, label and the gradient.
-        count: Elements in `shape`.
+        shape: Shape of predict, label and the gradient; of one where there are several.
+        tensors: How many tensors of `shape` lie one after another.
+        count: Elements of all of them.
         reduction: Reduction of the loss.
         numel: N of the whole tensor where this is a part of it; 0 where it is the whole.
         predict: `count` elements.
@@ -36,6 +91,7 @@ class GradientRequest:
 
     dtype: DType
     shape: tuple[int, ...]
+    tensors: int
     count: int
     reduction: Reduction
     numel: int
@@ -64,37 +120,63 @@ class GradientRequest:
         Raises:
             ContractError: A rule of the operator is broken; says which, by reason and field.
         """
-        predict_array, label_array = np.asarray(predict), np.asarray(label)
-        dtype = dtype_of(predict_array.dtype, field="predict")
-        dout_array = _dout_array(dout, dtype)
-        shape = predict_array.shape
-        count, parsed, scalar_dout = _checked(
-            dtype,
-            shape,
-            label_array.dtype,
-            label_array.shape,
-            dout_array.dtype,
-            dout_array.shape,
-            reduction if isinstance(reduction, str) else Reduction.parse(reduction).text,
-            numel,
-        )
+        return cls.of(Operands.checked(predict, label, dout, reduction, numel=numel), out=out, numel=numel)
+
+    @classmethod
+    def of(cls, operands: Operands, *, out: Array | None = None, numel: int = 0) -> GradientRequest:
+        """As `prepare`, of what was checked."""
+        predict_array, label_array, dout_array = operands.predict, operands.label, operands.dout
+        dtype = operands.dtype
         if out is not None:
             _check_out(out, predict_array)
         result = _result_array(out, predict_array, label_array, dout_array, dtype)
         return cls(
             dtype=dtype,
-            shape=shape,
-            count=count,
-            reduction=parsed,
+            shape=predict_array.shape,
+            tensors=1,
+            count=operands.elements,
+            reduction=operands.reduction,
             numel=numel,
             predict=little_endian_bytes(predict_array),
             label=little_endian_bytes(label_array),
             dout=little_endian_bytes(dout_array),
             dout_shape=dout_array.shape,
-            scalar_dout=scalar_dout,
+            scalar_dout=operands.scalar_dout,
             y=result.reshape(-1).view(np.uint8).data,
             _result=result,
             _given_out=_out_or_swapped(out, predict_array),
+        )
+
+    @classmethod
+    def pack(cls, several: Sequence[Operands]) -> GradientRequest:
+        """Returns one request for all of `several`, with a copy of their operands; its gradient has one more axis.
+
+        Args:
+            several: Operands that may be packed together: their `pack_key` is the same.
+        """
+        first = several[0]
+        # In C order, whatever the order of what goes in.
+        predict, label, result = (np.empty((len(several), *first.predict.shape), first.dtype.numpy) for _ in range(3))
+        np.stack([each.predict for each in several], out=predict)
+        np.stack([each.label for each in several], out=label)
+        dout = first.dout
+        if not first.scalar_dout:
+            dout = np.stack([each.dout for each in several], out=np.empty_like(predict))
+        return cls(
+            dtype=first.dtype,
+            shape=first.predict.shape,
+            tensors=len(several),
+            count=first.elements * len(several),
+            reduction=first.reduction,
+            numel=0,
+            predict=little_endian_bytes(predict),
+            label=little_endian_bytes(label),
+            dout=little_endian_bytes(dout),
+            dout_shape=dout.shape,
+            scalar_dout=first.scalar_dout,
+            y=result.reshape(-1).view(np.uint8).data,
+            _result=result,
+            _given_out=None,
         )
 
     def fill(self, offset: int, elements: Buffer) -> None:

@@ -86,7 +86,7 @@ class Stream:
         return self.opened.limits
 
     def start(self, exchange: Exchange) -> int:
-        """Queues the request and returns its id on this stream; `finish` has to follow.
+        """Queues the request and returns its id on this stream; `finish` or `abandon` has to follow.
 
         Raises:
             MseGradError: The stream takes no requests any more; another one will.
@@ -118,9 +118,13 @@ class Stream:
                 self._reader_wanted.release()
             exchange.wait()
         except BaseException:  # also an interrupt: the arrays are the caller's again from here on
-            exchange.abandon()
-            self._cancel_request(id)
+            self.abandon(id, exchange)
             raise
+
+    def abandon(self, id: int, exchange: Exchange) -> None:
+        """Gives a started request up, in place of `finish`; nothing is written to its gradient from now on."""
+        exchange.abandon()
+        self._cancel_request(id)
 
     def close(self, error: MseGradError) -> None:
         """Ends the RPC; requests still open fail with `error`. Returns when the reader thread has ended.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
@@ -14,13 +14,37 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.address import is_on_this_host
 from mse_grad_client.connection import Connection
 from mse_grad_client.errors import ClientClosed, InternalError, MseGradError, Unavailable
+from mse_grad_client.exchange import Exchange
 from mse_grad_client.fleet import Fleet
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
+from mse_grad_client.stream import Stream
 from mse_grad_client.watcher import Watcher
 
-__all__ = ["Transport"]
+__all__ = ["Flight", "Transport"]
+
+
+class Flight:
+    """A request that was sent. Ends with either of its methods, which is called once."""
+
+    def __init__(self, stream: Stream, id: int, exchange: Exchange, land: Callable[[], None]) -> None:
+        self._stream = stream
+        self._id = id
+        self._exchange = exchange
+        self._land = land
+
+    def finish(self) -> None:
+        """Blocks until the gradient is whole; raises MseGradError."""
+        try:
+            self._stream.finish(self._id, self._exchange)
+        finally:
+            self._land()
+
+    def abandon(self) -> None:
+        """Gives it up."""
+        self._stream.abandon(self._id, self._exchange)
+        self._land()
 
 
 class Transport:
@@ -69,6 +93,27 @@ class Transport:
                     fleet.release(connection, size_bytes)
                 self._leave()
             may_repeat = False
+
+    def start(self, request: GradientRequest, *, deadline: float | None) -> Flight:
+        """Sends `request` once, without a second try, and returns it on its way; raises MseGradError."""
+        fleet = self._fleet
+        self._enter()
+        size_bytes = len(request.predict)
+        connection = fleet.pick(size_bytes)
+
+        def land() -> None:
+            fleet.release(connection, size_bytes)
+            self._leave()
+
+        try:
+            stream, is_new = connection.live_stream()
+            if is_new:
+                self._watch()
+            exchange = connection.exchange(stream, request, request_id=self._next_request_id(), deadline=deadline)
+            return Flight(stream, stream.start(exchange), exchange, land)
+        except BaseException:
+            land()
+            raise
 
     def run_unary(self, request: GradientRequest, *, deadline: float | None) -> None:
         """Fills the gradient of `request` with one ComputeGradient RPC to the given address; raises MseGradError."""

@@ -39,6 +39,20 @@ def test_every_case_over_the_stream(server_of_kernel: ServerProcess, dtype: DTyp
 
 
 @by_dtype
+def test_every_case_among_many(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    with MseGradClient(server_of_kernel.address) as client:
+
+        def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+            # Beside others of its shape, so that it does not begin where the request begins.
+            other = np.ones_like(predict)
+            ones = other if np.shape(dout) == predict.shape else dout
+            items = [(other, label, ones), (predict, label, dout), (label, predict, ones)]
+            return client.compute_many(items, reduction)[1]
+
+        assert_bits_of_the_formula(client, compute, dtype)
+
+
+@by_dtype
 def test_every_case_in_one_unary_call(server_of_kernel: ServerProcess, dtype: DType) -> None:
     with MseGradClient(server_of_kernel.address) as client:
         assert_bits_of_the_formula(client, client.compute_unary, dtype)
