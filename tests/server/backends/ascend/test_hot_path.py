@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, Reduction
+from mse_grad_client import MseGradClient
 from support.ascend_backend import PATIENCE_S, Open, Opened
-from support.ascend_runtime import AscendRuntime
+from support.ascend_runtime import Accounts, AscendRuntime
+from support.ascend_serving import serving
+from support.operands import expected, operands
 
 SHAPES = 50
 REQUESTS = 10_000
@@ -53,12 +59,39 @@ def test_ten_thousand_requests_of_fifty_shapes_allocate_and_plan_nothing(
         running = [threads.submit(compute, opened, number, REQUESTS // SHAPES) for number in range(SHAPES)]
         for done in running:
             done.result(timeout=6 * PATIENCE_S)
-        after = runtime.accounts()
+        assert_only_launches(before, runtime.accounts())
+    assert opened.witness.kinds == SHAPES
+
+
+def assert_only_launches(before: Accounts, after: Accounts) -> None:
     counts = {name: after.calls.get(name, 0) - before.calls.get(name, 0) for name in after.calls}
     assert {name: counts.get(name, 0) for name in COLD_CALLS} == dict.fromkeys(COLD_CALLS, 0)
     assert counts["aclnnMseLossGrad"] + counts["aclnnMseLossGradPart"] == REQUESTS
     assert after.living == before.living
-    assert opened.witness.kinds == SHAPES
+
+
+@pytest.mark.slow
+async def test_likewise_through_the_whole_server_and_everything_is_given_back(runtime: AscendRuntime) -> None:
+    shapes = [(size,) for size in range(1, 13 * SHAPES, 13)]
+
+    def compute(client: MseGradClient, shape: tuple[int, ...], times: int) -> None:
+        given = operands(shape)
+        bits = expected(*given).tobytes()
+        for _ in range(times):
+            assert client.compute(*given).tobytes() == bits
+
+    def load(address: str, times: int) -> None:
+        with MseGradClient(address) as client, ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(compute, client, shape, times) for shape in shapes]:
+                done.result(timeout=6 * PATIENCE_S)
+
+    closed = runtime.accounts()
+    async with serving(runtime, device_executors=2 * SHAPES) as server:
+        await asyncio.to_thread(load, str(server.server.address), 1)
+        before = runtime.accounts()
+        await asyncio.to_thread(load, str(server.server.address), REQUESTS // SHAPES)
+        assert_only_launches(before, runtime.accounts())
+    assert runtime.accounts().living == closed.living
 
 
 def test_executors_that_are_used_least_recently_make_room(open_backend: Open, runtime: AscendRuntime) -> None:

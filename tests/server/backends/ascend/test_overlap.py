@@ -2,60 +2,93 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from mse_grad.tensor import FLOAT32
+from mse_grad_client import MseGradClient
 from support.ascend_backend import PATIENCE_S, Open
 from support.ascend_runtime import AscendRuntime
+from support.ascend_serving import serving
+from support.operands import expected, operands
 
 STAGE_US = 4000
 BLOCK_BYTES = 1 << 13
 BLOCK_ELEMENTS = BLOCK_BYTES // FLOAT32.itemsize_bytes
+MOST = 1.25
+"""Times the longest stage; 3 would be one stage after the other."""
+
+
+def times_longest_stage(runtime: AscendRuntime, compute: Callable[[], None], *, blocks: int, stage_us: int) -> float:
+    """Returns how long `compute` took on the device, in virtual time, for the work of its longest stage.
+
+    The least of three, since a busy machine lets the device wait for the host; nothing makes it too short.
+    """
+    shares: list[float] = []
+    with runtime.options(copy_in_us=stage_us, kernel_us=stage_us, copy_out_us=stage_us, pace=1):
+        while len(shares) < 3 and (not shares or shares[-1] > MOST):
+            runtime.restart_time()
+            compute()
+            accounts = runtime.accounts()
+            assert max(accounts.busy_us.values()) == blocks * stage_us
+            shares.append(accounts.elapsed_us / (blocks * stage_us))
+    print(f"{blocks} blocks took {shares[-1]:.3f} times their longest stage")
+    return min(shares)
 
 
 def test_a_long_tensor_takes_little_more_than_its_longest_stage(open_backend: Open, runtime: AscendRuntime) -> None:
     blocks = 60
-    with (
-        runtime.options(copy_in_us=STAGE_US, kernel_us=STAGE_US, copy_out_us=STAGE_US, pace=1),
-        open_backend(slots=6, block_bytes=BLOCK_BYTES) as opened,
-    ):
+    with open_backend(slots=6, block_bytes=BLOCK_BYTES) as opened:
         opened.check(2 * BLOCK_ELEMENTS)
-        runtime.restart_time()
-        opened.check(blocks * BLOCK_ELEMENTS)
-        accounts = runtime.accounts()
-    longest_us = max(accounts.busy_us.values())
-    assert longest_us == blocks * STAGE_US
-    print(f"{blocks} blocks took {accounts.elapsed_us / longest_us:.3f} times their longest stage")
-    assert accounts.elapsed_us <= 1.25 * longest_us
+        share = times_longest_stage(
+            runtime, lambda: opened.check(blocks * BLOCK_ELEMENTS), blocks=blocks, stage_us=STAGE_US
+        )
+    assert share <= MOST
 
 
 def test_requests_of_several_callers_overlap(open_backend: Open, runtime: AscendRuntime) -> None:
     callers, each = 5, 12
-    with (
-        runtime.options(copy_in_us=STAGE_US, kernel_us=STAGE_US, copy_out_us=STAGE_US, pace=1),
-        open_backend(slots=6, block_bytes=BLOCK_BYTES) as opened,
-        ThreadPoolExecutor(callers) as threads,
-    ):
+    with open_backend(slots=6, block_bytes=BLOCK_BYTES) as opened, ThreadPoolExecutor(callers) as threads:
         opened.check(BLOCK_ELEMENTS)
-        runtime.restart_time()
 
-        def compute(seed: int) -> None:
+        def call(seed: int) -> None:
             for _ in range(each):
                 opened.check(BLOCK_ELEMENTS, seed=seed)
 
-        for done in [threads.submit(compute, seed) for seed in range(callers)]:
-            done.result(timeout=PATIENCE_S)
-        accounts = runtime.accounts()
-    print(f"took {accounts.elapsed_us / (callers * each * STAGE_US):.3f} times the longest stage")
-    assert accounts.elapsed_us <= 1.25 * callers * each * STAGE_US
+        def compute() -> None:
+            for done in [threads.submit(call, seed) for seed in range(callers)]:
+                done.result(timeout=PATIENCE_S)
+
+        share = times_longest_stage(runtime, compute, blocks=callers * each, stage_us=STAGE_US)
+    assert share <= MOST
 
 
 def test_a_single_request_waits_for_its_three_stages_and_no_more(open_backend: Open, runtime: AscendRuntime) -> None:
-    with (
-        runtime.options(copy_in_us=STAGE_US, kernel_us=STAGE_US, copy_out_us=STAGE_US, pace=1),
-        open_backend(slots=6, block_bytes=BLOCK_BYTES) as opened,
-    ):
+    with open_backend(slots=6, block_bytes=BLOCK_BYTES) as opened:
         opened.check(BLOCK_ELEMENTS)
-        runtime.restart_time()
-        opened.check(BLOCK_ELEMENTS)
-        assert runtime.accounts().elapsed_us == 3 * STAGE_US
+        share = times_longest_stage(runtime, lambda: opened.check(BLOCK_ELEMENTS), blocks=1, stage_us=STAGE_US)
+    assert share == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "chunks", "stage_us"),
+    [({}, 40, 20_000), ({"chunk_bytes": 1 << 16}, 200, STAGE_US)],
+    ids=["chunks as the server wants them", "small chunks"],
+)
+async def test_a_long_stream_through_the_whole_server_takes_little_more_than_its_longest_stage(
+    runtime: AscendRuntime, settings: dict[str, int], chunks: int, stage_us: int
+) -> None:
+    async with serving(runtime, device_slots=6, **settings) as server:
+        given = operands((chunks * server.settings.chunk_bytes // FLOAT32.itemsize_bytes,))
+        bits = expected(*given).tobytes()
+        with MseGradClient(str(server.server.address)) as client:
+
+            def compute() -> None:
+                assert client.compute(*given).tobytes() == bits
+
+            await asyncio.to_thread(compute)
+            share = await asyncio.to_thread(times_longest_stage, runtime, compute, blocks=chunks, stage_us=stage_us)
+    assert share <= MOST
