@@ -145,10 +145,10 @@ class Connection:
         with self._lock:
             stream, channel = self._stream, self._channel
             self._stream = self._channel = None
-        if self._sharing is not None:
-            self._sharing.close()
         if stream is not None:
             stream.close(error)
+        if self._sharing is not None:
+            self._sharing.close()
         if channel is not None:
             channel.close()
 

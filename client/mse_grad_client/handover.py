@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import select
-import socket
 import threading
 from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.segment import Segment, connect, exchange_packets
+from mse_grad_client.segment import Segment, connect, exchange_packets, has_ended
 
 __all__ = ["Handover", "HandoverFailed"]
 
@@ -29,6 +27,9 @@ class Handover:
     """One connection, for as long as its stream. Any number of threads.
 
     What was refused once is not tried again here.
+
+    Attributes:
+        is_open: Whether the server maps what is handed over, as far as is known.
     """
 
     def __init__(self, opened: pb.StreamOpened) -> None:
@@ -42,27 +43,27 @@ class Handover:
         self._room_bytes = offer.max_mapped_bytes
         self._sizes_bytes: dict[int, int] = {}
         try:
-            self._connection: socket.socket | None = connect(offer.socket_name, timeout_s=_ANSWER_TIMEOUT_S)
+            self._connection = connect(offer.socket_name, timeout_s=_ANSWER_TIMEOUT_S)
         except OSError as cause:
             raise HandoverFailed(f"nobody listens at {offer.socket_name}") from cause
-        self._ask(pb.SharedMemoryHandover(instance_id=opened.instance_id, secret=offer.secret), ())
-
-    @property
-    def is_open(self) -> bool:
-        """Whether segments can be handed over, as far as is known."""
-        return self._connection is not None
+        self.is_open = True
+        try:
+            self._ask(pb.SharedMemoryHandover(instance_id=opened.instance_id, secret=offer.secret), ())
+        except HandoverFailed:
+            self.close()
+            raise
 
     def has(self, segment: Segment) -> bool:
         """Returns whether the server has the segment mapped, after handing it over where that was not tried."""
         number = segment.number
         if number in self._mapped:
-            return self._connection is not None
+            return self.is_open
         if number in self._refused:
             return False
         with self._lock:
             if number not in self._mapped and number not in self._refused:
                 self._hand_over(segment)
-            return number in self._mapped
+            return self.is_open and number in self._mapped
 
     def withdraw(self, kept: Sequence[Segment]) -> None:
         """Has the server unmap what is not in `kept`."""
@@ -79,20 +80,16 @@ class Handover:
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Waits until the server has closed its side, as it does once nothing writes to the memory any more."""
-        connection = self._connection
-        if connection is None:
-            return True
-        try:
-            readable, _, _ = select.select([connection], [], [], timeout_s)
-            return bool(readable) and not connection.recv(1)
-        except OSError:
-            return True
+        return has_ended(self._connection, timeout_s=timeout_s)
+
+    def give_up(self) -> None:
+        """Hands nothing over any more, nor relies on what was."""
+        self.is_open = False
 
     def close(self) -> None:
         """Ends the connection; the server unmaps everything. A second call does nothing."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self.is_open = False
+        self._connection.close()
 
     def _hand_over(self, segment: Segment) -> None:
         try:
@@ -108,16 +105,13 @@ class Handover:
 
     def _ask(self, packet: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
         try:
-            connection = self._connection
-            if connection is None:
-                raise HandoverFailed("the connection is closed")
-            answer = exchange_packets(connection, packet.SerializeToString(), list(descriptors))
+            answer = exchange_packets(self._connection, packet.SerializeToString(), list(descriptors))
             status = pb.SharedMemoryHandoverResult.FromString(answer).status
         except (OSError, DecodeError) as cause:
-            self.close()
+            self.give_up()
             raise HandoverFailed("the server does not answer") from cause
         if not answer:
-            self.close()
+            self.give_up()
             raise HandoverFailed("the server closed the connection")
         if status.code:
             raise HandoverFailed(status.message)

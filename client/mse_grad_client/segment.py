@@ -5,10 +5,11 @@ from __future__ import annotations
 import array
 import mmap
 import os
+import select
 import socket
 import sys
 
-__all__ = ["IS_SUPPORTED", "Segment", "connect", "exchange_packets"]
+__all__ = ["IS_SUPPORTED", "Segment", "connect", "exchange_packets", "has_ended"]
 
 IS_SUPPORTED = sys.platform == "linux"
 """Whether anything else here may be called."""
@@ -82,3 +83,15 @@ def exchange_packets(connection: socket.socket, packet: bytes, descriptors: list
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     connection.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
     return connection.recv(_MOST_ANSWER_BYTES)
+
+
+def has_ended(connection: socket.socket, *, timeout_s: float) -> bool:
+    """Waits until the other side has closed the connection, or this one had; returns whether that came in time."""
+    if sys.platform != "linux":
+        return True
+    poll = select.poll()
+    try:
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(1000 * timeout_s)) and not connection.recv(1)
+    except (OSError, ValueError):  # it was reset, or closed on this side
+        return True

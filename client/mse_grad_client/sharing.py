@@ -7,7 +7,8 @@ import threading
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError
 from mse_grad_client.handover import Handover, HandoverFailed
-from mse_grad_client.region import Place, Region
+from mse_grad_client.lanes import is_worth_sharing, shared_exchange
+from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_exchange import SharedExchange
 from mse_grad_client.stream import Stream
@@ -22,7 +23,7 @@ _NOT_SHARED = (Reason.SEGMENT_UNKNOWN, Reason.SHARED_RANGE_INVALID)
 
 
 class Sharing:
-    """Hands a region over to whichever stream the connection has. Any number of threads.
+    """Hands a region over for each stream of the connection. Any number of threads.
 
     Whatever keeps it from that, gradients go over the stream instead.
     """
@@ -30,78 +31,104 @@ class Sharing:
     def __init__(self, region: Region) -> None:
         self._region = region
         self._lock = threading.Lock()
-        self._stream: Stream | None = None
-        self._handover: Handover | None = None
+        self._handovers: dict[Stream, Handover | None] = {}
+        # What a server may still write to: its room must not be another array's.
+        self._held: list[tuple[Handover, SharedExchange]] = []
 
     def run(self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None) -> bool:
-        """Fills the gradient of `request` in shared memory; returns False, having done nothing, where it cannot.
+        """Fills the gradient of `request` in shared memory; returns False where it has to take another way.
+
+        Args:
+            stream: Open.
+            request: What is asked for.
+            request_id: Its name.
+            deadline: When to give up, of time.monotonic.
 
         Raises:
             MseGradError: As over the stream.
         """
-        region = self._region
-        region.settle()
-        if region.is_empty or not request.count:
+        if not is_worth_sharing(self._region, request):
             return False
-        places = self._places(request)
-        if places is None:
+        handover = self._handover(stream)
+        if handover is None or not handover.is_open:
             return False
-        handover = self.handover(stream)
-        if handover is None or not all(handover.has(place.segment) for place in places if place is not None):
+        exchange = shared_exchange(self._region, handover, request, request_id=request_id, deadline=deadline)
+        if exchange is None:
             return False
-        predict, label, dout, y = places
-        exchange = SharedExchange(
-            request, request_id=request_id, deadline=deadline, predict=predict, label=label, dout=dout, y=y
-        )
         try:
-            stream.finish(stream.start(exchange), exchange)
+            _run(stream, exchange)
         except BaseException as error:
-            if not exchange.wait_quiet(_QUIET_TIMEOUT_S):
-                handover.wait_ended(_QUIET_TIMEOUT_S)
-            if isinstance(error, MseGradError) and error.reason in _NOT_SHARED:
-                handover.close()
-                return False
-            raise
+            self._await_quiet(stream, handover, exchange)
+            if not isinstance(error, MseGradError) or error.reason not in _NOT_SHARED:
+                raise
+            handover.give_up()
+            return False
         return True
 
     def is_open(self, stream: Stream) -> bool:
-        """Returns whether memory is shared with the worker behind the opened `stream`."""
-        handover = self.handover(stream)
+        """Returns whether memory is shared with the worker behind the open `stream`."""
+        handover = self._handover(stream)
         return handover is not None and handover.is_open
 
-    def handover(self, stream: Stream) -> Handover | None:
-        """Returns the handover for the opened `stream`, or None where there is none to be had."""
-        if self._stream is stream:
-            return self._handover
-        with self._lock:
-            if self._stream is not stream:
-                self._close()
-                opened = stream.opened
-                try:
-                    self._handover = None if opened is None else Handover(opened)
-                except HandoverFailed:
-                    self._handover = None
-                self._stream = stream
-            return self._handover
-
     def close(self) -> None:
-        """Ends the handover; the next stream begins another one."""
+        """Ends every handover; the streams have ended, and the next one begins another."""
         with self._lock:
-            self._close()
+            for handover in self._handovers.values():
+                if handover is not None:
+                    handover.wait_ended(_QUIET_TIMEOUT_S)
+                    handover.close()
+            self._handovers.clear()
+            self._held.clear()
 
-    def _close(self) -> None:
-        handover, self._handover, self._stream = self._handover, None, None
-        if handover is not None:
-            handover.close()
+    def _handover(self, stream: Stream) -> Handover | None:
+        try:
+            return self._handovers[stream]
+        except KeyError:
+            pass
+        with self._lock:
+            if stream not in self._handovers:
+                self._forget_ended()
+                self._handovers[stream] = _begun(stream)
+            return self._handovers[stream]
 
-    def _places(self, request: GradientRequest) -> tuple[Place, Place, Place | None, Place] | None:
-        find = self._region.find
-        predict = find(request.predict)
-        label = predict and find(request.label)
-        y = label and find(request.y)
-        if predict is None or label is None or y is None:
-            return None
-        if request.scalar_dout:
-            return predict, label, None, y
-        dout = find(request.dout)
-        return None if dout is None else (predict, label, dout, y)
+    def _forget_ended(self) -> None:
+        for stream, handover in list(self._handovers.items()):
+            if stream.has_ended and (handover is None or handover.wait_ended(0)):
+                del self._handovers[stream]
+                if handover is not None:
+                    handover.close()
+        self._held = [
+            (handover, exchange)
+            for handover, exchange in self._held
+            if not (handover.wait_ended(0) or exchange.wait_quiet(0))
+        ]
+
+    def _await_quiet(self, stream: Stream, handover: Handover, exchange: SharedExchange) -> None:
+        if not stream.has_ended and exchange.wait_quiet(_QUIET_TIMEOUT_S):
+            return
+        if not handover.wait_ended(_QUIET_TIMEOUT_S):
+            with self._lock:
+                self._held.append((handover, exchange))
+
+
+def _begun(stream: Stream) -> Handover | None:
+    if stream.opened is None:
+        return None
+    try:
+        return Handover(stream.opened)
+    except HandoverFailed:
+        return None
+
+
+def _run(stream: Stream, exchange: SharedExchange) -> None:
+    id = stream.start(exchange)
+    stream.finish(id, exchange)
+    while not exchange.is_complete:
+        try:
+            exchange.advance()
+            stream.follow(id, exchange)
+        except BaseException:
+            stream.abandon(id, exchange)
+            raise
+        if not exchange.is_complete:
+            stream.finish(id, exchange)

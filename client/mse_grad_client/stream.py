@@ -69,6 +69,11 @@ class Stream:
         self._reader.start()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._end_error is not None
+
+    @property
     def takes_requests(self) -> bool:
         """Whether a request may still be started here."""
         return self._end_error is None and not self._going_away
@@ -125,6 +130,13 @@ class Stream:
         """Gives a started request up, in place of `finish`; nothing is written to its gradient from now on."""
         exchange.abandon()
         self._cancel_request(id)
+
+    def follow(self, id: int, exchange: Exchange) -> None:
+        """Queues the chunks that a started request has ready by now."""
+        with self._lock:
+            while (chunk := exchange.next_chunk(id)) is not None:
+                self._outbox.append(_Item(None, chunk))
+        self._wake()
 
     def close(self, error: MseGradError) -> None:
         """Ends the RPC; requests still open fail with `error`. Returns when the reader thread has ended.

@@ -35,7 +35,7 @@ class Handover:
         *,
         lease_of: Callable[[pb.SharedMemoryHandover], Lease],
         on_refused: Callable[[BaseException], None],
-        on_close: Callable[[Handover], None],
+        on_end: Callable[[Handover], None],
     ) -> None:
         """Takes an accepted connection.
 
@@ -43,13 +43,13 @@ class Handover:
             connection: It.
             lease_of: Finds the lease whose secret the first packet shows; raises SharedMemoryDenied.
             on_refused: Hears why a packet was refused.
-            on_close: Hears that the connection is about to be closed.
+            on_end: Hears, perhaps twice, that no packet is to be received any more.
         """
         self.lease: Lease | None = None
         self._connection = connection
         self._lease_of = lease_of
         self._on_refused = on_refused
-        self._on_close = on_close
+        self._on_end = on_end
         self._is_closed = False
 
     def fileno(self) -> int:
@@ -95,7 +95,7 @@ class Handover:
         """Closes the connection; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self._on_close(self)
+            self._on_end(self)
             self._connection.close()
 
     def _take(self, packet: bytes, descriptors: Sequence[int]) -> None:
@@ -132,9 +132,11 @@ class Handover:
             self._end()
 
     def _end(self) -> None:
-        if self.lease is not None:
-            self.lease.segments.close()
-        self.close()
+        self._on_end(self)
+        if self.lease is None:
+            self.close()
+        else:
+            self.lease.hang_up()
 
 
 def _refusal(error: ServerError | ContractError) -> pb.SharedMemoryHandoverResult:

@@ -34,12 +34,19 @@ class Lease:
         self._connection: Closable | None = None
         self._computing = 0
         self._is_closed = False
+        self._has_hung_up = False
 
     def attach(self, connection: Closable) -> None:
         """Takes the connection that showed the secret; raises SharedMemoryDenied where another one did before."""
         if self._connection is not None:
             raise SharedMemoryDenied("another connection has shown this secret; each stream has one of its own")
         self._connection = connection
+
+    def hang_up(self) -> None:
+        """The client has closed its side of the connection, and so taken everything back."""
+        self._has_hung_up = True
+        self.segments.close()
+        self._close_connection()
 
     def begin(self) -> None:
         """Something is computed in the memory from now on, until `end`."""
@@ -48,18 +55,17 @@ class Lease:
     def end(self) -> None:
         """It is over."""
         self._computing -= 1
-        if self._is_closed and not self._computing:
-            self._give_back()
+        self._close_connection()
 
     def close(self) -> None:
-        """The stream has ended. The connection stays open until nothing is computed any more: see the contract."""
+        """The stream has ended; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
             self._on_close(self)
-            if not self._computing:
-                self._give_back()
+            self.segments.close()
+            self._close_connection()
 
-    def _give_back(self) -> None:
-        self.segments.close()
-        if self._connection is not None:
+    def _close_connection(self) -> None:
+        # The client takes it for the word that nobody writes to its memory any more.
+        if self._connection is not None and not self._computing and (self._is_closed or self._has_hung_up):
             self._connection.close()

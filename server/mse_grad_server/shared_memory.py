@@ -120,7 +120,7 @@ class SharedMemory:
         except OSError:  # it was gone again, or no descriptor is free: the client gives up and sends messages
             return
         connection.setblocking(False)
-        handover = Handover(connection, lease_of=self._lease_of, on_refused=self._refused, on_close=self._handover_ends)
+        handover = Handover(connection, lease_of=self._lease_of, on_refused=self._refused, on_end=self._handover_ends)
         user = self._user_of(connection)
         if user not in self._users:
             handover.refuse(

@@ -1,0 +1,80 @@
+"""Which requests travel through shared memory, and how their tensors lie there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mse_grad_client.handover import Handover
+from mse_grad_client.region import Region
+from mse_grad_client.request import GradientRequest
+from mse_grad_client.shared_exchange import Lane, Room, SharedExchange
+
+__all__ = ["is_worth_sharing", "shared_exchange"]
+
+# Ordinary arrays from this size on are copied through shared memory, chunk by chunk.
+_COPIED_FROM_BYTES = 64 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_SLOTS = 3
+
+
+def is_worth_sharing(region: Region, request: GradientRequest) -> bool:
+    """Whether the request may gain from shared memory; cheap, as every request is asked."""
+    region.settle()
+    return request.count > 0 and (_is_large(request) or not region.is_empty)
+
+
+def shared_exchange(
+    region: Region, handover: Handover, request: GradientRequest, *, request_id: str, deadline: float | None
+) -> SharedExchange | None:
+    """Returns the request with what has to be copied in already, or None where it is to take another way.
+
+    Args:
+        region: The client's memory.
+        handover: Hands it over to the server.
+        request: What is asked for; it has elements.
+        request_id: Its name.
+        deadline: When to give up, of time.monotonic.
+    """
+    tensors = [request.predict, request.label]
+    if not request.scalar_dout:
+        tensors.append(request.dout)
+    tensors.append(request.y)
+    places = [region.find(contents) for contents in tensors]
+    size = request.dtype.itemsize_bytes
+    chunk_elements, slots = request.count, 1
+    if None in places:
+        if not _is_large(request):
+            return None
+        chunk_elements = min(request.count, _CHUNK_BYTES // size)
+        slots = min(_SLOTS, -(-request.count // chunk_elements))
+    lanes = []
+    for contents, place in zip(tensors, places, strict=True):
+        if place is not None:
+            if not handover.has(place.segment):
+                return None
+            lanes.append(Lane(contents, place))
+            continue
+        rooms = [_room(region, handover, chunk_elements * size) for _ in range(slots)]
+        if None in rooms:
+            return None
+        lanes.append(Lane(contents, None, [room for room in rooms if room is not None]))
+    *operands, y = lanes
+    return SharedExchange(
+        request,
+        request_id=request_id,
+        deadline=deadline,
+        operands=operands,
+        y=y,
+        chunk_elements=chunk_elements,
+        slots=slots,
+    )
+
+
+def _is_large(request: GradientRequest) -> bool:
+    return len(request.predict) >= _COPIED_FROM_BYTES
+
+
+def _room(region: Region, handover: Handover, size_bytes: int) -> Room | None:
+    contents = region.empty(size_bytes, np.uint8)
+    place = region.find(contents.data)
+    return Room(contents, place) if place is not None and handover.has(place.segment) else None
