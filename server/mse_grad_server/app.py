@@ -10,6 +10,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from mse_grad_server.address import Address
+from mse_grad_server.announcer import Announcer
 from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
 from mse_grad_server.backends.base import Backend
 from mse_grad_server.backends.cpu import CpuBackend
@@ -18,7 +19,7 @@ from mse_grad_server.common_port import CommonPort
 from mse_grad_server.config import Settings
 from mse_grad_server.device_events import DeviceEvents
 from mse_grad_server.engine import Engine
-from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError, StartError, VerificationFailed
+from mse_grad_server.exits import BackendUnavailable, ExitCode, StartError, VerificationFailed
 from mse_grad_server.fallback import Fallback
 from mse_grad_server.families import as_json
 from mse_grad_server.health import Health
@@ -90,9 +91,6 @@ class Server:
         )
         self._health = Health()
         self._membership = membership
-        self._telling: set[asyncio.Task[None]] = set()
-        self._telling_turn = asyncio.Lock()
-        self._is_ending = False
         self._metrics_endpoint = (
             None
             if settings.metrics_listen == "none"
@@ -125,12 +123,15 @@ class Server:
 
         # The supervisor holds the port of a worker, for the next one to have the same.
         self._listener = listener(settings.listen, shares_port=membership is not None)
-        self._common_port: CommonPort | None = None
+        common_port = None
         if membership is not None and membership.common_address:
-            self._common_port = CommonPort(
+            common_port = CommonPort(
                 lambda: listener(membership.common_address, shares_port=True),
                 drain_timeout_s=settings.drain_timeout_s,
             )
+        self._announcer = Announcer(
+            lambda: self._engine.state, self._health, log, common_port=common_port, membership=membership
+        )
 
     @property
     def address(self) -> Address:
@@ -163,7 +164,7 @@ class Server:
             version=version(), backend=backend.name, device=backend.device, kernel_hash=backend.kernel_hash
         )
         self._engine.set_ready(inline_bytes=min(self._settings.inline_bytes, backend.inline_bytes))
-        await self._tell()
+        await self._announcer.tell()
         self._log.info(
             "ready",
             **addresses,
@@ -178,12 +179,7 @@ class Server:
     async def drain(self) -> None:
         """Takes nothing new, tells everyone, and waits for what was accepted, within the drain timeout."""
         self._log.info("draining", in_flight_requests=self._engine.in_flight_requests)
-        self._is_ending = True
-        if self._common_port is not None:
-            await self._common_port.set_open(False)
-        if self._membership is not None:
-            self._membership.report(State.DRAINING)
-        telling = asyncio.ensure_future(self._health.drain())
+        telling = await self._announcer.drain()
         timeout_s = _LOST_DRAIN_S if self.lost.done() else self._settings.drain_timeout_s
         if await self._engine.drain(timeout_s):
             self._log.info("drained")
@@ -195,8 +191,7 @@ class Server:
 
     async def close(self) -> bool:
         """Ends what is left and gives everything back; returns False where a call to the backend does not end."""
-        if self._common_port is not None:
-            await self._common_port.close(_FAREWELL_S)
+        await self._announcer.close(_FAREWELL_S)
         await self._listener.close(_FAREWELL_S)
         self._shared_memory.close()
         if self._metrics_endpoint is not None:
@@ -222,24 +217,7 @@ class Server:
             return
         self._engine.set_available(is_available)
         if self._engine.state is not State.STARTING:
-            telling = asyncio.ensure_future(self._tell())
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
-
-    async def _tell(self) -> None:
-        async with self._telling_turn:
-            is_ready = self._engine.state is State.READY and not self._is_ending
-            if self._common_port is not None:
-                await self._share_port(self._common_port, is_ready)
-            await self._health.set_ready(is_ready)
-            if self._membership is not None and not self._is_ending:
-                self._membership.report(self._engine.state)
-
-    async def _share_port(self, port: CommonPort, is_ready: bool) -> None:
-        try:
-            await port.set_open(is_ready)
-        except ListenError as error:  # those who know the worker's own address reach it all the same
-            self._log.error("common_port", message=str(error))
+            self._announcer.tell_soon()
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
         state = self._engine.state
@@ -278,11 +256,17 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
     """
     stopping = asyncio.Event()
     is_alone = membership is None
+
+    def alone() -> None:
+        if not stopping.is_set():
+            log.warning("supervisor_ended")
+            stopping.set()
+
     on_stop_signals(log, stop=stopping.set, force=lambda: _end_process(ExitCode.FORCED) if is_alone else None)
     server = Server(settings, log, membership=membership)
     if membership is not None:
         attending = asyncio.ensure_future(membership.attend(lambda: as_json(server.metrics.registry)))
-        attending.add_done_callback(lambda _: stopping.set())
+        attending.add_done_callback(lambda _: alone())
     opening = asyncio.ensure_future(server.open())
     asked_to_stop = asyncio.ensure_future(stopping.wait())
     try:

@@ -40,6 +40,9 @@ def test_workers_end_with_their_supervisor() -> None:
     host.kill()  # which waits for the end of the log, that of the last worker
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
     assert not alive
+    for worker in ("cpu:0", "cpu:1"):
+        assert worker_events(host, "supervisor_ended", worker)
+        assert worker_events(host, "drained", worker)
 
 
 def test_a_second_signal_ends_the_host_and_its_workers_with_code_6() -> None:
