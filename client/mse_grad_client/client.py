@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -13,11 +15,21 @@ from numpy.typing import ArrayLike, DTypeLike
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import Array
 from mse_grad_client import fork
-from mse_grad_client.errors import ClientClosed, DeadlineExceeded, InvalidArgument, Unavailable, from_contract_error
+from mse_grad_client.errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    InvalidArgument,
+    MseGradError,
+    Unavailable,
+    from_contract_error,
+)
 from mse_grad_client.info import ServerInfo
+from mse_grad_client.many import compute_packed
+from mse_grad_client.memory import free_a_large_block
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import with_retries
+from mse_grad_client.torch import are_tensors, compute_tensors
 from mse_grad_client.transport import Transport
 
 __all__ = ["MseGradClient"]
@@ -44,6 +56,7 @@ class MseGradClient:
     """
 
     def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
+        free_a_large_block()
         self._options = options or ClientOptions()
         self._transport = Transport(address, self._options)
         fork.watch(self._transport)
@@ -68,6 +81,9 @@ class MseGradClient:
         """Returns `2 * (predict - label) * dout`, divided by N for "mean".
 
         Tensors of any size go: they are cut into chunks, and memory beside the arrays stays a few chunks.
+
+        Tensors of PyTorch go as well, and then a tensor comes back, detached and on the device of predict: those of the
+        CPU are used where they lie, those of an NPU (torch_npu) are copied through pinned memory of the host.
 
         Args:
             predict: Prediction; float32, float16, bfloat16 (ml_dtypes) or float64, rank 0 to 8, any strides.
@@ -124,6 +140,66 @@ class MseGradClient:
         Bounded by the server's `max_unary_bytes`; the error past it names the limit. `compute` is faster and unbounded.
         """
         return self._compute(self._transport.run_unary, predict, label, dout, reduction, out, numel, timeout_s)
+
+    @overload
+    def compute_many(
+        self,
+        items: Iterable[Sequence[ArrayLike]],
+        reduction: str = "mean",
+        *,
+        timeout_s: float | None = None,
+        return_errors: Literal[False] = False,
+    ) -> list[Array]: ...
+
+    @overload
+    def compute_many(
+        self,
+        items: Iterable[Sequence[ArrayLike]],
+        reduction: str = "mean",
+        *,
+        timeout_s: float | None = None,
+        return_errors: Literal[True],
+    ) -> list[Array | MseGradError]: ...
+
+    def compute_many(
+        self,
+        items: Iterable[Sequence[ArrayLike]],
+        reduction: str = "mean",
+        *,
+        timeout_s: float | None = None,
+        return_errors: bool = False,
+    ) -> list[Array] | list[Array | MseGradError]:
+        """Returns the gradients of many items, in their order: for small ones much faster than one `compute` each.
+
+        Items of one shape and dtype travel together. Each gradient is the one `compute` returns, bit for bit.
+
+        Args:
+            items: predict, label and dout of each, as for `compute`; shapes and dtypes may differ between items.
+            reduction: How the loss of every item was reduced; N of "mean" is the element count of its own item.
+            timeout_s: Time for the whole call in seconds; None: that of the options.
+            return_errors: Whether an item that fails leaves its error in its place in the list; else the first error is
+                raised once every item has ended.
+
+        Returns:
+            One array for each item. Small ones are views into an array that they share; copy one that is to be kept
+            alone.
+
+        Raises:
+            MseGradError: As `compute`, unless `return_errors`.
+            ValueError: An item is not three operands.
+        """
+        deadline = self._deadline(timeout_s)
+        results = compute_packed(
+            items,
+            reduction,
+            start=lambda request: self._transport.start(request, deadline=deadline),
+            run=lambda request: self._run(self._transport.run, request, deadline),
+        )
+        if not return_errors:
+            for result in results:
+                if isinstance(result, MseGradError):
+                    raise result
+        return results
 
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """Returns what the server says about itself; raises as `compute`."""
@@ -188,18 +264,28 @@ class MseGradClient:
         numel: int,
         timeout_s: float | None,
     ) -> Array:
+        if "torch" in sys.modules and are_tensors(predict, label, out):
+
+            def of_arrays(predict: Array, label: Array, dout: ArrayLike, *, out: Array) -> None:
+                self._compute(run, predict, label, dout, reduction, out, numel, timeout_s)
+
+            gradient: Array = compute_tensors(of_arrays, predict, label, dout, out)  # a tensor, which types cannot say
+            return gradient
         deadline = self._deadline(timeout_s)
         try:
             request = GradientRequest.prepare(predict, label, dout, reduction, out=out, numel=numel)
         except ContractError as broken:
             raise from_contract_error(broken) from None
+        self._run(run, request, deadline)
+        return request.gradient()
+
+    def _run(self, run: Callable[..., None], request: GradientRequest, deadline: float | None) -> None:
         with_retries(
             lambda: run(request, deadline=deadline),
             options=self._options.retry,
             deadline=deadline,
             closed=self._transport.closed,
         )
-        return request.gradient()
 
     def _deadline(self, timeout_s: float | None) -> float | None:
         if timeout_s is None:
