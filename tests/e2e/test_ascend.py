@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from support.backends import ascend_flags
 from support.operands import expected, operands
 from support.resident import resident_bytes
 from support.server import ServerProcess, running_server
+from support.simulator import ROOT, require_simulator
 
 PATIENCE_S = 60.0
 
@@ -69,6 +72,17 @@ def end_of(flags: tuple[str, ...], *arguments: str, variables: Mapping[str, str]
     server.process.wait(PATIENCE_S)
     server.kill()
     return server
+
+
+def test_the_rehearsal_of_the_document_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert require_simulator() == ROOT / "build" / "simulator"
+    document = (ROOT / "docs" / "ascend.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^## Rehearsal.*?^```sh\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(r"^\.venv/bin/mse-grad-server (.*)$", block.replace("\\\n", ""), re.MULTILINE)
+    with running_server(*shlex.split(command)) as server, MseGradClient(server.address) as client:
+        assert client.server_info().backend == "ascend"
+        compute(client, 1000)
 
 
 def test_what_a_start_costs(start: Start) -> None:
