@@ -1,11 +1,40 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
 from mse_grad_server.backends.ascend import acl, opapi
-from mse_grad_server.backends.ascend.prototypes import find_function, library_of, parse_prototypes
+from mse_grad_server.backends.ascend.prototypes import Prototype, find_function, library_of, parse_prototypes
+from support.ascend_runtime import AscendRuntime
+from support.simulator import ROOT
+from support.tools import require_program
+
+# The headers are those that tests/simulator/abi holds against the published ones.
+# Pointers count as -1 and void as 0; of all else the size has to agree.
+SHAPES = """
+#include <array>
+#include <type_traits>
+#include "acl/acl.h"
+#include "aclnn/acl_meta.h"
+#include "aclnn_mse_loss_grad.h"
+#include "aclnn_mse_loss_grad_part.h"
+template <typename T> constexpr int Kind() {
+    if constexpr (std::is_void_v<T>) { return 0; }
+    else if constexpr (std::is_pointer_v<T>) { return -1; }
+    else { return sizeof(T); }
+}
+template <typename R, typename... Args> constexpr auto Shape(R (*)(Args...)) {
+    return std::array<int, 1 + sizeof...(Args)>{Kind<R>(), Kind<Args>()...};
+}
+template <size_t M, size_t N> constexpr bool Same(std::array<int, M> a, std::array<int, N> b) {
+    for (size_t i = 0; i < (M < N ? M : N); ++i) { if (a[i] != b[i]) { return false; } }
+    return M == N;
+}
+"""
 
 
 def test_a_prototype_becomes_the_types_that_ctypes_converts() -> None:
@@ -57,3 +86,36 @@ def test_a_function_of_no_library_is_none() -> None:
 @pytest.mark.parametrize("text", [acl.ASCENDCL_PROTOTYPES, acl.NNOPBASE_PROTOTYPES, opapi.PROTOTYPES])
 def test_every_line_of_the_declarations_is_one_prototype(text: str) -> None:
     assert len(parse_prototypes(text)) == len(text.strip().splitlines())
+
+
+def kind(ctype: Any) -> int:
+    return 0 if ctype is None else -1 if ctype in (ctypes.c_char_p, ctypes.c_void_p) else ctypes.sizeof(ctype)
+
+
+def compile_shapes(runtime: AscendRuntime, prototypes: Iterable[Prototype]) -> subprocess.CompletedProcess[str]:
+    program = SHAPES
+    for prototype in prototypes:
+        kinds = [kind(prototype.result), *(kind(argument) for argument in prototype.arguments)]
+        shape = f"std::array<int, {len(kinds)}>{{{', '.join(map(str, kinds))}}}"
+        program += f'static_assert(Same(Shape(&{prototype.name}), {shape}), "{prototype.name}");\n'
+    includes = [f"-I{ROOT / 'tests' / 'simulator' / 'include'}", f"-I{runtime.folder / 'generated'}"]
+    command = [require_program("g++"), "-std=c++17", "-fsyntax-only", *includes, "-xc++", "-"]
+    return subprocess.run(command, input=program, capture_output=True, text=True, check=False)
+
+
+def test_every_declaration_has_the_shape_of_the_header(built_runtime: AscendRuntime) -> None:
+    found = [
+        prototype
+        for text in (acl.ASCENDCL_PROTOTYPES, acl.NNOPBASE_PROTOTYPES, opapi.PROTOTYPES)
+        for prototype in parse_prototypes(text).values()
+    ]
+    compiled = compile_shapes(built_runtime, found)
+    assert compiled.returncode == 0, compiled.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", ["int aclrtMalloc(void **devPtr, uint32_t size, int policy)", "int aclrtFree(void *devPtr, int policy)"]
+)
+def test_a_declaration_of_another_shape_is_noticed(built_runtime: AscendRuntime, wrong: str) -> None:
+    compiled = compile_shapes(built_runtime, parse_prototypes(wrong).values())
+    assert "static assertion failed" in compiled.stderr
