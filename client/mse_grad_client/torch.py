@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, DTYPES, Array
 from mse_grad_client.errors import InvalidArgument
 
-__all__ = ["are_tensors", "array_of", "compute_tensors"]
+__all__ = ["are_tensors", "array_of", "compute_tensors", "tensor_of"]
 
 _DTYPES = {f"torch.{dtype.name}": dtype for dtype in DTYPES}
 _NAMES = ", ".join(_DTYPES)
@@ -71,6 +73,15 @@ def array_of(tensor: Any) -> Array:
         return shared
     bits: Array = tensor.view(sys.modules["torch"].int16).numpy()
     return bits.view(BFLOAT16.numpy)
+
+
+def tensor_of(array: Array) -> Any:
+    """Returns a tensor of the CPU with a copy of the array, in C order; torch must be imported."""
+    torch: Any = sys.modules["torch"]
+    copied = np.array(array, order="C")
+    if copied.dtype != BFLOAT16.numpy:
+        return torch.from_numpy(copied)
+    return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
 
 
 def _check_kind(name: str, tensor: Any) -> None:

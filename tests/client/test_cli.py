@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -45,6 +46,25 @@ def test_no_server_ends_with_3_and_names_the_address(command: str, tmp_path_fact
     assert result.exit_code == 3
     assert f"no server is ready at {nobody}: DEADLINE_EXCEEDED" in result.output
     assert "Is mse-grad-server running there?" in result.output
+
+
+@pytest.mark.parametrize(("peer", "way_out"), [("torch", "pip install torch"), ("torch_npu", "mse-grad[npu]")])
+def test_a_peer_that_is_not_installed_ends_with_2_and_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, peer: str, way_out: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("verify", "127.0.0.1:1", "--against", peer)
+    assert result.exit_code == 2
+    assert way_out in result.output
+
+
+def test_a_host_without_an_npu_cannot_be_compared_with_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = SimpleNamespace(npu=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "torch", without)
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace())
+    result = run("verify", "127.0.0.1:1", "--against", "torch_npu")
+    assert result.exit_code == 2
+    assert "torch_npu finds no NPU; mse-grad doctor --npu says why" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("command", ["verify", "info"])

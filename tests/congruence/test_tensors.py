@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from mse_grad.tensor import BFLOAT16, FLOAT32, Array, DType
 from mse_grad_client import InvalidArgument, MseGradClient
 from mse_grad_client.torch import array_of
 from support.operands import expected, operands
+from support.server import ServerProcess
 from support.tools import require_module
 
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
@@ -116,3 +118,14 @@ def test_what_the_contract_does_not_take_is_refused(any_client: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         any_client.compute(predict, predict[:2], 1.0)
     assert caught.value.reason is Reason.SHAPE_MISMATCH
+
+
+@needs_torch
+@pytest.mark.usefixtures("pytorch")
+def test_verify_shows_pytorch_next_to_the_server(server: ServerProcess, dtypes: tuple[DType, ...]) -> None:
+    command = [sys.executable, "-m", "mse_grad_client.cli", "verify", server.address, "--quick", "--against", "torch"]
+    ended = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=100, check=True)
+    found = {each["dtype"]: each for each in json.loads(ended.stdout)["against"]["torch"]}
+    assert set(found) == {dtype.name for dtype in dtypes}
+    assert (found["float32"]["equal_percent"], found["float32"]["distance_ulp"]) == (100, 0)
+    assert found["bfloat16"]["own_ulp"] <= 1 < found["bfloat16"]["peer_ulp"]

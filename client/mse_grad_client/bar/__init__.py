@@ -7,12 +7,14 @@ assert report.passed, report
 from mse_grad_client.bar.case import Case, Compute, Dout, PartCompute, cases, make_case
 from mse_grad_client.bar.edge import Edge, edges
 from mse_grad_client.bar.expected import Reference, golden, reference, round_once, same_bits, ulp_distance
+from mse_grad_client.bar.peer import Comparison, compare
 from mse_grad_client.bar.report import BarReport, Line, Row
 from mse_grad_client.bar.run import run_bar
 
 __all__ = [
     "BarReport",
     "Case",
+    "Comparison",
     "Compute",
     "Dout",
     "Edge",
@@ -21,6 +23,7 @@ __all__ = [
     "Reference",
     "Row",
     "cases",
+    "compare",
     "edges",
     "golden",
     "make_case",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mse_grad_client.bar import BarReport, Row
+from mse_grad_client.bar import BarReport, Comparison, Row
+from mse_grad_client.bar.expected import NAN_DISTANCE
 from mse_grad_client.info import ServerInfo
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparisons"]
 
 # Below it the table has no room for what a figure rests on.
 _NOTES_WIDTH = 100
@@ -29,6 +31,19 @@ def render(console: Console, report: BarReport, *, address: str, server: ServerI
         for note in row.note.splitlines():
             console.print(Text(f"  {note}"))
     console.print(_verdict(report))
+
+
+def render_comparisons(console: Console, comparisons: Sequence[Comparison], *, peer: str) -> None:
+    """Prints the figures of the server next to those of `peer`."""
+    table = Table(title=f"next to {peer}, largest distances in ULP", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("dtype", no_wrap=True)
+    for heading in ("elements", "equal bits", "from each other", "server from golden", f"{peer} from golden"):
+        table.add_column(heading, justify="right")
+    for each in comparisons:
+        figures = (each.distance_ulp, each.own_ulp, each.peer_ulp)
+        distances = ("NaN" if figure == NAN_DISTANCE else f"{figure:,}" for figure in figures)
+        table.add_row(each.dtype, f"{each.elements:,}", f"{each.equal_percent:.4g} %", *distances)
+    console.print(table)
 
 
 def _table(report: BarReport, *, notes: bool) -> Table:

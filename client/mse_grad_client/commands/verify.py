@@ -10,10 +10,11 @@ import click
 from rich.console import Console
 
 from mse_grad.tensor import DTYPES, Array
-from mse_grad_client.bar import BarReport, Case, Compute, Dout, run_bar
+from mse_grad_client.bar import BarReport, Case, Comparison, Compute, Dout, compare, run_bar
 from mse_grad_client.client import MseGradClient
 from mse_grad_client.commands.connection import connect, reached, wait_option
-from mse_grad_client.commands.report import render
+from mse_grad_client.commands.peer import PEERS, peer_compute, peer_dtypes
+from mse_grad_client.commands.report import render, render_comparisons
 from mse_grad_client.commands.screen import screen
 from mse_grad_client.info import ServerInfo
 
@@ -30,20 +31,36 @@ UNARY_BYTES = 2 * 1024 * 1024
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quick", is_flag=True, help="Fewer large shapes and repeated runs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data.")
+@click.option(
+    "--against",
+    type=click.Choice(PEERS),
+    help="Show PyTorch's own gradient next to it, on an NPU or the CPU.",
+)
 @wait_option
 @click.pass_context
-def verify(context: click.Context, address: str, as_json: bool, quick: bool, seed: int, wait_s: float) -> None:
+def verify(
+    context: click.Context, address: str, as_json: bool, quick: bool, seed: int, against: str | None, wait_s: float
+) -> None:
     """Hold the server at ADDR against the numerical contract and print the figures.
 
+    What PyTorch computes is compared and not judged: in 16 bits it rounds more often than the contract.
     Exits with 0 where every line holds, 1 where one does not, 3 where the server gave no verdict.
     """
+    peer = peer_compute(against) if against else None
+    comparisons: list[Comparison] = []
     with connect(address) as client, reached(client, wait_s=wait_s) as found:
         report = _run(client, found, quick=quick, seed=seed)
+        if against and peer:
+            dtypes = [dtype for dtype in peer_dtypes(against) if dtype.name in found.dtypes]
+            comparisons = compare(client.compute, peer, dtypes=dtypes, seed=seed, quick=quick)
     if as_json:
         settings = {"address": address, "quick": quick, "seed": seed}
-        click.echo(json.dumps({**settings, "server": asdict(found), **report.as_dict()}, indent=2))
+        compared = {"against": {against: [asdict(each) for each in comparisons]}} if against else {}
+        click.echo(json.dumps({**settings, "server": asdict(found), **report.as_dict(), **compared}, indent=2))
     else:
         render(screen(), report, address=address, server=found)
+        if against:
+            render_comparisons(screen(), comparisons, peer=against)
     context.exit(0 if report.passed else 1)
 
 
