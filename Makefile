@@ -22,15 +22,16 @@ serve: $(VENV)/installed ## Run a server on 127.0.0.1:50051, its metrics on 127.
 test: $(VENV)/installed-test ## Run the tests of every change, in minutes
 	@$(bin)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(VENV)/installed-test ## Run every test, and those of `make test` on the other Pythons of this machine
+test-all: $(VENV)/installed-test ## Run every test, and on the other Pythons of this machine what depends on Python
 	@$(MAKE) --no-print-directory test-pythons PYTHONS="$(filter-out $(PYTHON),$(PYTHONS))"
 	@$(bin)/python -m pytest $(ARGS)
 
-test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 that this machine has
+test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 of this machine, without the tests of the C++ alone
 	@for python in $(PYTHONS); do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
 		echo "make test on Python $$version" && \
-		$(MAKE) --no-print-directory test PYTHON=$$python VENV=build/venv-$$version ARGS="--quiet $(ARGS)" || exit 1; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=build/venv-$$version \
+			ARGS="--quiet -m 'not slow and not one_python' $(ARGS)" || exit 1; \
 	done
 
 lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ format

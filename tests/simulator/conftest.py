@@ -12,6 +12,13 @@ import pytest
 from support.simulator import Simulator, require_simulator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is tested here is C++, whatever the version of Python."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.one_python)
+
+
 @pytest.fixture(scope="session")
 def libraries() -> Path:
     """The folder of the built libraries; those with sanitizers where test_sanitizers.py started this process."""
