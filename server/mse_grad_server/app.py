@@ -45,6 +45,8 @@ _FAREWELL_S = 0.5
 _LAST_REFUSALS_S = 0.2
 # How long the last calls to the backend may take after everything else has ended.
 _LAST_CALL_S = 5.0
+# How often the device is looked after.
+_LOOK_S = 1.0
 # How long requests may take to hear that their device is lost.
 _LOST_DRAIN_S = 1.0
 
@@ -203,6 +205,12 @@ class Server:
         await asyncio.to_thread(self._backend.close)
         return True
 
+    async def look_after_device(self) -> None:
+        """Looks, until it is cancelled, whether the device comes back: who recovers gets no request that would tell."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._backend.look()
+
     def _make_backend(self) -> Backend:
         settings = self._settings
         if settings.backend == "cpu":
@@ -267,6 +275,7 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
     if membership is not None:
         attending = asyncio.ensure_future(membership.attend(lambda: as_json(server.metrics.registry)))
         attending.add_done_callback(lambda _: alone())
+    looking = asyncio.ensure_future(server.look_after_device())
     opening = asyncio.ensure_future(server.open())
     asked_to_stop = asyncio.ensure_future(stopping.wait())
     try:
@@ -279,9 +288,9 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
             await asyncio.sleep(_LAST_REFUSALS_S)
         log.info("stopping")
     finally:
-        opening.cancel()
-        asked_to_stop.cancel()
-        await asyncio.wait({opening, asked_to_stop})
+        for task in (opening, asked_to_stop, looking):
+            task.cancel()
+        await asyncio.wait({opening, asked_to_stop, looking})
         if not await server.close():
             log.error("backend_hangs", exit_code=int(ExitCode.FAILED))
             _end_process(ExitCode.FAILED)  # Python itself would wait for the thread

@@ -21,9 +21,21 @@ def started(*arguments: str, environment: dict[str, str] | None = None) -> Serve
     return server
 
 
-def compute_many(address: str) -> None:
+def test_a_device_that_hangs_is_noticed_also_where_nobody_waits_for_it() -> None:
+    flags = (*ascend_flags(), "--devices", "0", "--device-timeout-s", "0.5", "--device-hang-s", "1")
+    variables = {"ASCEND_SIMULATOR_FAULTS": "aclrtQueryEventStatus mode=hang after=100"}
+    with running_server(*flags, environment=variables) as host:
+        with pytest.raises(grpc.RpcError) as failure:
+            compute_many(host.address, timeout_s=0.3)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: worker_events(host, "worker_ended", "npu:0"))
+        (ended,) = worker_events(host, "worker_ended", "npu:0")
+        assert ended["reason"] == "device_hung"
+
+
+def compute_many(address: str, *, timeout_s: float = PATIENCE_S) -> None:
     for _ in range(1000):
-        compute(address)
+        compute(address, timeout_s=timeout_s)
 
 
 def end_of(host: ServerProcess) -> int:

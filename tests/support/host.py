@@ -49,7 +49,7 @@ def states(address: str) -> list[tuple[str, str, str]]:
     return [(at.address, at.device, names[at.state]) for at in info(address).endpoints]
 
 
-def compute(address: str, *, elements: int = 1000) -> None:
+def compute(address: str, *, elements: int = 1000, timeout_s: float = PATIENCE_S) -> None:
     """Has one gradient computed by whoever a plain client reaches at `address`; compares every bit."""
     given = operands((elements,))
     predict, label, dout = (
@@ -57,7 +57,7 @@ def compute(address: str, *, elements: int = 1000) -> None:
     )
     request = pb.ComputeGradientRequest(predict=predict, label=label, dout=dout, reduction=pb.REDUCTION_MEAN)
     with grpc.insecure_channel(address, options=_OWN_CONNECTION) as channel:
-        answer = MseGradServiceStub(channel).ComputeGradient(request, timeout=PATIENCE_S)
+        answer = MseGradServiceStub(channel).ComputeGradient(request, timeout=timeout_s)
     assert answer.y.data == expected(*given).tobytes()
 
 

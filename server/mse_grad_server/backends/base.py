@@ -111,6 +111,9 @@ class Backend(Protocol):
         Those behind the one that failed may not be computed then.
         """
 
+    def look(self) -> None:
+        """Notices a device that does not return, also where nobody waits for it; returns at once."""
+
     def close(self) -> None:
         """Gives the device back; a second call does nothing."""
 
@@ -130,6 +133,9 @@ class OneByOne(ABC):
         deadline_s: float = math.inf,
     ) -> None:
         """See `Backend.compute`."""
+
+    def look(self) -> None:  # noqa: B027 - there is nothing to notice
+        """See `Backend.look`."""
 
     def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
         """See `Backend.compute_all`."""

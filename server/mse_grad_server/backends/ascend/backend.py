@@ -180,6 +180,11 @@ class AscendBackend:
             return 0, DeviceUnavailable("the backend ascend is not open")
         return transfer(self._thread, gradients, block_bytes=self._options.device.block_bytes)
 
+    def look(self) -> None:
+        """Tells the observer where a call to the device does not return."""
+        if self._thread is not None:
+            self._thread.look()
+
     def close(self) -> None:
         """Lets what is under way come through and gives the device back; a second call does nothing."""
         if self._thread is not None:

@@ -104,15 +104,16 @@ class DeviceThread:
         self._inbox.close()
         while self._thread.is_alive() and not self._is_hung.is_set():
             self._thread.join(timeout=min(1.0, self._watch.limit_s))
-            self._look()
+            self.look()
 
     def require_answer(self) -> None:
         """Raises DeviceUnavailable where the thread does not come back from a call; for those who wait for it."""
-        self._look()
+        self.look()
         if self._is_hung.is_set():
             raise DeviceUnavailable(_HANGS)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Notices where the thread does not come back from a call, and tells the observer once; for anyone."""
         if self._is_hung.is_set() or not self._watch.is_overdue():
             return
         self._is_hung.set()
