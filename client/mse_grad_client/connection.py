@@ -65,7 +65,7 @@ class Connection:
         self._target = grpc_target(address)
         self._options = options
         self._closed = closed
-        self._sharing = None if region is None or not is_on_this_host(address) else Sharing(region)
+        self._sharing = None if region is None or not is_on_this_host(address) else Sharing(region, options)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stream: Stream | None = None

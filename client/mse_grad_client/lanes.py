@@ -5,33 +5,43 @@ from __future__ import annotations
 import numpy as np
 
 from mse_grad_client.handover import Handover
+from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_exchange import Lane, Room, SharedExchange
 
 __all__ = ["is_worth_sharing", "shared_exchange"]
 
-# Ordinary arrays from this size on are copied through shared memory, chunk by chunk.
-_COPIED_FROM_BYTES = 64 * 1024
+# Of one tensor in a chunk that is copied, and how many chunks are under way: together they stay in the caches.
 _CHUNK_BYTES = 1024 * 1024
 _SLOTS = 3
 
 
-def is_worth_sharing(region: Region, request: GradientRequest) -> bool:
+def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOptions) -> bool:
     """Whether the request may gain from shared memory; cheap, as every request is asked."""
+    size_bytes = len(request.predict)
+    if size_bytes < options.copied_from_bytes and (size_bytes < options.shared_from_bytes or region.is_empty):
+        return False
     region.settle()
-    return request.count > 0 and (_is_large(request) or not region.is_empty)
+    return size_bytes > 0
 
 
 def shared_exchange(
-    region: Region, handover: Handover, request: GradientRequest, *, request_id: str, deadline: float | None
+    request: GradientRequest,
+    region: Region,
+    handover: Handover,
+    options: ClientOptions,
+    *,
+    request_id: str,
+    deadline: float | None,
 ) -> SharedExchange | None:
     """Returns the request with what has to be copied in already, or None where it is to take another way.
 
     Args:
+        request: What is asked for; it has elements.
         region: The client's memory.
         handover: Hands it over to the server.
-        request: What is asked for; it has elements.
+        options: Those of the client.
         request_id: Its name.
         deadline: When to give up, of time.monotonic.
     """
@@ -43,7 +53,7 @@ def shared_exchange(
     size = request.dtype.itemsize_bytes
     chunk_elements, slots = request.count, 1
     if None in places:
-        if not _is_large(request):
+        if len(request.predict) < options.copied_from_bytes:
             return None
         chunk_elements = min(request.count, _CHUNK_BYTES // size)
         slots = min(_SLOTS, -(-request.count // chunk_elements))
@@ -68,10 +78,6 @@ def shared_exchange(
         chunk_elements=chunk_elements,
         slots=slots,
     )
-
-
-def _is_large(request: GradientRequest) -> bool:
-    return len(request.predict) >= _COPIED_FROM_BYTES
 
 
 def _room(region: Region, handover: Handover, size_bytes: int) -> Room | None:

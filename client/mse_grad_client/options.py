@@ -48,6 +48,9 @@ class ClientOptions:
             the one with the fewest bytes in flight; False: all go through the address that was given.
         shared_memory: Whether a server on this host may map memory of this process, which spares copies; it then maps
             what `MseGradClient.empty` returns, and copies of large operands, and nothing else. Linux only.
+        shared_from_bytes: Bytes of predict from which on arrays of `MseGradClient.empty` are computed where they lie;
+            smaller ones are faster in a message.
+        copied_from_bytes: Bytes of predict from which on other arrays are copied through shared memory; likewise.
         retry: How requests that got no answer are sent again.
     """
 
@@ -58,6 +61,8 @@ class ClientOptions:
     max_unary_bytes: int = 64 * 1024 * 1024
     all_workers: bool = True
     shared_memory: bool = True
+    shared_from_bytes: int = 16 * 1024
+    copied_from_bytes: int = 128 * 1024
     retry: RetryOptions = field(default_factory=RetryOptions)
 
     def __post_init__(self) -> None:
@@ -71,6 +76,11 @@ class ClientOptions:
         if self.keepalive_s < 10:
             raise ValueError(
                 f"keepalive_s is {self.keepalive_s}; gRPC servers refuse probes more often than every 10 s"
+            )
+        if self.shared_from_bytes < 0 or self.copied_from_bytes < 0:
+            raise ValueError(
+                f"shared_from_bytes is {self.shared_from_bytes}, copied_from_bytes is {self.copied_from_bytes}; "
+                "they must not be negative"
             )
         if self.max_unary_bytes < 1024:
             raise ValueError(f"max_unary_bytes is {self.max_unary_bytes}; it must be at least 1024")

@@ -91,7 +91,9 @@ class SharedExchange(Exchange):
         self._answered: deque[_Part] = deque()
         self._complete = 0
         self._has_news = False
-        self._quiet = threading.Event()
+        self._is_quiet = False
+        self._quiet = threading.Lock()  # a latch, as in Exchange: an Event takes longer to make than all of this
+        self._quiet.acquire()
         for slot in range(slots):
             self._copy_in(slot)
 
@@ -123,7 +125,7 @@ class SharedExchange(Exchange):
             is_last = self._received == self._request.count
             if self._abandoned:
                 if not self._unanswered:
-                    self._quiet.set()
+                    self._hear()
                 return not self._unanswered
             if result.offset != part.offset or len(result.y):
                 error = InternalError(
@@ -157,11 +159,15 @@ class SharedExchange(Exchange):
 
     def hear_last(self) -> None:
         """See Exchange."""
-        self._quiet.set()
+        with self._guard:
+            self._hear()
 
     def wait_quiet(self, timeout_s: float) -> bool:
-        """Waits for the server's last word on the request; returns whether it came."""
-        return self._quiet.wait(timeout_s)
+        """Waits for the server's last word on a request that failed; returns whether it came."""
+        if not self._quiet.acquire(timeout=timeout_s):
+            return False
+        self._quiet.release()
+        return True
 
     def _copy_in(self, slot: int) -> None:
         elements = min(self._chunk_elements, self._request.count - self._sent)
@@ -183,6 +189,11 @@ class SharedExchange(Exchange):
     def _bytes_of(self, part: _Part) -> tuple[int, int]:
         size = self._request.dtype.itemsize_bytes
         return part.offset * size, part.elements * size
+
+    def _hear(self) -> None:
+        if not self._is_quiet:
+            self._is_quiet = True
+            self._quiet.release()
 
     def _end(self, error: MseGradError | None) -> None:
         self._error = error

@@ -8,6 +8,7 @@ from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError
 from mse_grad_client.handover import Handover, HandoverFailed
 from mse_grad_client.lanes import is_worth_sharing, shared_exchange
+from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_exchange import SharedExchange
@@ -28,8 +29,9 @@ class Sharing:
     Whatever keeps it from that, gradients go over the stream instead.
     """
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Region, options: ClientOptions) -> None:
         self._region = region
+        self._options = options
         self._lock = threading.Lock()
         self._handovers: dict[Stream, Handover | None] = {}
         # What a server may still write to: its room must not be another array's.
@@ -47,12 +49,14 @@ class Sharing:
         Raises:
             MseGradError: As over the stream.
         """
-        if not is_worth_sharing(self._region, request):
+        if not is_worth_sharing(request, self._region, self._options):
             return False
         handover = self._handover(stream)
         if handover is None or not handover.is_open:
             return False
-        exchange = shared_exchange(self._region, handover, request, request_id=request_id, deadline=deadline)
+        exchange = shared_exchange(
+            request, self._region, handover, self._options, request_id=request_id, deadline=deadline
+        )
         if exchange is None:
             return False
         try:

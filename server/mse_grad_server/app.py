@@ -83,7 +83,7 @@ class Server:
         self._log = log
         self.lost: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
         self._backend = backend or self._make_backend()
-        cpu = CpuBackend(settings.cpu_kernel) if settings.fallback == "cpu" else None
+        cpu = CpuBackend(settings.cpu_kernel, threads=settings.compute_threads) if settings.fallback == "cpu" else None
         self._fallback = None if cpu is None else Fallback(cpu, self.metrics)
         self._engine = Engine(
             self._backend,
@@ -214,7 +214,7 @@ class Server:
     def _make_backend(self) -> Backend:
         settings = self._settings
         if settings.backend == "cpu":
-            return CpuBackend(settings.cpu_kernel)
+            return CpuBackend(settings.cpu_kernel, threads=settings.compute_threads)
         events = DeviceEvents(
             self.metrics, self._log, on_available=self._device_is_available, on_lost=self._device_is_lost
         )

@@ -21,6 +21,10 @@ __all__ = ["Drainable", "Engine"]
 
 T = TypeVar("T")
 
+# A gradient of this size takes a few times as long as a thread to wake up, and a caller who comes meanwhile waits for
+# it no longer than for a message of the largest chunks.
+_QUICK_BYTES = 4 * 2**20
+
 
 class Drainable(Protocol):
     """What must know that the server drains: a stream."""
@@ -157,6 +161,10 @@ class Engine:
     def is_small(self, gradient_bytes: int) -> bool:
         """Whether a gradient is computed faster in the event loop than a thread takes to wake up."""
         return gradient_bytes <= self._inline_bytes
+
+    def is_quick(self, gradient_bytes: int) -> bool:
+        """Whether a gradient, larger than small, may be computed in the event loop: no other request would wait."""
+        return self._inline_bytes > 0 and self.in_flight_requests <= 1 and gradient_bytes <= _QUICK_BYTES
 
     def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Runs `job` in a thread of computation."""

@@ -149,7 +149,8 @@ class Stream:
         self._engine.publish()
 
     def _answer(self, batch: Batch) -> None:
-        if self._engine.is_small(batch.gradient_bytes):
+        gradient_bytes = batch.gradient_bytes
+        if self._engine.is_small(gradient_bytes) or (batch.sharing and self._engine.is_quick(gradient_bytes)):
             answer = self._computed_batch(batch)
             self._outbox.put(answer, batch.operand_bytes + len(answer))
             self._settle(batch)

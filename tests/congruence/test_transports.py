@@ -10,6 +10,7 @@ from mse_grad.tensor import DTYPES, Array, DType
 from mse_grad_client import ClientOptions, MseGradClient, Unimplemented
 from mse_grad_client.bar import Compute, Dout, cases, run_bar, same_bits
 from support.compute import formula_compute
+from support.operands import operands
 from support.server import ServerProcess
 
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
@@ -67,7 +68,8 @@ def test_every_case_chunk_by_chunk(server_of_kernel: ServerProcess, dtype: DType
 
 @by_dtype
 def test_every_case_in_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    with MseGradClient(server_of_kernel.address) as client:
+    options = ClientOptions(shared_from_bytes=0)
+    with MseGradClient(server_of_kernel.address, options=options) as client:
 
         def shared(values: Dout) -> Dout:
             if not isinstance(values, np.ndarray):
@@ -82,6 +84,40 @@ def test_every_case_in_shared_memory(server_of_kernel: ServerProcess, dtype: DTy
 
         assert client.server_info().transport == "shared_memory"
         assert_bits_of_the_formula(client, compute, dtype)
+
+
+@by_dtype
+def test_every_case_copied_through_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    options = ClientOptions(copied_from_bytes=0)
+    with MseGradClient(server_of_kernel.address, options=options) as client:
+        assert_bits_of_the_formula(client, client.compute, dtype)
+
+
+@by_dtype
+@pytest.mark.parametrize("scalar_dout", [False, True], ids=["full dout", "scalar dout"])
+def test_many_chunks_of_odd_sizes_in_and_through_shared_memory(
+    client: MseGradClient, dtypes: tuple[DType, ...], dtype: DType, scalar_dout: bool
+) -> None:
+    if dtype not in dtypes:
+        assert_refused(client.compute, dtype)
+        return
+    count = 3 * 2**20 + 7  # several chunks, and on the CPU more than one thread
+    predict, label, dout = operands((count,), dtype)
+    wanted = client.compute_unary(predict[:1000], label[:1000], dout[:1000], "mean", numel=count)
+    given = dout[:1] if scalar_dout else dout
+    shared = [client.empty(count, dtype.numpy) for _ in range(4)]
+    for array, values in zip(shared, (predict, label, dout), strict=False):
+        array[...] = values
+    through = client.compute(predict, label, given, "mean")
+    beside = client.compute(shared[0], label, given, "mean")
+    within = client.compute(shared[0], shared[1], given[:1] if scalar_dout else shared[2], "mean", out=shared[3])
+    assert within is shared[3]
+    assert same_bits(through, within).all()
+    assert same_bits(beside, within).all()
+    if not scalar_dout:
+        assert same_bits(within[:1000], wanted).all()
+    with MseGradClient(client.address, options=ClientOptions(shared_memory=False)) as other:
+        assert same_bits(other.compute(predict, label, given, "mean"), within).all()
 
 
 @by_dtype

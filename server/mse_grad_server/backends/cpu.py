@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from mse_grad import formula
@@ -20,6 +21,10 @@ _NUMPY = "numpy"
 # NumPy takes up to fifty times as long as a compiled kernel: less of it may hold up the event loop.
 _NUMPY_INLINE_BYTES = 16 * 1024
 _INLINE_BYTES = 2**30
+# Bytes of y that are worth waking a thread for. Less lies in the caches, where two cores gain little on one.
+_PART_BYTES = 4 * 2**20
+# Parts begin at a multiple of this many elements, so that no two share a cache line.
+_STEP_ELEMENTS = 64
 
 
 class CpuBackend(OneByOne):
@@ -30,17 +35,20 @@ class CpuBackend(OneByOne):
         why_numpy: Why "auto" came to NumPy; "" where it did not.
     """
 
-    def __init__(self, kernel: str = "auto", *, library_path: Path = LIBRARY_PATH) -> None:
+    def __init__(self, kernel: str = "auto", *, library_path: Path = LIBRARY_PATH, threads: int = 1) -> None:
         """Takes what `open` will look for.
 
         Args:
             kernel: "avx512", "avx2", "neon", "portable", "numpy", or "auto": the fastest that runs here.
             library_path: The library of the compiled kernel.
+            threads: The most that compute a part of one large gradient each.
         """
         self.library_path: Path | None = None
         self.why_numpy = ""
         self._kernel = kernel
         self._candidate_path = library_path
+        self._most_parts = threads
+        self._helpers: ThreadPoolExecutor | None = None
         self._native: NativeKernel | None = None
         self._device = ""
         self._kernel_hash = ""
@@ -86,6 +94,8 @@ class CpuBackend(OneByOne):
         Raises:
             BackendUnavailable: The kernel that was asked for does not run here; the message names those that do.
         """
+        if self._most_parts > 1:
+            self._helpers = ThreadPoolExecutor(self._most_parts - 1, thread_name_prefix="kernel")
         if self._kernel == _NUMPY:
             self._use_numpy()
             return
@@ -119,6 +129,8 @@ class CpuBackend(OneByOne):
     ) -> None:
         """Writes the gradient to `y`; see `base.Backend`. Releases the GIL while the compiled kernel computes.
 
+        A large one is computed in parts by several threads; when this returns or raises, all of them have ended.
+
         It does not wait for anything, so that the deadline is the caller's to look at.
 
         Raises:
@@ -127,6 +139,23 @@ class CpuBackend(OneByOne):
         """
         if not self._device:
             raise BackendError("the CPU backend is not open")
+        parts = min(self._most_parts, y.nbytes // _PART_BYTES)
+        if parts < 2 or self._helpers is None:
+            self._compute(spec, predict, label, dout, y)
+            return
+        bounds = _bounds(y.size, parts)
+        helping = [
+            self._helpers.submit(self._compute, *_part(spec, predict, label, dout, y, start, stop))
+            for start, stop in bounds[1:]
+        ]
+        try:
+            self._compute(*_part(spec, predict, label, dout, y, *bounds[0]))
+        finally:
+            wait(helping)
+        for help in helping:
+            help.result()
+
+    def _compute(self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array) -> None:
         c = formula.coefficient(spec.reduction, spec.numel, spec.dtype)
         if self._native is None:
             formula.gradient_into(y, predict, label, dout, c=c, dtype=spec.dtype)
@@ -135,6 +164,9 @@ class CpuBackend(OneByOne):
 
     def close(self) -> None:
         """Forgets the kernel; a second call does nothing."""
+        if self._helpers is not None:
+            self._helpers.shutdown()
+        self._helpers = None
         self._native = None
         self._device = ""
         self._kernel_hash = ""
@@ -145,3 +177,16 @@ class CpuBackend(OneByOne):
         self._device = _NUMPY
         self._kernel_hash = hashlib.sha256(inspect.getsource(formula).encode()).hexdigest()
         self.why_numpy = why
+
+
+def _bounds(count: int, parts: int) -> list[tuple[int, int]]:
+    """Returns where each part of `count` elements begins and ends."""
+    step = -(-count // (parts * _STEP_ELEMENTS)) * _STEP_ELEMENTS
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _part(
+    spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array, start: int, stop: int
+) -> tuple[GradientSpec, Array, Array, Array, Array]:
+    part = slice(start, stop)
+    return spec, predict[part], label[part], dout if spec.scalar_dout else dout[part], y[part]
