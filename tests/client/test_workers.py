@@ -25,6 +25,10 @@ NO_WAIT = ClientOptions(
 )
 
 
+def client_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name in ("mse-grad-watcher", "mse-grad-reader")}
+
+
 def until_all_were_reached(client: MseGradClient, workers: ScriptedWorkers) -> None:
     before = workers.received
     compute_until(client, lambda: all(now > then for now, then in zip(workers.received, before, strict=True)))
@@ -52,11 +56,12 @@ def test_server_info_names_every_worker_with_its_state() -> None:
 
 def test_only_the_given_address_is_used_where_so_told() -> None:
     options = ClientOptions(all_workers=False)
+    before = client_threads()
     with ScriptedWorkers.of(2) as workers, MseGradClient(workers.address, options=options) as client:
         compute_until(client, lambda: workers.received[0] == 50)
         assert workers.received[1] == 0
         assert workers.times_asked == 0
-        assert not [thread for thread in threading.enumerate() if thread.name == "mse-grad-watcher"]
+        assert [thread.name for thread in client_threads() - before] == ["mse-grad-reader"]
 
 
 def test_a_server_of_one_worker_is_used_as_it_was_given() -> None:
@@ -175,18 +180,18 @@ def test_the_given_address_may_die_while_the_others_go_on() -> None:
 
 
 def test_closing_and_dropping_a_client_end_every_thread() -> None:
-    names = ("mse-grad-watcher", "mse-grad-reader")
+    before = client_threads()
     with ScriptedWorkers.of(3) as workers:
         with MseGradClient(workers.address) as client:
             until_all_were_reached(client, workers)
-            closed = [thread for thread in threading.enumerate() if thread.name in names]
+            closed = client_threads() - before
             assert len(closed) == 4
         dropped = MseGradClient(workers.address)
         until_all_were_reached(dropped, workers)
-        threads = [thread for thread in threading.enumerate() if thread.name in names and thread not in closed]
+        threads = client_threads() - before - closed
         assert len(threads) == 4
         del dropped
-        for thread in closed + threads:
+        for thread in closed | threads:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
