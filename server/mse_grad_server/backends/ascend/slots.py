@@ -1,4 +1,8 @@
-"""The memory that a block travels through, and who holds it."""
+"""The memory that a block travels through, and who holds it.
+
+All slots are of one size class, that of the largest block: three streams run three blocks at a time, whatever their
+size, so a few slots keep them busy, and more of them for small blocks would only lengthen the queues in front.
+"""
 
 from __future__ import annotations
 
