@@ -78,7 +78,7 @@ class WaitingBackend(FakeBackend):
     made: ClassVar[list[WaitingBackend]] = []
     why_numpy = ""
 
-    def __init__(self, kernel: str) -> None:
+    def __init__(self, kernel: str, *, threads: int) -> None:
         super().__init__()
         self.gate.clear()
         self.made.append(self)
