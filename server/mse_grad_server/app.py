@@ -267,8 +267,8 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
 
     def alone() -> None:
         if not stopping.is_set():
-            log.warning("supervisor_ended")
             stopping.set()
+            log.warning("supervisor_ended")
 
     on_stop_signals(log, stop=stopping.set, force=lambda: _end_process(ExitCode.FORCED) if is_alone else None)
     server = Server(settings, log, membership=membership)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal, TextIO
+from contextlib import suppress
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -30,7 +31,7 @@ def open_log(level: str, log_format: Literal["json", "text"], *, stream: TextIO)
         colors = stream.isatty()
         renderer = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(stream),
+        structlog.WriteLogger(cast(TextIO, _Lasting(stream))),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,6 +54,21 @@ def forward_library_logs(log: FilteringBoundLogger) -> logging.Handler:
 def _most_telling_first(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
     return {**first, **event}
+
+
+class _Lasting:
+    """A stream whose reader may go away: no request fails, and no worker stays, because nobody reads the log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.flush()
 
 
 class _Forwarder(logging.Handler):

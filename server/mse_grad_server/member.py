@@ -182,7 +182,7 @@ class Member:
             answer = self._asked.get(message["metrics"])
             if answer is not None and not answer.done():
                 answer.set_result(message["families"])
-        if "state" in message:
+        if "state" in message and not self._killed_for:
             state = State(message["state"])
             if state is State.READY:
                 self._rule.ready(self._clock.now())
@@ -227,6 +227,7 @@ class Member:
             self._killed_for = reason
             self._log.error("worker_killed", pid=self._process.pid, reason=reason)
             self._process.kill()
+            self._become(State.STARTING)  # also where it does not die at once: a driver may hold it
 
     async def _pause(self, seconds: float) -> None:
         waking = asyncio.Event()

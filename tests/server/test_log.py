@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -28,6 +29,20 @@ def test_events_below_the_level_are_left_out(level: str, count: int) -> None:
     for name in ("debug", "info", "warning", "error"):
         getattr(log, name)("something")
     assert len(stream.getvalue().splitlines()) == count
+
+
+def test_a_log_that_nobody_reads_any_more_fails_nobody() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w", buffering=1) as stream:
+        log = open_log("info", "json", stream=stream)
+        log.info("read")
+        os.close(reader)
+        log.info("not read")
+        log.error("nor this", text="x" * 100_000)
+        reader, other = os.pipe()
+        os.dup2(other, writer)  # so that what is left can be written, and the stream closed
+        os.close(other)
+    os.close(reader)
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

@@ -183,6 +183,7 @@ async def test_a_silent_worker_is_killed_and_replaced() -> None:
             assert not process.was_killed
         host.clock.advance(2)
         assert process.was_killed
+        assert host.supervisor.members[0].endpoint.state is State.STARTING
         await until(lambda: bool(host.events("worker_ended")))
         host.clock.advance(0.5)
         await host.started(2)
