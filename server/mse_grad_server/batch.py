@@ -31,8 +31,6 @@ class OpenRequest:
         progress_s: When anything of it last came in or was computed.
         received: Elements that came.
         computed: Elements that were computed.
-        sharing: Chunks in shared memory that were taken and are not settled.
-        late_error: What the caller is told once none is left of them.
         is_open: False once it was answered or failed.
     """
 
@@ -46,8 +44,6 @@ class OpenRequest:
     progress_s: float
     received: int = 0
     computed: int = 0
-    sharing: int = 0
-    late_error: BaseException | None = None
     is_open: bool = True
 
 
@@ -68,7 +64,6 @@ class Batch:
         gradient_bytes: Bytes of all gradients.
         shared_bytes: Bytes of those that go to shared memory.
         shared_elements: Elements of those.
-        sharing: The request of each chunk in shared memory.
         answered: Each request with the number of its elements that were computed, in the order of the chunks.
         failures: The requests that failed on the way, with why.
     """
@@ -79,7 +74,6 @@ class Batch:
         self.gradient_bytes = 0
         self.shared_bytes = 0
         self.shared_elements = 0
-        self.sharing: list[OpenRequest] = []
         self.answered: list[tuple[OpenRequest, int]] = []
         self.failures: list[tuple[OpenRequest, BaseException]] = []
         self._items: list[_Item] = []
@@ -102,7 +96,6 @@ class Batch:
         self.gradient_bytes += size_bytes
         self.shared_bytes += size_bytes
         self.shared_elements += n
-        self.sharing.append(request)
         self._items.append(_Item(request, offset, n, None, operands))
 
     def add_empty(self, request: OpenRequest) -> None:

@@ -85,8 +85,8 @@ class OpenRequests:
     def settle(self, batch: Batch, now_s: float) -> None:
         """Ends the requests that `batch`, once computed, completed or failed."""
         self._recorder.computed(batch.elements, batch.operand_bytes, batch.gradient_bytes - batch.shared_bytes)
-        if batch.sharing:
-            self._settle_sharing(batch)
+        if batch.shared_elements:
+            self._recorder.computed_in_shared_memory(batch.shared_elements)
         for request, error in batch.failures:
             if request.is_open:
                 self._fail(request, error, now_s)
@@ -191,14 +191,6 @@ class OpenRequests:
             )
         operands = self._segments.operands(shared, spec.dtype, scalar_dout=spec.scalar_dout)
         batch.add_shared(request, chunk.offset, operands)
-        request.sharing += 1
-
-    def _settle_sharing(self, batch: Batch) -> None:
-        self._recorder.computed_in_shared_memory(batch.shared_elements)
-        for request in batch.sharing:
-            request.sharing -= 1
-            if request.late_error is not None and not request.sharing:
-                self._tell(request.id, request.request_id, request.late_error)
 
     def _take_cancel(self, id: int, now_s: float) -> None:
         request = self._open.get(id)
@@ -236,11 +228,7 @@ class OpenRequests:
 
     def _fail(self, request: OpenRequest, error: BaseException, now_s: float) -> None:
         self._end(request)
-        if request.sharing:
-            # The caller takes the error for the word that nobody writes to its memory any more.
-            request.late_error = error
-        else:
-            self._tell(request.id, request.request_id, error)
+        self._tell(request.id, request.request_id, error)
         seconds = now_s - request.began_s
         self._recorder.failed(METHOD, request.work.spec, error, seconds=seconds, request_id=request.request_id)
 

@@ -150,7 +150,7 @@ class Stream:
 
     def _answer(self, batch: Batch) -> None:
         gradient_bytes = batch.gradient_bytes
-        if self._engine.is_small(gradient_bytes) or (batch.sharing and self._engine.is_quick(gradient_bytes)):
+        if self._engine.is_small(gradient_bytes) or (batch.shared_elements and self._engine.is_quick(gradient_bytes)):
             answer = self._computed_batch(batch)
             self._outbox.put(answer, batch.operand_bytes + len(answer))
             self._settle(batch)
@@ -159,7 +159,7 @@ class Stream:
             self._answer_from_thread(part)
 
     def _answer_from_thread(self, batch: Batch) -> None:
-        if self._lease is not None and batch.sharing:
+        if self._lease is not None and batch.shared_elements:
             self._lease.begin()
         computing = self._engine.run(lambda: self._computed_batch(batch))
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -170,7 +170,7 @@ class Stream:
         return batch.compute(self._engine.compute_all, self._clock.now, fallback=self._engine.fallback)
 
     def _computed(self, batch: Batch, computing: asyncio.Future[bytes], answered: asyncio.Future[bytes]) -> None:
-        if self._lease is not None and batch.sharing:
+        if self._lease is not None and batch.shared_elements:
             self._lease.end()
         if answered.done() or computing.cancelled():  # the stream ended meanwhile
             answered.cancel()
@@ -188,6 +188,8 @@ class Stream:
         self._put_errors()
 
     def _put_errors(self) -> None:
+        # Behind the answers that are computed: a client whose memory is shared takes the error for the word that nobody
+        # writes to it any more.
         errors = self._requests.take_errors()
         if errors:
             self._outbox.put(errors, len(errors))

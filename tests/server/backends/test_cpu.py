@@ -18,6 +18,7 @@ from mse_grad_server.backends.native import LIBRARY_PATH, LibraryUnusable, Nativ
 from mse_grad_server.errors import BackendError
 from mse_grad_server.exits import BackendUnavailable, ExitCode
 from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
+from support.operands import operands
 
 NAMES = ("avx512", "avx2", "neon", "portable")
 
@@ -35,8 +36,8 @@ compiled = pytest.mark.skipif(not runnable(), reason="this install has no compil
 
 
 @contextmanager
-def opened(kernel: str) -> Iterator[CpuBackend]:
-    backend = CpuBackend(kernel)
+def opened(kernel: str, *, threads: int = 1) -> Iterator[CpuBackend]:
+    backend = CpuBackend(kernel, threads=threads)
     backend.open()
     try:
         yield backend
@@ -169,3 +170,24 @@ def test_a_backend_that_is_not_open_computes_nothing(kernel: str) -> None:
     with pytest.raises(BackendError, match="not open"):
         backend.compute(spec_of(FLOAT32, 1), one, one, one, one.copy())
     assert (backend.device, backend.kernel_hash) == ("", "")
+
+
+@pytest.mark.parametrize("kernel", [*runnable()[:1], "numpy"])
+@pytest.mark.parametrize("scalar_dout", [False, True], ids=["full dout", "scalar dout"])
+@pytest.mark.parametrize("count", [2 * 2**20 - 1, 2 * 2**20, 3 * 2**20 + 17], ids=str)
+def test_parts_on_several_threads_have_the_bits_of_one(kernel: str, scalar_dout: bool, count: int) -> None:
+    x, t, g = operands((count,))
+    g = g[:1] if scalar_dout else g
+    spec = spec_of(FLOAT32, count, scalar_dout=scalar_dout)
+    ys = [np.full(count, 9, np.float32) for _ in range(2)]
+    for threads, y in zip((1, 3), ys, strict=True):
+        with opened(kernel, threads=threads) as backend:
+            backend.compute(spec, x, t, g, y)
+    assert_same_bits(ys[1], ys[0])
+
+
+def test_a_part_that_fails_fails_the_gradient() -> None:
+    count = 3 * 2**20
+    x, t, g = operands((count,))
+    with opened("auto", threads=3) as backend, pytest.raises(ValueError):  # noqa: PT011 - NumPy's words or the kernel's
+        backend.compute(spec_of(FLOAT32, count), x, t[: count - 1], g, np.empty_like(x))
