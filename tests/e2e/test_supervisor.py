@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -86,16 +88,31 @@ def test_a_second_host_does_not_share_the_port(host: ServerProcess) -> None:
     assert host.address in ended.stderr
 
 
-def test_a_killed_worker_is_replaced_at_the_same_address(host: ServerProcess) -> None:
+def test_a_killed_worker_is_replaced_at_the_same_address_and_no_request_to_the_others_fails(
+    host: ServerProcess,
+) -> None:
     before = states(host.address)
     addresses = [address for address, _, _ in before]
     others = {info(addresses[0]).instance_id, info(addresses[2]).instance_id}
     pid = pid_of(host, "cpu:1")
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: states(addresses[0])[1] == (addresses[1], "cpu", "starting"))
-    assert instances(host.address) == others
-    until(lambda: pid_of(host, "cpu:1") != pid)
-    until(lambda: states(addresses[0]) == before)
+    is_over = threading.Event()
+
+    def keep_computing(address: str) -> None:
+        while not is_over.is_set():
+            compute(address)
+
+    with ThreadPoolExecutor(2) as threads:
+        computing = [threads.submit(keep_computing, addresses[index]) for index in (0, 2)]
+        try:
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: states(addresses[0])[1] == (addresses[1], "cpu", "starting"))
+            assert instances(host.address) == others
+            until(lambda: pid_of(host, "cpu:1") != pid)
+            until(lambda: states(addresses[0]) == before)
+        finally:
+            is_over.set()
+        for one in computing:
+            one.result(PATIENCE_S)
     compute(addresses[1])
     assert info(addresses[1]).instance_id in instances(host.address)
     assert 'mse_grad_worker_restarts_total{reason="signal",worker="cpu:1"} 1.0' in metrics(host)

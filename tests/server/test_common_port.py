@@ -77,7 +77,8 @@ def is_listened_on(address: Address) -> bool:
 async def call(address: Address) -> bytes:
     """Calls over a connection of its own."""
     async with grpc.aio.insecure_channel(str(address), options=OWN) as channel:
-        answer: bytes = await channel.unary_unary(METHOD)(b"", timeout=PATIENCE_S)
+        method: Any = channel.unary_unary(METHOD)
+        answer: bytes = await method(b"", timeout=PATIENCE_S)
         return answer
 
 
