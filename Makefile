@@ -26,7 +26,7 @@ test-all: $(VENV)/installed-test ## Run every test, and on the other Pythons of 
 	@$(MAKE) --no-print-directory test-pythons PYTHONS="$(filter-out $(PYTHON),$(PYTHONS))"
 	@$(bin)/python -m pytest $(ARGS)
 
-test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 of this machine, without the tests of the C++ alone
+test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 of this machine, without what one Python shows
 	@for python in $(PYTHONS); do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
 		echo "make test on Python $$version" && \

@@ -9,7 +9,7 @@ import pytest
 from mse_grad.tensor import DTYPES, DType
 from mse_grad_client import MseGradClient
 from mse_grad_server.backends.native import LibraryUnusable, NativeKernel
-from support.backends import BACKENDS, running_on
+from support.backends import EACH_BACKEND, running_on
 from support.server import ServerProcess, running_server
 
 
@@ -33,7 +33,7 @@ def server_of_kernel(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
         yield process
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=EACH_BACKEND)
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """A server for each backend in turn, on the CPU with the kernel that it chose itself."""
     with running_on(request.param) as process:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from mse_grad_client import MseGradClient
-from support.backends import BACKENDS, running_on
+from support.backends import EACH_BACKEND, running_on
 from support.server import ServerProcess, running_server
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+@pytest.fixture(scope="session", params=EACH_BACKEND)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn, for `running_on`."""
     name: str = request.param

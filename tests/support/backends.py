@@ -8,13 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from support.ascend_runtime import Accounts
 from support.server import ServerProcess, running_server
 from support.simulator import require_simulator
 
-__all__ = ["BACKENDS", "ascend_flags", "running_on"]
+__all__ = ["EACH_BACKEND", "ascend_flags", "running_on"]
 
-BACKENDS = ("cpu", "ascend")
+# The backend itself is tested on every Python; here the same tests run once more on it.
+EACH_BACKEND = ("cpu", pytest.param("ascend", marks=pytest.mark.one_python))
+"""The parameters of a fixture, for `running_on`."""
 
 
 def ascend_flags() -> tuple[str, ...]:
@@ -31,7 +35,7 @@ def running_on(
     """`running_server` on a backend.
 
     Args:
-        backend: One of BACKENDS.
+        backend: "cpu" or "ascend".
         arguments: See `running_server`.
         environment: Likewise.
         options: Likewise.
