@@ -136,7 +136,6 @@ def test_what_a_child_process_inherits_is_an_ordinary_array_there(region: Region
 
 
 def test_nothing_of_it_has_a_name(region: Region) -> None:
-    before = set(os.listdir("/dev/shm"))
     array = region.empty(1000, np.float32)
     array[...] = 1
-    assert set(os.listdir("/dev/shm")) == before
+    assert not [name for name in os.listdir("/dev/shm") if "mse-grad" in name]
