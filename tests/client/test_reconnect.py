@@ -25,6 +25,7 @@ from mse_grad_client import (
 )
 from support.operands import expected, operands
 from support.scripted_server import ScriptedServer, answer, answer_all, gone_away, refused
+from support.server import running_server
 
 pytestmark = pytest.mark.usefixtures("each_call")
 
@@ -192,7 +193,8 @@ def compute_in_child(client: MseGradClient) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 def test_parent_and_child_of_a_fork_both_go_on_computing() -> None:
-    with ScriptedServer() as server, MseGradClient(server.address) as client, ThreadPoolExecutor(2) as threads:
+    # A server of another process: gRPC's own may not live on in one that forks.
+    with running_server() as server, MseGradClient(server.address) as client, ThreadPoolExecutor(2) as threads:
         compute_and_check(client)
         go_on = threading.Event()
 
