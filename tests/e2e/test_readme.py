@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from mse_grad_server.exits import ExitCode
-from support.server import ServerProcess
+from support.host import metrics
+from support.server import ServerProcess, running_server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,10 +74,10 @@ def test_every_flag_of_the_readme_is_a_flag_of_the_server() -> None:
     assert [flag for flag in rows if flag not in offered] == []
 
 
-def test_the_metrics_of_the_document_are_those_of_the_server(server: ServerProcess) -> None:
+def test_the_metrics_of_the_document_are_those_of_the_server() -> None:
     documented = set(re.findall(r"`(mse_grad_\w+)`", DOCUMENTS["docs/operating.md"]))
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
-        offered = set(re.findall(r"^# TYPE (mse_grad_\w+)", answer.read().decode(), re.MULTILINE))
+    with running_server("--workers", "1") as host:
+        offered = set(re.findall(r"^# TYPE (mse_grad_\w+)", metrics(host), re.MULTILINE))
     assert documented == {name for name in offered if not name.endswith("_created")}
 
 
