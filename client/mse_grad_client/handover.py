@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.region import Region
 from mse_grad_client.segment import Segment, connect, exchange_packets, has_ended
 
 __all__ = ["Handover", "HandoverFailed"]
@@ -42,6 +43,7 @@ class Handover:
         self._refused: frozenset[int] = frozenset()
         self._room_bytes = offer.max_mapped_bytes
         self._sizes_bytes: dict[int, int] = {}
+        self._kept: tuple[Segment, ...] = ()
         try:
             self._connection = connect(offer.socket_name, timeout_s=_ANSWER_TIMEOUT_S)
         except OSError as cause:
@@ -65,10 +67,14 @@ class Handover:
                 self._hand_over(segment)
             return self.is_open and number in self._mapped
 
-    def withdraw(self, kept: Sequence[Segment]) -> None:
-        """Has the server unmap what is not in `kept`."""
+    def withdraw_gone(self, region: Region) -> None:
+        """Has the server unmap the segments that `region` has given back; cheap where it has the same as last time."""
+        if region.segments is self._kept:
+            return
         with self._lock:
-            withdrawn = self._mapped - {segment.number for segment in kept}
+            # Within the lock: what another thread has handed over meanwhile is among them then.
+            self._kept = region.segments
+            withdrawn = self._mapped - {segment.number for segment in self._kept}
             if not withdrawn:
                 return
             try:

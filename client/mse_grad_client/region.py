@@ -36,30 +36,34 @@ class _Block(NamedTuple):
     segment: Segment
     offset: int
     size_bytes: int
-    room_bytes: int
-    key: int
-    address: int
-    root: weakref.ref[Array]
+
+
+class _Span(NamedTuple):
+    start: int
+    stop: int
+    segment: Segment
 
 
 class Region:
     """Hands out arrays, and knows where they lie. Any number of threads.
 
     An array's room is used again once neither it nor a view of it is left. Arrays stay valid after `close`.
+
+    Attributes:
+        segments: The segments there are; another tuple where they change.
     """
+
+    # Replaced as a whole, so that they may be read without the lock.
+    segments: tuple[Segment, ...]
+    _spans: tuple[_Span, ...]
 
     def __init__(self) -> None:
         self._begin()
 
     @property
     def is_empty(self) -> bool:
-        """Whether no array lies here."""
-        return not self._blocks
-
-    @property
-    def segments(self) -> Sequence[Segment]:
-        """The segments there are now."""
-        return tuple(self._segments)
+        """Whether no array can lie here."""
+        return not self._spans
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Array:
         """Returns an array of unset elements in C order; an ordinary one where it has no elements, or no room is had.
@@ -78,15 +82,14 @@ class Region:
 
     def find(self, contents: memoryview) -> Place | None:
         """Returns where `contents`, the bytes of an array, lie; None where not here."""
-        array = contents.obj
-        root = array.base if isinstance(array, np.ndarray) else None
-        block = self._blocks.get(id(root))
-        if block is None or block.root() is not root:
+        spans = self._spans
+        if not spans:
             return None
-        if contents.nbytes == block.size_bytes:
-            return Place(block.segment, block.offset)
-        assert isinstance(array, np.ndarray)
-        return Place(block.segment, block.offset + _address_of(array) - block.address)
+        address = _address_of(contents)
+        for start, stop, segment in spans:
+            if start <= address < stop:
+                return Place(segment, address - start)
+        return None
 
     def settle(self) -> None:
         """Uses the room of arrays that are gone again, and gives segments back where many are free."""
@@ -101,7 +104,7 @@ class Region:
             for segment in self._segments:
                 segment.close()
             self._segments.clear()
-            self._blocks.clear()
+            self._set_spans()
 
     def reset_after_fork(self) -> None:
         """Lets a child process start afresh. Arrays that it inherited are ordinary ones, shared with its parent."""
@@ -112,7 +115,7 @@ class Region:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._segments: dict[Segment, FreeRanges] = {}
-        self._blocks: dict[int, _Block] = {}
+        self._set_spans()
         self._is_closed = not IS_SUPPORTED
         self._last_number = 0
         # Filled by finalisers, which may run within anything and so must not take a lock.
@@ -129,20 +132,15 @@ class Region:
             if segment is None:
                 return None
             root = np.frombuffer(segment.contents[offset : offset + size_bytes], np.uint8)
-            key, address = id(root), _address_of(root)
-            block = _Block(segment, offset, size_bytes, room_bytes, key, address, weakref.ref(root))
-            self._blocks[key] = block
-            weakref.finalize(root, self._freed.append, block).atexit = False
+            weakref.finalize(root, self._freed.append, _Block(segment, offset, room_bytes)).atexit = False
         return root
 
     def _settle(self) -> None:
         while self._freed:
             block = self._freed.popleft()
-            if self._blocks.get(block.key) is block:  # else another array has this identity by now
-                del self._blocks[block.key]
             ranges = self._segments.get(block.segment)
             if ranges is not None:
-                ranges.give_back(block.offset, block.room_bytes)
+                ranges.give_back(block.offset, block.size_bytes)
         kept_bytes = 0
         for segment, ranges in list(self._segments.items()):
             if ranges.free_bytes == segment.size_bytes:
@@ -150,6 +148,7 @@ class Region:
                 if kept_bytes > _KEPT_BYTES:
                     del self._segments[segment]
                     segment.close()
+                    self._set_spans()
 
     def _room(self, room_bytes: int) -> tuple[Segment | None, int]:
         for segment, ranges in self._segments.items():
@@ -164,9 +163,18 @@ class Region:
         ranges = FreeRanges(segment.size_bytes)
         self._segments[segment] = ranges
         ranges.take(room_bytes)
+        self._set_spans()
         return segment, 0
 
+    def _set_spans(self) -> None:
+        self.segments = tuple(self._segments)
+        starts = [_address_of(segment.contents) for segment in self.segments]
+        self._spans = tuple(
+            _Span(start, start + segment.size_bytes, segment)
+            for start, segment in zip(starts, self.segments, strict=True)
+        )
 
-def _address_of(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
+
+def _address_of(contents: memoryview) -> int:
+    address: int = np.frombuffer(contents, np.uint8).__array_interface__["data"][0]
     return address

@@ -44,7 +44,7 @@ class Segment:
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, seals)
             self.contents = memoryview(mmap.mmap(self._descriptor, size_bytes))
-        except OSError:
+        except BaseException:
             self.close()
             raise
 

@@ -54,6 +54,7 @@ class Sharing:
         handover = self._handover(stream)
         if handover is None or not handover.is_open:
             return False
+        handover.withdraw_gone(self._region)
         exchange = shared_exchange(
             request, self._region, handover, self._options, request_id=request_id, deadline=deadline
         )

@@ -47,6 +47,8 @@ def test_an_array_without_elements_or_of_objects_is_an_ordinary_one(region: Regi
     assert region.empty((0, 3), np.float32).shape == (0, 3)
     assert region.empty(3, object).dtype == object
     assert region.is_empty
+    region.empty(3, np.float32)
+    assert not region.is_empty
 
 
 @pytest.mark.parametrize("shape", [-1, (2, -3)], ids=str)
@@ -67,6 +69,14 @@ def test_a_copy_and_an_ordinary_array_are_not_found(region: Region) -> None:
     array = region.empty((4, 8), np.float32)
     for other in (array.copy(), array[:, ::2], np.empty((4, 8), np.float32)):
         assert find(region, other) is None
+
+
+def test_an_array_that_another_object_made_of_the_memory_is_found_too(region: Region) -> None:
+    array = region.empty((4, 8), np.float32)
+    foreign = np.frombuffer(memoryview(array.reshape(-1).view(np.uint8).data)[32:64], np.float32)
+    whole, part = find(region, array), find(region, foreign)
+    assert whole is not None
+    assert part == Place(whole.segment, whole.offset + 32)
 
 
 def test_no_two_arrays_overlap(region: Region) -> None:

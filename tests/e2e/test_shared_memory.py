@@ -100,6 +100,19 @@ def test_segments_are_used_again(server: ServerProcess, client: MseGradClient) -
     assert metric(server, "shared_memory_segments") == segments
 
 
+def test_segments_that_are_given_back_are_unmapped(server: ServerProcess) -> None:
+    before = metric(server, "shared_memory_bytes")
+    with MseGradClient(server.address) as client:
+        large = [client.empty(100 * MIB) for _ in range(3)]  # 1.2 GB, of which one page each is ever touched
+        for array in large:
+            client.compute(array[:COUNT], array[COUNT : 2 * COUNT], 1.0, out=array[2 * COUNT : 3 * COUNT])
+        assert metric(server, "shared_memory_bytes") == before + 1200 * MIB
+        del large, array
+        gc.collect()
+        assert_computes(client)
+        assert metric(server, "shared_memory_bytes") <= before + 464 * MIB
+
+
 def test_many_threads_share_one_client(client: MseGradClient) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda seed: assert_computes(client, COUNT + seed, seed=seed), range(24)))

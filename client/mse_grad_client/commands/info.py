@@ -40,6 +40,7 @@ def _table(address: str, found: ServerInfo) -> Table:
     table.add_row("instance", found.instance_id)
     for endpoint in found.endpoints:
         table.add_row("worker", f"{endpoint.address}  {endpoint.device}  {endpoint.state}")
+    table.add_row("transport", found.transport.replace("_", " "))
     table.add_row("dtypes", ", ".join(found.dtypes))
     numerics = found.numerics
     subnormals = "kept" if numerics.subnormals else "flushed to zero"
