@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import grpc
@@ -48,6 +49,7 @@ class Connection:
         options: Those of the client.
         closed: Set where the client is closed; nothing is opened from then on.
         region: Memory to share with a worker on this host; None where none is to be shared.
+        on_stream: Called whenever a stream was opened, in the thread that needed it.
 
     Attributes:
         address: As it was given.
@@ -58,13 +60,20 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, *, options: ClientOptions, closed: threading.Event, region: Region | None = None
+        self,
+        address: str,
+        *,
+        options: ClientOptions,
+        closed: threading.Event,
+        region: Region | None = None,
+        on_stream: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
         self.in_flight_bytes = 0
         self._target = grpc_target(address)
         self._options = options
         self._closed = closed
+        self._on_stream = on_stream
         self._sharing = None if region is None or not is_on_this_host(address) else Sharing(region, options)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
@@ -82,8 +91,10 @@ class Connection:
             stream = self._stream
             if stream is not None and stream.takes_requests:
                 return stream, False
-            self._stream = Stream(self._open_channel(), address=self.address)
-            return self._stream, True
+            stream = self._stream = Stream(self._open_channel(), address=self.address)
+        if self._on_stream is not None:
+            self._on_stream()
+        return stream, True
 
     def forget_ended_stream(self) -> None:
         """Lets the next request open another stream where this one takes none any more."""

@@ -77,8 +77,6 @@ class Transport:
             connection = fleet.pick(size_bytes) if size_bytes else fleet.given
             try:
                 stream, is_new = connection.live_stream()
-                if is_new:
-                    self._watch()
                 try:
                     connection.run_on(stream, request, request_id=self._next_request_id(), deadline=deadline)
                     return
@@ -106,9 +104,7 @@ class Transport:
             self._leave()
 
         try:
-            stream, is_new = connection.live_stream()
-            if is_new:
-                self._watch()
+            stream, _ = connection.live_stream()
             exchange = connection.exchange(stream, request, request_id=self._next_request_id(), deadline=deadline)
             return Flight(stream, stream.start(exchange), exchange, land)
         except BaseException:
@@ -192,11 +188,11 @@ class Transport:
         self._watcher = Watcher(self._fleet)
 
     def _connect(self, address: str) -> Connection:
-        return Connection(address, options=self._options, closed=self.closed, region=self.region)
+        watch = self._watch if self._options.all_workers else None
+        return Connection(address, options=self._options, closed=self.closed, region=self.region, on_stream=watch)
 
     def _watch(self) -> None:
-        if self._options.all_workers:
-            self._watcher.start()
+        self._watcher.start()
 
     def _enter(self) -> None:
         with self._lock:

@@ -54,6 +54,12 @@ def test_server_info_names_every_worker_with_its_state() -> None:
         ]
 
 
+def test_who_asks_for_server_info_first_reaches_every_worker_all_the_same() -> None:
+    with ScriptedWorkers.of(3) as workers, MseGradClient(workers.address) as client:
+        client.server_info()
+        until_all_were_reached(client, workers)
+
+
 def test_only_the_given_address_is_used_where_so_told() -> None:
     options = ClientOptions(all_workers=False)
     before = client_threads()
