@@ -60,8 +60,9 @@ class Sharing:
         )
         if exchange is None:
             return False
+        id = stream.start(exchange)
         try:
-            _run(stream, exchange)
+            _run(stream, id, exchange)
         except BaseException as error:
             self._await_quiet(stream, handover, exchange)
             if not isinstance(error, MseGradError) or error.reason not in _NOT_SHARED:
@@ -125,8 +126,7 @@ def _begun(stream: Stream) -> Handover | None:
         return None
 
 
-def _run(stream: Stream, exchange: SharedExchange) -> None:
-    id = stream.start(exchange)
+def _run(stream: Stream, id: int, exchange: SharedExchange) -> None:
     stream.finish(id, exchange)
     while not exchange.is_complete:
         try:

@@ -258,6 +258,7 @@ class Stream:
             untaken = [self._pending.pop(id) for id in list(self._pending) if id > go_away.last_id]
         self._reader_wanted.release()  # to see the end, which no caller waits for
         for exchange in untaken:
+            exchange.hear_last()
             exchange.fail(copy.copy(error))
 
     def _end(self, error: MseGradError) -> None:

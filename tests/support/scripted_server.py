@@ -40,9 +40,10 @@ class ScriptedServer:
         info: What it answers to GetServerInfo; None where it does not know the method.
     """
 
-    def __init__(self, *scripts: Script, limits: pb.Limits = LIMITS) -> None:
+    def __init__(self, *scripts: Script, limits: pb.Limits = LIMITS, offer: pb.SharedMemoryOffer | None = None) -> None:
         self._scripts = scripts or (answer_all,)
         self._limits = limits
+        self._offer = offer
         self._lock = threading.Lock()
         self.streams = 0
         self.requests: list[StreamRequest] = []
@@ -80,7 +81,7 @@ class ScriptedServer:
         with self._lock:
             script = self._scripts[min(self.streams, len(self._scripts) - 1)]
             self.streams += 1
-        yield opened(self._limits)
+        yield opened(self._limits, self._offer)
         yield from script(self._record(messages))
 
     def _tell(self, _: bytes, context: grpc.ServicerContext) -> bytes:
@@ -95,9 +96,10 @@ class ScriptedServer:
             yield request
 
 
-def opened(limits: pb.Limits = LIMITS) -> bytes:
+def opened(limits: pb.Limits = LIMITS, offer: pb.SharedMemoryOffer | None = None) -> bytes:
     """Returns the first message of a stream."""
-    return pb.StreamGradientsResponse(opened=pb.StreamOpened(instance_id="scripted", limits=limits)).SerializeToString()
+    first = pb.StreamOpened(instance_id="scripted", limits=limits, shared_memory=offer)
+    return pb.StreamGradientsResponse(opened=first).SerializeToString()
 
 
 def answer_all(requests: Iterator[StreamRequest]) -> Iterator[bytes]:

@@ -1,0 +1,92 @@
+"""Clients of servers that offer shared memory and then do not do as they said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from mse_grad.frame import Header, StreamRequest
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client import ClientOptions, InternalError, MseGradClient, ResourceExhausted, RetryOptions
+from support.memory_listener import MemoryListener, refusing
+from support.operands import expected, operands
+from support.scripted_server import Script, ScriptedServer, answer, refused
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name needs Linux")
+
+COUNT = 100_000
+ONCE = ClientOptions(retry=RetryOptions(max_attempts=1))
+
+
+def answering(shared: bytes | None) -> Script:
+    """Answers what comes in messages by the formula, and what is in shared memory as told, or never."""
+
+    def script(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
+        headers: dict[int, Header] = {}
+        for request in requests:
+            if not any(chunk.shared for chunk in request.chunks):
+                yield answer(headers, request)
+            elif shared is not None:
+                yield shared.replace(b"\x08\x01", b"\x08" + bytes([request.chunks[0].id]), 1)
+
+    return script
+
+
+def result(**fields: object) -> bytes:
+    return pb.StreamGradientsResponse(results=[pb.GradientResult(id=1, **fields)]).SerializeToString()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.SEGMENT_UNKNOWN, Reason.SHARED_RANGE_INVALID], ids=lambda reason: reason.name
+)
+def test_a_server_that_lost_the_memory_gets_the_operands_in_messages(reason: Reason) -> None:
+    given = operands((COUNT,))
+    with (
+        MemoryListener() as listener,
+        ScriptedServer(answering(refused(1, reason)), offer=listener.offer) as server,
+        MseGradClient(server.address) as client,
+    ):
+        for _ in range(3):
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+    assert sum(any(chunk.shared for chunk in request.chunks) for request in server.requests) == 1
+
+
+def test_a_server_that_maps_nothing_gets_the_operands_in_messages() -> None:
+    given = operands((COUNT,))
+    with (
+        MemoryListener(refusing(lambda packet: bool(packet.segments))) as listener,
+        ScriptedServer(answering(None), offer=listener.offer) as server,
+        MseGradClient(server.address) as client,
+    ):
+        assert client.compute(*given).tobytes() == expected(*given).tobytes()
+
+
+def test_an_offer_that_leads_nowhere_is_passed_over() -> None:
+    given = operands((COUNT,))
+    offer = pb.SharedMemoryOffer(socket_name="mse-grad-nobody", secret=b"secret", max_mapped_bytes=2**40)
+    with ScriptedServer(answering(None), offer=offer) as server, MseGradClient(server.address) as client:
+        assert client.compute(*given).tobytes() == expected(*given).tobytes()
+
+
+def test_other_errors_are_the_callers() -> None:
+    with (
+        MemoryListener() as listener,
+        ScriptedServer(answering(refused(1, Reason.SERVER_BUSY)), offer=listener.offer) as server,
+        MseGradClient(server.address, options=ONCE) as client,
+    ):
+        with pytest.raises(ResourceExhausted) as raised:
+            client.compute(*operands((COUNT,)))
+        assert raised.value.reason is Reason.SERVER_BUSY
+
+
+def test_elements_in_the_answer_to_a_chunk_in_shared_memory_break_the_contract() -> None:
+    with (
+        MemoryListener() as listener,
+        ScriptedServer(answering(result(y=bytes(400_000))), offer=listener.offer) as server,
+        MseGradClient(server.address, options=ONCE) as client,
+        pytest.raises(InternalError, match="in shared memory"),
+    ):
+        client.compute(*operands((COUNT,)))

@@ -1,0 +1,97 @@
+"""The other end of a handover: takes what a client hands over, and answers as the test says."""
+
+from __future__ import annotations
+
+import array
+import itertools
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from support.scripted_server import status_of
+
+__all__ = ["MemoryListener", "refusing", "taking"]
+
+_numbers = itertools.count(1)
+
+
+def taking(_: pb.SharedMemoryHandover) -> bytes:
+    """Takes everything."""
+    result = pb.SharedMemoryHandoverResult()
+    result.status.SetInParent()
+    return result.SerializeToString()
+
+
+def refusing(is_refused: Callable[[pb.SharedMemoryHandover], bool]) -> Callable[[pb.SharedMemoryHandover], bytes]:
+    """Takes what is not refused."""
+
+    def answer(packet: pb.SharedMemoryHandover) -> bytes:
+        if not is_refused(packet):
+            return taking(packet)
+        status = status_of(Reason.SHARED_MEMORY_FULL, "no")
+        return pb.SharedMemoryHandoverResult(status=status).SerializeToString()
+
+    return answer
+
+
+class MemoryListener:
+    """Listens on an abstract address for one connection; to be used with `with`.
+
+    Attributes:
+        offer: What a stream offers its client.
+        packets: What came, with how many descriptors, oldest first.
+    """
+
+    def __init__(self, answer: Callable[[pb.SharedMemoryHandover], bytes] = taking, *, name: str = "") -> None:
+        """Takes how packets are answered; an empty answer closes the connection."""
+        self.offer = pb.SharedMemoryOffer(
+            socket_name=name or f"mse-grad-test-{os.getpid()}-{next(_numbers)}",
+            secret=b"secret",
+            max_mapped_bytes=2**40,
+        )
+        self.packets: list[tuple[pb.SharedMemoryHandover, int]] = []
+        self._answer = answer
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(f"\0{self.offer.socket_name}")
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def opened(self) -> pb.StreamOpened:
+        """The first message of a stream that offers this."""
+        return pb.StreamOpened(instance_id="scripted", shared_memory=self.offer)
+
+    def __enter__(self) -> MemoryListener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the client left its connection open"
+        self._listener.close()
+
+    def _serve(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # nobody came
+            return
+        with connection:
+            while True:
+                packet, rights, _, _ = connection.recvmsg(65536, 4096)
+                if not packet:
+                    return
+                descriptors = array.array("i")
+                for _, _, data in rights:
+                    descriptors.frombytes(data)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                handover = pb.SharedMemoryHandover.FromString(packet)
+                self.packets.append((handover, len(descriptors)))
+                answer = self._answer(handover)
+                if not answer:
+                    return
+                connection.send(answer)
