@@ -69,6 +69,21 @@ class WorkerPath:
     def __init__(self, address: Address) -> None:
         self.address = address
 
+    @classmethod
+    def beside(cls, common: Address, worker: str) -> WorkerPath:
+        """Returns the path of a worker such as "npu:3" in the folder of the path that all share.
+
+        Raises:
+            ListenError: There can be none.
+        """
+        path = os.path.join(os.path.dirname(common.path), f"{worker.replace(':', '-')}.sock")
+        if path == common.path:
+            raise ListenError(f"{common} is the name of a worker's own socket; choose another --listen")
+        try:
+            return cls(Address.parse(f"unix:{path}"))
+        except ValueError as cause:
+            raise ListenError(f"worker {worker} cannot listen on unix:{path}: {cause}") from cause
+
     def open(self) -> None:
         """Looks whether the path is free; raises ListenError where it is not."""
         UnixSocketFile(self.address.path).prepare()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from mse_grad_server.exits import ListenError
 from mse_grad_server.listener import Listener
 from mse_grad_server.listening_sockets import ListeningSockets
 
@@ -48,7 +49,11 @@ class CommonPort:
         async with self._turn:
             if self._wanted and self._listener is None:
                 listener = self._make_listener()
-                await listener.open()
+                try:
+                    await listener.open()
+                except ListenError:
+                    await listener.close(0)
+                    raise
                 self._listener, self._sockets = listener, ListeningSockets.on(listener.address.port)
             elif not self._wanted and self._listener is not None:
                 leaving = asyncio.ensure_future(self._listener.close(self._drain_timeout_s))

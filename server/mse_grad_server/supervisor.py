@@ -143,8 +143,7 @@ class Supervisor:
 
     def _own_address(self, worker: str) -> Address:
         if self.address.path:
-            folder = os.path.dirname(self.address.path)
-            own: HeldPort | WorkerPath = WorkerPath(Address.parse(f"unix:{folder}/{worker.replace(':', '-')}.sock"))
+            own: HeldPort | WorkerPath = WorkerPath.beside(self.address, worker)
         else:
             own = HeldPort(self.address.with_port(0))
         self._own.append(own)

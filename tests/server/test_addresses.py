@@ -129,6 +129,21 @@ def test_a_path_that_leads_to_a_server_is_left_alone(folder: Path) -> None:
         assert path.is_symlink()
 
 
+def test_a_worker_has_a_path_of_its_own_beside_the_common_one() -> None:
+    assert WorkerPath.beside(Address(path="/run/s"), "npu:3").address == Address(path="/run/npu-3.sock")
+
+
+def test_the_common_path_is_no_worker_s() -> None:
+    with pytest.raises(ListenError, match=r"unix:/run/cpu-0\.sock is .*--listen"):
+        WorkerPath.beside(Address(path="/run/cpu-0.sock"), "cpu:0")
+
+
+def test_a_folder_too_long_for_a_worker_s_name_is_an_error() -> None:
+    folder = "/" + "f" * 100
+    with pytest.raises(ListenError, match=r"worker npu:3 cannot listen.*107 bytes"):
+        WorkerPath.beside(Address(path=f"{folder}/s"), "npu:3")
+
+
 def test_the_socket_that_a_killed_worker_left_is_removed(folder: Path) -> None:
     path = folder / "cpu-0.sock"
     with socket.socket(socket.AF_UNIX) as left:

@@ -15,6 +15,7 @@ from mse_grad_server.addresses import HeldPort
 from mse_grad_server.clock import LoopClock
 from mse_grad_server.common_port import CommonPort
 from mse_grad_server.config import Settings
+from mse_grad_server.exits import ListenError
 from mse_grad_server.health import Health
 from mse_grad_server.interceptors import CallInterceptor
 from mse_grad_server.listener import Listener
@@ -135,6 +136,15 @@ async def test_a_call_that_does_not_end_is_cancelled_at_the_end(address: Address
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await answering
     assert failure.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_port_that_cannot_be_had_is_an_error_and_may_be_had_later(address: Address) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        elsewhere = common_port(address.with_port(taken.getsockname()[1]), Echo(b"other"))
+        with pytest.raises(ListenError, match="cannot listen"):
+            await elsewhere.set_open(True)
+    await elsewhere.set_open(True)
+    await elsewhere.close(0)
 
 
 async def test_of_several_wishes_the_last_counts(address: Address) -> None:
