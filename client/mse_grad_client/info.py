@@ -15,7 +15,10 @@ _STATE_NAMES = {number: name.removeprefix("WORKER_STATE_").lower() for name, num
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One worker: its address, its device (e.g. "npu:3") and state ("starting", "ready", "recovering", "draining")."""
+    """One worker: its address, its device (e.g. "npu:3") and state.
+
+    The states are "starting", "ready", "recovering", "draining", and "gone" where it is not started again.
+    """
 
     address: str
     device: str
