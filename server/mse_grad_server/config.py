@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         default=60.0, ge=2, le=3600, description="how long a worker may be silent until it is killed and replaced"
     )
     worker_restarts: int = Field(
-        default=10, ge=0, le=1_000_000, description="failures in a row after which a worker is given up"
+        default=10, ge=0, le=1_000_000, description="starts in a row after failures until a worker is given up"
     )
     device_slots: int = Field(
         default=6, ge=3, le=64, description="blocks on the NPU at a time; copies and kernels of different ones overlap"
