@@ -3,12 +3,18 @@
 A gRPC channel that the parent used hangs or crashes the child. So before a fork every client holds new requests back,
 waits for those under way, and closes its channel; afterwards parent and child each connect again when they need to.
 Platforms without fork have nothing to do here.
+
+gRPC's core must not be shut down then, which it is in a thread of its own when the last channel closes: a fork in the
+middle of it found a lock taken that nobody gives back (3 of 100 forks). So one channel that never connects stays.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
+from functools import cache
+
+import grpc
 
 from mse_grad_client.transport import Transport
 
@@ -23,7 +29,13 @@ _paused: list[Transport] = []
 
 def watch(transport: Transport) -> None:
     """Includes `transport` in what is done around a fork, for as long as it lives."""
+    _keep_core()
     _transports.add(transport)
+
+
+@cache
+def _keep_core() -> grpc.Channel:
+    return grpc.insecure_channel("unix:/never-connected")
 
 
 def _before() -> None:
