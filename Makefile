@@ -8,7 +8,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-pythons lint format bench simulator simulator-report generate clean
+.PHONY: help demo serve test test-all test-pythons lint format bench bench-peers simulator simulator-report generate clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make
 
 bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if installed) PyTorch
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.bench $(ARGS)
+
+bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, in environments of their own
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)
 
 simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
 	@$(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile

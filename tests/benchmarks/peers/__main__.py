@@ -1,0 +1,138 @@
+"""Measures gradients against other ways to a server, each in an environment of its own; `make bench-peers`.
+
+Everyone computes with the same kernel, so that only the way there differs, and every first answer is compared bit for
+bit. Only ratios within one run mean something: absolute times move by a third between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.operands import Operands as GoldenOperands
+from benchmarks.peers import screen
+from benchmarks.peers.crew import Participant, crew
+from benchmarks.peers.environments import PLOT, NotAvailable, python_of
+from benchmarks.peers.figures import Absence, Figure
+from benchmarks.peers.race import Course, race, rush
+from benchmarks.peers.roster import ROWS, Row
+from benchmarks.peers.ways.operands import Operands
+from mse_grad.tensor import DTYPES
+
+SIZES = {"1K": 2**10, "64K": 2**16, "1M": 2**20, "16M": 2**24}
+MEASURED_DTYPES = ("float32", "float16")
+PEERS = sorted({row.peer for row in ROWS})
+# The small size, at which several clients and several gradients in a call are measured.
+SMALL = "1K"
+PLOT_SCRIPT = Path(__file__).with_name("plot.py")
+PICTURE = Path("docs/bench-peers.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the bench; returns 0 whatever the ratios are, and 1 where nobody could be measured."""
+    given = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    sizes = {size: SIZES[size] for size in SIZES if size in given.sizes}
+    rows = [row for row in ROWS if row.peer in given.peers]
+    figures, absences = _measure(rows, sizes, given, console)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    lines = [*(figure.as_json() for figure in figures), *(absence.as_json() for absence in absences)]
+    given.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for dtype in given.dtypes:
+        console.print(screen.time_table(figures, dtype, sizes))
+    if SMALL in sizes:
+        console.print(screen.rate_table(figures, SIZES[SMALL]))
+    console.print(screen.goal_table(figures))
+    if absences:
+        console.print(screen.absence_table(absences))
+    console.print(f"JSON lines: {given.output}", style="dim")
+    if given.plot is not None:
+        _plot(given.output, given.plot, console)
+    return 0 if figures else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench-peers ARGS=...", description=__doc__)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="elements of each tensor")
+    parser.add_argument("--dtypes", nargs="+", choices=MEASURED_DTYPES, default=MEASURED_DTYPES)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="who takes part")
+    parser.add_argument("--rounds", type=int, default=11, help="turns of each (default %(default)s)")
+    parser.add_argument("--clients", type=int, default=4, help="processes at a time for the rate (%(default)s)")
+    parser.add_argument("--budget-s", type=float, default=150.0, help="about how long to measure (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("build/bench-peers.jsonl"), help="JSON lines (%(default)s)")
+    parser.add_argument("--plot", type=Path, help="write a picture of the times in float32 to this PNG")
+    return parser
+
+
+def _measure(
+    rows: Sequence[Row], sizes: dict[str, int], given: argparse.Namespace, console: Console
+) -> tuple[list[Figure], list[Absence]]:
+    figures: list[Figure] = []
+    runs: list[tuple[str, str, int]] = [(size, dtype, 1) for size in sizes for dtype in given.dtypes]
+    if SMALL in sizes and "float32" in given.dtypes and given.clients > 1:
+        runs.insert(len(given.dtypes), (SMALL, "float32", given.clients))
+    console.print(f"making environments and starting {len(rows)} rows ...", style="dim")
+    with tempfile.TemporaryDirectory(prefix="peers-") as name, crew(rows, Path(name)) as (participants, absences):
+        deadline = time.monotonic() + given.budget_s
+        for number, (size, dtype, clients) in enumerate(runs):
+            gone = {(absence.name, absence.transport) for absence in absences}
+            able = [one for one in participants if one.row.key not in gone and _takes_part(one, size, dtype, clients)]
+            if not able:
+                continue
+            course = Course(
+                name=f"{size} {dtype}" + (f", {clients} clients" if clients > 1 else ""),
+                elements=sizes[size],
+                dtype=dtype,
+                folder_of=_written_operands(Path(name), sizes[size], dtype, {one.row.items for one in able}),
+                rounds=given.rounds,
+                # What the smaller ones do not need is left for the larger.
+                budget_s=max(0.0, deadline - time.monotonic()) / (len(runs) - number),
+            )
+            console.print(f"measuring {course.name}, {len(able)} rows ...", style="dim")
+            found, failed = race(able, course) if clients == 1 else rush(able, course, clients=clients)
+            figures += found
+            absences += failed
+    return figures, absences
+
+
+def _takes_part(participant: Participant, size: str, dtype: str, clients: int) -> bool:
+    row = participant.row
+    if clients > 1:
+        return row.several
+    return row.items == 1 or (size, dtype) == (SMALL, "float32")
+
+
+def _written_operands(folder: Path, elements: int, dtype: str, items: set[int]) -> Callable[[Row], Path]:
+    (known,) = (one for one in DTYPES if one.name == dtype)
+    for count in items:
+        made = GoldenOperands.make(elements * count, known)
+        target = _folder(folder, count)
+        target.mkdir(exist_ok=True)
+        Operands(made.predict, made.label, made.dout, made.golden).save(target)
+    return lambda row: _folder(folder, row.items)
+
+
+def _folder(folder: Path, items: int) -> Path:
+    return folder / f"operands-{items}"
+
+
+def _plot(figures: Path, picture: Path, console: Console) -> None:
+    try:
+        python = python_of(PLOT)
+    except NotAvailable as why:
+        console.print(f"no picture, matplotlib is not available: {why}", style="red")
+        return
+    subprocess.run([python, str(PLOT_SCRIPT), str(figures), str(picture)], check=True)
+    console.print(f"picture: {picture}", style="dim")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""Virtual environments of the peers, apart from the product's: they need other releases of what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["PLOT", "NotAvailable", "python_of"]
+
+PLOT = "plot"
+
+_REPOSITORY = Path(__file__).parents[3]
+_FOLDER = _REPOSITORY / "build/peers"
+# The newest that there are; the figures name the releases.
+_REQUIREMENTS = {
+    "flight": ("pyarrow", "numpy"),
+    "kserve": ("kserve",),
+    "mlserver": ("mlserver",),
+    "mosec": ("mosec", "numpy"),
+    "pytriton": ("nvidia-pytriton",),
+    PLOT: ("matplotlib",),
+}
+
+
+class NotAvailable(Exception):
+    """A peer cannot take part, or goes on no longer; the message says why."""
+
+
+def python_of(environment: str) -> str:
+    """Returns the interpreter of an environment, which is made where it is not there yet; "" is the one running.
+
+    Raises:
+        NotAvailable: It cannot be made; the message is the last that pip said.
+    """
+    if not environment:
+        return sys.executable
+    folder = _FOLDER / environment
+    requirements = " ".join(_REQUIREMENTS[environment])
+    stamp, python = folder / "installed", folder / "bin/python"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != requirements:
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run([str(python), "-m", "pip", "install", "--quiet", *_REQUIREMENTS[environment]])
+        stamp.write_text(requirements, encoding="utf-8")
+    return str(python)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except subprocess.CalledProcessError as failed:
+        said = [line for line in (failed.stdout + failed.stderr).splitlines() if line.strip()]
+        raise NotAvailable(said[-1] if said else f"{command[0]} ended with exit code {failed.returncode}") from failed

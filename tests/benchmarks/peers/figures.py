@@ -1,0 +1,85 @@
+"""What was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from benchmarks.peers.roster import Key, Row
+
+__all__ = ["Absence", "Figure"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one row needed for one size and dtype.
+
+    Attributes:
+        name: Who.
+        transport: How the tensors got there.
+        version: Release of what was measured.
+        elements: Elements of each tensor of one gradient.
+        dtype: Their type.
+        clients: Client processes at a time.
+        calls: Calls that were timed, by all clients.
+        p50_us: Median time of a call, in microseconds; None where several clients were counted together.
+        p99_us: 99th percentile, likewise.
+        gb_per_s: Bytes of three operands and one gradient over the median, in 1e9 bytes a second; likewise.
+        gradients_per_s: By the median time, or with several clients the median over the rounds.
+    """
+
+    name: str
+    transport: str
+    version: str
+    elements: int
+    dtype: str
+    clients: int
+    calls: int
+    p50_us: float | None
+    p99_us: float | None
+    gb_per_s: float | None
+    gradients_per_s: float
+
+    @classmethod
+    def of_times(cls, row: Row, version: str, elements: int, dtype: str, times_ns: Sequence[int]) -> Figure:
+        """Returns the figure of one client."""
+        median_ns = statistics.median(times_ns)
+        moved_bytes = 4 * row.items * elements * np.dtype(dtype).itemsize
+        return cls(
+            *row.key,
+            version=version,
+            elements=elements,
+            dtype=dtype,
+            clients=1,
+            calls=len(times_ns),
+            p50_us=median_ns / 1e3,
+            p99_us=float(np.quantile(times_ns, 0.99)) / 1e3,
+            gb_per_s=moved_bytes / median_ns,
+            gradients_per_s=row.items * 1e9 / median_ns,
+        )
+
+    @property
+    def key(self) -> Key:
+        """Name and transport."""
+        return self.name, self.transport
+
+    def as_json(self) -> dict[str, str | int | float | None]:
+        """Returns the fields, rounded to what they can mean."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A row that has no figure from some point on, and why."""
+
+    name: str
+    transport: str
+    during: str
+    not_available: str
+
+    def as_json(self) -> dict[str, str]:
+        """Returns the fields."""
+        return asdict(self)
