@@ -1,0 +1,117 @@
+"""A real Prometheus that scrapes real servers: one process, several workers, a simulated NPU with its exporter."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import start_http_server
+
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
+from mse_grad_client import DeadlineExceeded, MseGradClient
+from support.backends import ascend_flags
+from support.host import pid_of
+from support.prometheus import Prometheus, running_prometheus
+from support.server import ServerProcess, running_server
+from support.tools import require_program
+
+PATIENCE_S = 60.0
+CHIP_VALUES = {"utilization": 80, "temperature": 60, "power": 250, "hbm_used_memory": 2000, "health_status": 1}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Servers and the Prometheus that watches them.
+
+    Attributes:
+        prometheus: Scrapes them every second.
+        load: Has each of them compute a little, refuse, and miss a deadline.
+    """
+
+    prometheus: Prometheus
+    load: Callable[[], None]
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    require_program("prometheus")
+    folder = tmp_path_factory.mktemp("watched")
+    # The first kernels verify the start; then the device fails now and then, and is repaired.
+    faults = ";".join(f"aclnnMseLossGrad code=507015 mode=async after={after}" for after in (60, 90))
+    variables = {"ASCEND_SIMULATOR_FAULTS": faults, "ASCEND_SIMULATOR_DEVICES": "1"}
+    with ExitStack() as opened:
+        alone = opened.enter_context(running_server("--max-unary-in-flight", "1"))
+        host = opened.enter_context(running_server("--workers", "2", "--ready-when", "all"))
+        npu_flags = (*ascend_flags(), "--devices", "0", "--fallback", "cpu")
+        npu = opened.enter_context(running_server(*npu_flags, environment=variables))
+        ours = {"alone": alone.metrics_address, "host": host.metrics_address, "npu": npu.metrics_address}
+        exporter = opened.enter_context(_ChipExporter())
+        targets = {"mse-grad": ours, "npu-exporter": {"npu": exporter.address}}
+        prometheus = opened.enter_context(running_prometheus(folder, targets))
+        clients = [opened.enter_context(MseGradClient(server.address)) for server in (alone, host, npu)]
+
+        def load() -> None:
+            for client in clients:
+                _compute(client)
+            _be_refused(alone)
+
+        load()
+        os.kill(pid_of(host, "cpu:1"), signal.SIGKILL)
+        yield Watched(prometheus, load)
+
+
+class _ChipExporter:
+    """Says of one chip what npu-exporter says, in its names and units."""
+
+    def __enter__(self) -> _ChipExporter:
+        registry = CollectorRegistry()
+        for name, value in {**CHIP_VALUES, "hbm_total_memory": 64000}.items():
+            gauge = Gauge(f"npu_chip_info_{name}", name, ["id", "model_name"], registry=registry)
+            gauge.labels("0", "910B3").set(value)
+        self._server, self._thread = start_http_server(0, "127.0.0.1", registry=registry)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _compute(client: MseGradClient) -> None:
+    for _ in range(10):
+        client.compute(np.ones(1000, np.float32), np.zeros(1000, np.float32), 1.0, timeout_s=PATIENCE_S)
+    shared = client.empty(1000)
+    shared[:] = 1
+    client.compute(shared, shared, 1.0, timeout_s=PATIENCE_S)
+    large = np.ones(2**22, np.float32)
+    with pytest.raises(DeadlineExceeded):
+        client.compute(large, large, 1.0, timeout_s=0.0005)
+
+
+def _be_refused(server: ServerProcess) -> None:
+    """Calls four at a time where one is taken, until one is refused; each call has a connection of its own."""
+    operand = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[2**18], data=bytes(2**20))
+    request = pb.ComputeGradientRequest(predict=operand, label=operand, dout=operand, reduction=pb.REDUCTION_SUM)
+
+    def call(number: int) -> str:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(server.address, options=options) as channel:
+            try:
+                MseGradServiceStub(channel).ComputeGradient(request, timeout=PATIENCE_S)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+        return "OK"
+
+    with ThreadPoolExecutor(4) as threads:
+        codes = list(threads.map(call, range(16)))
+    assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}
