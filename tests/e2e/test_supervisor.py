@@ -22,7 +22,7 @@ from support.server import ServerProcess, running_server
 
 WORKERS = ("cpu:0", "cpu:1", "cpu:2")
 # So many connections all miss one of three workers in less than one run of a billion.
-CONNECTIONS = 52
+CONNECTIONS = 56
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import psutil
 import pytest
 
 from support.backends import ascend_flags
-from support.host import PATIENCE_S, compute, metrics, pid_of, states, until, worker_events
+from support.host import PATIENCE_S, compute, info, metrics, pid_of, states, until, worker_events
 from support.server import ServerProcess, running_server
+
+# So many connections all miss one of two workers in less than one run of a billion.
+CONNECTIONS = 32
 
 
 def started(*arguments: str, environment: dict[str, str] | None = None) -> ServerProcess:
@@ -33,8 +37,27 @@ def test_a_device_that_hangs_is_noticed_also_where_nobody_waits_for_it() -> None
         assert ended["reason"] == "device_hung"
 
 
-def compute_many(address: str, *, timeout_s: float = PATIENCE_S) -> None:
-    for _ in range(1000):
+@pytest.mark.slow
+def test_a_device_under_repair_is_not_behind_the_common_port_until_it_is_well() -> None:
+    fault = "aclnnMseLossGrad code=507015 mode=async after=100; aclrtCreateStream us=5000000 after=3 times=1"
+    variables = {"ASCEND_SIMULATOR_DEVICES": "2", "ASCEND_SIMULATOR_FAULTS": fault}
+    flags = (*ascend_flags(), "--devices", "0-1", "--ready-when", "all")
+    with running_server(*flags, environment=variables) as host, ThreadPoolExecutor(1) as thread:
+        before = states(host.address)
+        failing, other = (address for address, _, _ in before)
+        both = {info(address).instance_id for address in (failing, other)}
+        computing = thread.submit(compute_many, failing, count=200)
+        until(lambda: states(other)[0] == (failing, "npu:0", "recovering"))
+        assert {info(host.address).instance_id for _ in range(CONNECTIONS)} == {info(other).instance_id}
+        assert states(other)[0] == (failing, "npu:0", "recovering")  # all the while
+        computing.result(PATIENCE_S)
+        until(lambda: states(other) == before)
+        assert {info(host.address).instance_id for _ in range(CONNECTIONS)} == both
+        assert not worker_events(host, "worker_ended", "npu:0")
+
+
+def compute_many(address: str, *, count: int = 1000, timeout_s: float = PATIENCE_S) -> None:
+    for _ in range(count):
         compute(address, timeout_s=timeout_s)
 
 
