@@ -16,6 +16,7 @@ from support.server import ServerProcess, running_server
 
 # So many connections all miss one of two workers in less than one run of a billion.
 CONNECTIONS = 32
+HANGS_SOON = ("--device-timeout-s", "1", "--device-hang-s", "2")
 
 
 def started(*arguments: str, environment: dict[str, str] | None = None) -> ServerProcess:
@@ -25,8 +26,20 @@ def started(*arguments: str, environment: dict[str, str] | None = None) -> Serve
     return server
 
 
+def compute_many(address: str, *, count: int = 1000, timeout_s: float = PATIENCE_S) -> None:
+    for _ in range(count):
+        compute(address, timeout_s=timeout_s)
+
+
+def end_of(host: ServerProcess) -> int:
+    """Waits for the end of the host, and of its log, which ends with the last worker; returns the exit code."""
+    code = host.process.wait(PATIENCE_S)
+    host.kill()
+    return code
+
+
 def test_a_device_that_hangs_is_noticed_also_where_nobody_waits_for_it() -> None:
-    flags = (*ascend_flags(), "--devices", "0", "--device-timeout-s", "0.5", "--device-hang-s", "1")
+    flags = (*ascend_flags(), "--devices", "0", *HANGS_SOON)
     variables = {"ASCEND_SIMULATOR_FAULTS": "aclrtQueryEventStatus mode=hang after=100"}
     with running_server(*flags, environment=variables) as host:
         with pytest.raises(grpc.RpcError) as failure:
@@ -54,18 +67,6 @@ def test_a_device_under_repair_is_not_behind_the_common_port_until_it_is_well() 
         until(lambda: states(other) == before)
         assert {info(host.address).instance_id for _ in range(CONNECTIONS)} == both
         assert not worker_events(host, "worker_ended", "npu:0")
-
-
-def compute_many(address: str, *, count: int = 1000, timeout_s: float = PATIENCE_S) -> None:
-    for _ in range(count):
-        compute(address, timeout_s=timeout_s)
-
-
-def end_of(host: ServerProcess) -> int:
-    """Waits for the end of the host, and of its log, which ends with the last worker; returns the exit code."""
-    code = host.process.wait(PATIENCE_S)
-    host.kill()
-    return code
 
 
 def test_workers_end_with_their_supervisor() -> None:
@@ -122,15 +123,16 @@ def test_a_device_that_is_missing_is_given_up_and_the_others_serve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "limits", "reason"),
     [
-        ("aclnnMseLossGrad code=507899 mode=dead after=100", "device_lost"),
-        pytest.param("aclrtQueryEventStatus mode=hang after=100", "device_hung", marks=pytest.mark.slow),
+        ("aclnnMseLossGrad code=507899 mode=dead after=100", (), "device_lost"),
+        pytest.param("aclrtQueryEventStatus mode=hang after=100", HANGS_SOON, "device_hung", marks=pytest.mark.slow),
     ],
 )
-def test_a_device_that_fails_restarts_its_worker_while_the_other_serves(fault: str, reason: str) -> None:
+def test_a_device_that_fails_restarts_its_worker_while_the_other_serves(
+    fault: str, limits: tuple[str, ...], reason: str
+) -> None:
     flags = (*ascend_flags(), "--devices", "0-1", "--ready-when", "all")
-    limits = ("--device-timeout-s", "0.5", "--device-hang-s", "1")
     variables = {"ASCEND_SIMULATOR_DEVICES": "2", "ASCEND_SIMULATOR_FAULTS": fault}
     with running_server(*flags, *limits, environment=variables) as host:
         before = states(host.address)
