@@ -14,7 +14,7 @@ import numpy as np
 
 from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import FLOAT32, Array, Reduction
-from mse_grad_client import MseGradClient
+from mse_grad_client import ClientOptions, MseGradClient
 from support.backends import running_on
 from support.resident import peak_bytes, reset_peak, resident_bytes
 
@@ -47,7 +47,8 @@ def cost_of_gradient(size_bytes: int, *, backend: str = "cpu") -> Cost:
     elements = size_bytes // FLOAT32.itemsize_bytes
     row = np.arange(elements + 1, dtype=np.float32)
     predict, label, dout = row[:-1], row[1:], row[:-1]  # views of one array: three operands, once in memory
-    with running_on(backend) as server, MseGradClient(server.address) as client:
+    options = ClientOptions(shared_memory=False)
+    with running_on(backend) as server, MseGradClient(server.address, options=options) as client:
         client.compute(row[:1000], row[1:1001], row[:1000])
         pid = server.process.pid
         idle_bytes = resident_bytes(pid)

@@ -1,6 +1,7 @@
 """Those who are measured: ours over each transport, plain grpcio, and the same work without a wire.
 
-Each call returns a new array, as its users call it; PyTorch also writes to a given one, which its autograd never does.
+Each call returns a new array, as its users call it; PyTorch also writes to a given one, which its autograd never does,
+and so does ours where the client's own arrays are shared.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import Array
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
-from mse_grad_client import MseGradClient
+from mse_grad_client import ClientOptions, MseGradClient
 from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.backends.cpu import CpuBackend
 from support.server import running_server
@@ -28,6 +29,8 @@ from support.server import running_server
 __all__ = [
     "KERNEL",
     "NUMPY",
+    "OURS_COPIED",
+    "OURS_SHARED",
     "OURS_STREAM",
     "OURS_UNARY",
     "OURS_UNIX",
@@ -40,12 +43,16 @@ __all__ = [
 
 OURS_STREAM = ("compute", "tcp stream")
 OURS_UNIX = ("compute", "unix stream")
+OURS_COPIED = ("compute", "shared memory, copied")
+OURS_SHARED = ("compute, client.empty", "shared memory")
 OURS_UNARY = ("compute_unary", "tcp unary")
 PLAIN = ("plain grpcio", "tcp unary")
 KERNEL = ("native kernel", "in-process")
 NUMPY = ("numpy", "in-process")
 TORCH = ("pytorch", "in-process")
 TORCH_OUT = ("pytorch, out given", "in-process")
+
+WIRE = ClientOptions(shared_memory=False)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,9 @@ def contenders(folder: Path) -> Iterator[list[Contender]]:
         tcp = stack.enter_context(running_server())
         unix = stack.enter_context(running_server(listen=f"unix:{folder / 'bench.sock'}"))
         plain = stack.enter_context(plain_server())
-        over_tcp = stack.enter_context(MseGradClient(tcp.address))
-        over_unix = stack.enter_context(MseGradClient(unix.address))
+        over_tcp = stack.enter_context(MseGradClient(tcp.address, options=WIRE))
+        over_unix = stack.enter_context(MseGradClient(unix.address, options=WIRE))
+        sharing = stack.enter_context(MseGradClient(tcp.address))
         channel = stack.enter_context(grpc.insecure_channel(plain, options=UNLIMITED))
         backend = CpuBackend()
         backend.open()
@@ -90,6 +98,8 @@ def contenders(folder: Path) -> Iterator[list[Contender]]:
         yield [
             Contender(OURS_STREAM, lambda operands: _compute(over_tcp, operands)),
             Contender(OURS_UNIX, lambda operands: _compute(over_unix, operands)),
+            Contender(OURS_COPIED, lambda operands: _compute(sharing, operands)),
+            Contender(OURS_SHARED, lambda operands: _compute_in_place(sharing, operands)),
             Contender(OURS_UNARY, lambda operands: _compute_unary(over_tcp, operands), most_bytes=message_bytes),
             Contender(PLAIN, lambda operands: _plain(channel, operands)),
             Contender(KERNEL, lambda operands: _kernel(backend, operands)),
@@ -101,6 +111,12 @@ def contenders(folder: Path) -> Iterator[list[Contender]]:
 def _compute(client: MseGradClient, operands: Operands) -> Callable[[], Array]:
     predict, label, dout = operands.predict, operands.label, operands.dout
     return lambda: client.compute(predict, label, dout, REDUCTION.text)
+
+
+def _compute_in_place(client: MseGradClient, operands: Operands) -> Callable[[], Array]:
+    predict, label, dout, out = (client.empty(operands.elements, operands.dtype.numpy) for _ in range(4))
+    predict[...], label[...], dout[...] = operands.predict, operands.label, operands.dout
+    return lambda: client.compute(predict, label, dout, REDUCTION.text, out=out)
 
 
 def _compute_unary(client: MseGradClient, operands: Operands) -> Callable[[], Array]:

@@ -30,7 +30,9 @@ MOST_CHUNKS = 500
 @pytest.fixture(scope="module")
 def clients(server: ServerProcess) -> Iterator[dict[tuple[int | None, int | None], MseGradClient]]:
     every = {
-        (size, window): MseGradClient(server.address, options=ClientOptions(chunk_bytes=size, window_chunks=window))
+        (size, window): MseGradClient(
+            server.address, options=ClientOptions(chunk_bytes=size, window_chunks=window, shared_memory=False)
+        )
         for size in CHUNK_BYTES
         for window in WINDOWS
     }

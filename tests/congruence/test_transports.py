@@ -35,7 +35,7 @@ def assert_refused(compute: Compute, dtype: DType) -> None:
 
 @by_dtype
 def test_every_case_over_the_stream(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    with MseGradClient(server_of_kernel.address) as client:
+    with MseGradClient(server_of_kernel.address, options=ClientOptions(shared_memory=False)) as client:
         assert_bits_of_the_formula(client, client.compute, dtype)
 
 
@@ -61,7 +61,7 @@ def test_every_case_in_one_unary_call(server_of_kernel: ServerProcess, dtype: DT
 
 @by_dtype
 def test_every_case_chunk_by_chunk(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    options = ClientOptions(chunk_bytes=4096, window_chunks=1)
+    options = ClientOptions(chunk_bytes=4096, window_chunks=1, shared_memory=False)
     with MseGradClient(server_of_kernel.address, options=options) as client:
         assert_bits_of_the_formula(client, client.compute, dtype)
 

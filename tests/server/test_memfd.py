@@ -34,6 +34,14 @@ def test_sealed_memory_is_taken_and_may_be_written() -> None:
         assert os.pread(descriptor, 2, 0) == b"ab"
 
 
+def test_memory_that_was_taken_never_shrinks() -> None:
+    with memfd(PAGE_BYTES) as descriptor:
+        mapping = map_memfd(descriptor, inspect_memfd(descriptor))
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+        assert mapping[PAGE_BYTES - 1] == 0
+
+
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE], ids=str)
 def test_memory_whose_size_may_change_is_refused(seals: int) -> None:
     with memfd(PAGE_BYTES, seals=seals) as descriptor:

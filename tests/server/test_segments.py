@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mse_grad.frame import SharedRange
 from mse_grad.reasons import ContractError, Reason
-from mse_grad.tensor import FLOAT16, FLOAT32, FLOAT64
+from mse_grad.tensor import DTYPES, FLOAT16, FLOAT32, FLOAT64, DType
 from mse_grad_server.config import Settings
 from mse_grad_server.errors import SharedMemoryFull, SharedMemoryUnusable
 from mse_grad_server.metrics import Metrics
@@ -97,9 +99,33 @@ async def test_a_range_that_is_not_wholly_there_is_refused(shared: SharedRange, 
         assert (refused.value.reason, refused.value.field) == (reason, field)
 
 
+numbers = st.integers(-20, 300) | st.integers(-(2**63), 2**63 - 1) | st.integers(PAGE_BYTES - 40, PAGE_BYTES + 8)
+ranges = st.builds(SharedRange, *([numbers, *[st.integers(0, 3), numbers] * 4]))
+
+
+@given(st.lists(ranges, min_size=1, max_size=20), st.sampled_from(DTYPES), st.booleans())
+def test_any_range_is_refused_or_lies_within_its_segment(
+    several: list[SharedRange], dtype: DType, scalar_dout: bool
+) -> None:
+    async def look() -> None:
+        mapped = Mapped()
+        with SharedBytes(PAGE_BYTES) as one, SharedBytes(PAGE_BYTES // 2 + 1) as two:
+            mapped.segments.add([1, 2], [one.descriptor, two.descriptor])
+            for shared in several:
+                shared.elements = max(1, shared.elements)  # which is looked at before
+                try:
+                    found = mapped.segments.operands(shared, dtype, scalar_dout=scalar_dout)
+                except ContractError:
+                    continue
+                found.y[...] = 1  # a fault, were it elsewhere
+                assert all(array is None or array.size == shared.elements for array in found)
+                assert all(not np.may_share_memory(found.y, array) for array in found[:3] if array is not None)
+
+    asyncio.run(look())
+
+
 @pytest.mark.parametrize("dtype", [FLOAT16, FLOAT32, FLOAT64], ids=lambda dtype: dtype.name)
-async def test_the_last_element_of_a_segment_may_be_used(dtype: object) -> None:
-    assert isinstance(dtype, type(FLOAT32))
+async def test_the_last_element_of_a_segment_may_be_used(dtype: DType) -> None:
     mapped = Mapped()
     with memfd(PAGE_BYTES) as descriptor:
         mapped.segments.add([1], [descriptor])

@@ -21,7 +21,7 @@ from mse_grad_server.config import Settings
 from mse_grad_server.log import open_log
 from mse_grad_server.metrics import Metrics
 from mse_grad_server.shared_memory import SharedMemory
-from support.handover import RawHandover, SharedBytes, memfd
+from support.handover import RawHandover, SharedBytes, memfd, punch_hole
 from support.in_process import FakeClock, RawStream, Serving, gradient, header, operands, reason_of, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is handed over on Linux alone")
@@ -370,12 +370,16 @@ async def test_nothing_is_offered_where_the_setting_is_off() -> None:
         await stream.assert_works(2)
 
 
-async def test_memory_that_changes_under_way_harms_only_its_owner() -> None:
+@pytest.mark.parametrize("how", ["overwritten", "given back"])
+async def test_memory_that_changes_under_way_harms_only_its_owner(how: str) -> None:
     async with serving(inline_bytes=0) as server, sharing(server) as shared:
         server.backend.gate.clear()
         await shared.send(1)
         await server.started()
-        shared.memory.contents[...] = 255
+        if how == "overwritten":
+            shared.memory.contents[...] = 255
+        else:
+            punch_hole(shared.memory.descriptor, PAGE_BYTES)
         server.backend.gate.set()
         assert [result.id for result in (await shared.stream.receive()).results] == [1]
         await shared.stream.assert_works(2)

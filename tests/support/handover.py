@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import ctypes
 import fcntl
 import mmap
 import os
@@ -16,7 +17,7 @@ import numpy as np
 from mse_grad.tensor import Array
 from mse_grad.v1 import mse_grad_pb2 as pb
 
-__all__ = ["SEALS", "RawHandover", "SharedBytes", "memfd"]
+__all__ = ["SEALS", "RawHandover", "SharedBytes", "memfd", "punch_hole"]
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
@@ -31,6 +32,14 @@ def memfd(size_bytes: int, *, seals: int = SEALS, flags: int = 0) -> Iterator[in
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def punch_hole(descriptor: int, size_bytes: int) -> None:
+    """Gives the pages of memory back, as fallocate(2) does it under any seals but those against writing."""
+    keep_size, punch = 1, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.fallocate(descriptor, punch | keep_size, ctypes.c_long(0), ctypes.c_long(size_bytes))
+    assert result == 0, os.strerror(ctypes.get_errno())
 
 
 class SharedBytes:

@@ -45,13 +45,10 @@ class MemoryListener:
         packets: What came, with how many descriptors, oldest first.
     """
 
-    def __init__(self, answer: Callable[[pb.SharedMemoryHandover], bytes] = taking, *, name: str = "") -> None:
+    def __init__(self, answer: Callable[[pb.SharedMemoryHandover], bytes] = taking) -> None:
         """Takes how packets are answered; an empty answer closes the connection."""
-        self.offer = pb.SharedMemoryOffer(
-            socket_name=name or f"mse-grad-test-{os.getpid()}-{next(_numbers)}",
-            secret=b"secret",
-            max_mapped_bytes=2**40,
-        )
+        name = f"mse-grad-test-{os.getpid()}-{next(_numbers)}"
+        self.offer = pb.SharedMemoryOffer(socket_name=name, secret=b"secret", max_mapped_bytes=2**40)
         self.packets: list[tuple[pb.SharedMemoryHandover, int]] = []
         self._answer = answer
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
