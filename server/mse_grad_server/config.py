@@ -133,7 +133,8 @@ class Settings(BaseSettings):
         512 * _KIB,
         least=0,
         most=_GIB,
-        text="largest gradient computed in the event loop, where no thread is waited for",
+        text="largest gradient computed in the event loop, where no thread is waited for; eightfold for a lone one in "
+        "shared memory",
     )
     max_unary_bytes: ByteSize = _size(
         64 * _MIB, least=_KIB, most=_MAX_MESSAGE_BYTES, text="largest message of ComputeGradient"

@@ -21,9 +21,9 @@ __all__ = ["Drainable", "Engine"]
 
 T = TypeVar("T")
 
-# A gradient of this size takes a few times as long as a thread to wake up, and a caller who comes meanwhile waits for
-# it no longer than for a message of the largest chunks.
-_QUICK_BYTES = 4 * 2**20
+# A lone gradient may be so many times larger than a small one: it takes about as long as a thread needs to wake up and
+# to be heard, and who comes meanwhile waits for it no longer than for a message of large chunks.
+_LONE_FACTOR = 8
 
 
 class Drainable(Protocol):
@@ -164,7 +164,7 @@ class Engine:
 
     def is_quick(self, gradient_bytes: int) -> bool:
         """Whether a gradient, larger than small, may be computed in the event loop: no other request would wait."""
-        return self._inline_bytes > 0 and self.in_flight_requests <= 1 and gradient_bytes <= _QUICK_BYTES
+        return self.in_flight_requests <= 1 and gradient_bytes <= _LONE_FACTOR * self._inline_bytes
 
     def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Runs `job` in a thread of computation."""

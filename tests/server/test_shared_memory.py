@@ -4,6 +4,7 @@ import asyncio
 import io
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -138,6 +139,26 @@ async def test_elements_are_counted_by_where_they_were_and_bytes_where_they_went
         assert server.metric("mse_grad_elements_total") == 7
         assert server.metric("mse_grad_transferred_bytes_total", direction="in") == before + 36
         assert mapped(server) == (1, PAGE_BYTES)
+
+
+async def test_a_lone_gradient_is_computed_at_once_and_one_beside_others_in_a_thread() -> None:
+    async with serving(inline_bytes=2) as server, sharing(server) as shared:
+        threads: list[str] = []
+        compute = server.backend.compute
+
+        def watched(*arguments: Any, **options: Any) -> None:
+            threads.append(threading.current_thread().name)
+            compute(*arguments, **options)
+
+        server.backend.compute = watched  # type: ignore[method-assign]
+        await shared.send(1)
+        await shared.assert_answered(1)
+        await shared.stream.send([header(2, (4,)), header(3, (4,))], [shared_chunk(3)])
+        assert [result.id for result in (await shared.stream.receive()).results] == [3]
+        await shared.stream.send((), [shared_chunk(2)])
+        assert [result.id for result in (await shared.stream.receive()).results] == [2]
+        names = [name.partition("_")[0] for name in threads]
+        assert names == ["MainThread", "compute", "MainThread"]
 
 
 BAD_CHUNKS = {
