@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -85,11 +85,11 @@ class _Load:
             for done in [threads.submit(self._call, client, size, requests_each) for size in sizes]:
                 done.result()
 
-    def run_until_right(self) -> None:
-        """Returns once a gradient has come; raises AssertionError where none does within the deadline."""
+    def run_until_right(self, is_lost: Callable[[], bool]) -> None:
+        """Returns once a gradient has come, or none will; raises AssertionError where none does within the deadline."""
         give_up_s = time.monotonic() + DEADLINE_S
         with MseGradClient(self._address, options=_ONCE) as client:
-            while self._call(client, ELEMENTS, 1) != RIGHT:
+            while not is_lost() and self._call(client, ELEMENTS, 1) != RIGHT:
                 assert time.monotonic() < give_up_s, "no gradient comes although no call fails any more"
                 time.sleep(0.002)
 
@@ -131,14 +131,13 @@ async def recover(runtime: AscendRuntime, rule: str) -> Recovery:
         cleared_s = time.monotonic()
         ends = Counter(load.ends)
         lost = server.server.lost
-        if not lost.done():
-            await asyncio.to_thread(load.run_until_right)
+        await asyncio.to_thread(load.run_until_right, lost.done)
         exit_code = lost.result().exit_code if lost.done() else None
         rungs = _rungs(server)
     if exit_code is not None:
         async with serving(runtime) as successor:
             again = _Load(str(successor.server.address))
-            await asyncio.to_thread(again.run_until_right)
+            await asyncio.to_thread(again.run_until_right, successor.server.lost.done)
             load.right_s += again.right_s
     if stays:
         away_s = min(at for at in load.right_s if at > cleared_s) - cleared_s
