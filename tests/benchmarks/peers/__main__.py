@@ -28,12 +28,13 @@ from benchmarks.peers.ways.operands import Operands
 from mse_grad.tensor import DTYPES
 
 SIZES = {"1K": 2**10, "64K": 2**16, "1M": 2**20, "16M": 2**24}
+# How the time is divided: a call takes longer with size, and each size needs enough of them.
+WEIGHTS = {"1K": 1.0, "64K": 1.0, "1M": 1.5, "16M": 4.0}
 MEASURED_DTYPES = ("float32", "float16")
 PEERS = sorted({row.peer for row in ROWS})
 # The small size, at which several clients and several gradients in a call are measured.
 SMALL = "1K"
 PLOT_SCRIPT = Path(__file__).with_name("plot.py")
-PICTURE = Path("docs/bench-peers.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(screen.goal_table(figures))
     if absences:
         console.print(screen.absence_table(absences))
-    console.print(f"JSON lines: {given.output}", style="dim")
+    releases = dict.fromkeys(f"{figure.name} {figure.version}" for figure in figures)
+    console.print(f"releases: {', '.join(releases)}\nJSON lines: {given.output}", style="dim")
     if given.plot is not None:
         _plot(given.output, given.plot, console)
     return 0 if figures else 1
@@ -93,14 +95,19 @@ def _measure(
                 dtype=dtype,
                 folder_of=_written_operands(Path(name), sizes[size], dtype, {one.row.items for one in able}),
                 rounds=given.rounds,
-                # What the smaller ones do not need is left for the larger.
-                budget_s=max(0.0, deadline - time.monotonic()) / (len(runs) - number),
+                budget_s=_share(runs[number:]) * max(0.0, deadline - time.monotonic()),
             )
             console.print(f"measuring {course.name}, {len(able)} rows ...", style="dim")
             found, failed = race(able, course) if clients == 1 else rush(able, course, clients=clients)
             figures += found
             absences += failed
     return figures, absences
+
+
+def _share(runs: Sequence[tuple[str, str, int]]) -> float:
+    """Returns how much of the time left is for the first of the runs left."""
+    weights = [WEIGHTS[size] for size, _, _ in runs]
+    return weights[0] / sum(weights)
 
 
 def _takes_part(participant: Participant, size: str, dtype: str, clients: int) -> bool:

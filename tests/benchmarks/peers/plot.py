@@ -24,6 +24,7 @@ _HALVES = (
             ("compute", "same host, client.empty"),
             ("compute", "same host"),
             ("compute", "unix, tuned"),
+            ("Arrow Flight", "stream"),
             ("pytriton", "shared memory"),
             ("raw socket", "unix"),
             _KERNEL,
@@ -49,7 +50,10 @@ _HALVES = (
 )
 _OURS = ("#c1121f", "#f3722c", "#f9a03f")
 _FLOORS = {"raw socket": "#666666", "native kernel": "#000000", "memcpy": "#aaaaaa"}
+_PEERS = sorted({key for _, keys in _HALVES for key in keys if key[0] not in ("compute", *_FLOORS)})
+_COLORS = dict(zip(_PEERS, (colormaps["tab10"].colors[i] for i in (0, 9, 5, 8, 2, 4, 6, 7)), strict=True))
 _MARKERS = "osD^vPX<>"
+_TIMES = ("1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms", "1 s", "10 s")
 _SIZES = {2**10: "1K", 2**16: "64K", 2**20: "1M", 2**24: "16M"}
 
 
@@ -65,13 +69,17 @@ def main() -> None:
     halves = figure.subplots(1, 2, sharey=True)
     for half, (title, keys) in zip(halves, _HALVES, strict=True):
         _draw(half, title, [(key, times_us[key]) for key in keys if key in times_us])
-    halves[0].set_ylabel("median time of a gradient, microseconds")
-    figure.suptitle("One gradient in float32, one client; less is better; dashed: floors", fontsize=12)
+    halves[0].set_ylabel("median time of a gradient")
+    halves[0].set_yticks([10.0**power for power in range(len(_TIMES))], _TIMES)
+    figure.suptitle(
+        "One gradient in float32, one client; less is better. Dashed: floors. Tuned: malloc set in the environment",
+        fontsize=11,
+    )
     figure.savefig(picture, dpi=110)
 
 
 def _draw(half: Any, title: str, rows: list[tuple[tuple[str, str], dict[int, float]]]) -> None:
-    ours, others = iter(_OURS), iter(colormaps["tab10"].colors[i] for i in (0, 9, 2, 4, 5, 6, 8))
+    ours = iter(_OURS)
     for number, ((name, transport), points) in enumerate(rows):
         elements = sorted(points)
         floor = name in _FLOORS
@@ -79,7 +87,7 @@ def _draw(half: Any, title: str, rows: list[tuple[tuple[str, str], dict[int, flo
             elements,
             [points[count] for count in elements],
             label=f"{name}, {transport}",
-            color=_FLOORS[name] if floor else next(ours) if name == "compute" else next(others),
+            color=_FLOORS[name] if floor else next(ours) if name == "compute" else _COLORS[name, transport],
             linestyle="--" if floor else "-",
             linewidth=2.4 if name == "compute" else 1.4,
             marker=None if floor else _MARKERS[number],

@@ -19,7 +19,12 @@ __all__ = ["Course", "race", "rush"]
 
 _CALLS_AT_MOST = 200
 _TURN_AT_MOST_S = 0.1
-_RUSH_AT_LEAST_S, _RUSH_AT_MOST_S = 0.05, 0.25
+_RUSH_AT_LEAST_S, _RUSH_AT_MOST_S = 0.1, 0.25
+# Whatever the budget.
+_ROUNDS_AT_LEAST = 3
+_SHARE_AT_LEAST_S = 1.5
+# A first call pays for pages and connections; it counts only where a second one would take too long.
+_FIRST_COUNTS_FROM_S = 5.0
 # For the command to reach four processes.
 _RUSH_AHEAD_NS = 20_000_000
 
@@ -34,7 +39,7 @@ class Course:
         dtype: Name of their type.
         folder_of: Gives the folder with a row's operands.
         rounds: Times that each gets a turn.
-        budget_s: About how long all of it may take; every row is measured once whatever it takes.
+        budget_s: About how long all of it may take; a few rounds are made whatever they take.
     """
 
     name: str
@@ -48,17 +53,17 @@ class Course:
 def race(participants: Sequence[Participant], course: Course) -> tuple[list[Figure], list[Absence]]:
     """Measures one client of each participant; returns the figures, and who failed.
 
-    Who needs more than its share of the budget gets fewer turns; where the first call already took that, it is the
-    figure.
+    Who needs more than its share of the budget gets fewer turns.
     """
     deadline = time.monotonic() + course.budget_s
     share_s = course.budget_s / len(participants)
     turn_s = min(_TURN_AT_MOST_S, share_s / (2 * course.rounds))
+    share_s = max(_SHARE_AT_LEAST_S, share_s)
     runners = [_Runner(one, course, share_s, turn_s) for one in participants]
     for runner in runners:
         runner.prepare()
     for number in range(course.rounds):
-        if number > 0 and time.monotonic() >= deadline:
+        if number >= _ROUNDS_AT_LEAST and time.monotonic() >= deadline:
             break
         for turn in range(len(runners)):
             runners[(number + turn) % len(runners)].take_turn()
@@ -68,15 +73,15 @@ def race(participants: Sequence[Participant], course: Course) -> tuple[list[Figu
 
 def rush(participants: Sequence[Participant], course: Course, *, clients: int) -> tuple[list[Figure], list[Absence]]:
     """Counts the gradients of several client processes of each participant, all calling at the same time."""
-    deadline = time.monotonic() + course.budget_s
-    turn_s = min(_RUSH_AT_MOST_S, course.budget_s / (2 * course.rounds * len(participants)))
+    turn_s = min(_RUSH_AT_MOST_S, course.budget_s / (course.rounds * len(participants)))
     turn_s = max(_RUSH_AT_LEAST_S, turn_s)
     teams = [_Team(one, clients) for one in participants]
     try:
         for team in teams:
             team.prepare(course)
+        deadline = time.monotonic() + course.budget_s
         for number in range(course.rounds):
-            if number > 0 and time.monotonic() >= deadline:
+            if number >= _ROUNDS_AT_LEAST and time.monotonic() >= deadline:
                 break
             for turn in range(len(teams)):
                 teams[(number + turn) % len(teams)].take_turn(turn_s, course)
@@ -102,7 +107,7 @@ class _Runner:
     def prepare(self) -> None:
         row = self._participant.row
         answer = self._ask("prepare", folder=str(self._course.folder_of(row)), items=row.items)
-        if answer is not None and answer["first_ns"] >= self._share_ns:
+        if answer is not None and answer["first_ns"] >= max(self._share_ns, _FIRST_COUNTS_FROM_S * 1e9):
             self._times_ns.append(answer["first_ns"])
 
     def take_turn(self) -> None:

@@ -16,6 +16,7 @@ __all__ = ["absence_table", "goal_table", "rate_table", "time_table"]
 def time_table(figures: Sequence[Figure], dtype: str, sizes: Mapping[str, int]) -> Table:
     """Returns the median time of one client for each size."""
     table = _table(f"{dtype}: median of a call, and GB/s of three operands and one gradient", "who", "transport")
+    table.caption = "tuned: with variables that tune malloc in the environment of client and server"
     for size in sizes:
         table.add_column(size, justify="right")
     measured = {

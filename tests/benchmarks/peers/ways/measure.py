@@ -33,6 +33,7 @@ class Client:
     def __init__(self, connect: Connect, address: str) -> None:
         self._prepare = connect(address)
         self._call: Call | None = None
+        self._first_ns = 0
 
     def prepare(self, folder: str, items: int) -> dict[str, Any]:
         """Reads operands, computes once and compares all bits; answers how long the call took."""
@@ -45,13 +46,15 @@ class Client:
         y = np.asarray(gradient).reshape(-1)
         if y.dtype != operands.golden.dtype or y.tobytes() != operands.golden.tobytes():
             raise ValueError("the gradient has other bits than the formula gives")
-        self._call = call
+        self._call, self._first_ns = call, first_ns
         return {"first_ns": first_ns}
 
     def turn(self, budget_s: float, calls: int) -> dict[str, Any]:
         """Calls for about that long, at least once and at most so often; answers the time of each call."""
         assert self._call is not None
         times_ns: list[int] = []
+        if self._first_ns < budget_s * 1e9:
+            self._call()  # caches and connections have rested since the turn before
         clock, call = time.perf_counter_ns, self._call
         end_ns = clock() + int(budget_s * 1e9)
         while len(times_ns) < calls:
