@@ -56,23 +56,25 @@ def for_ever(open_backend: Open, runtime: AscendRuntime, rule: str) -> None:
             ends = load(opened)
         assert sum(ends.values()) == CALLERS * REQUESTS_EACH
         assert set(ends) <= {"right", "DeviceUnavailable", "BackendError", "ServerBusy", "DeadlineExceeded"}, rule
-        if opened.witness.loss is None:
-            answers_again(opened)
+        if answers_again(opened):
             return
+        assert opened.witness.loss is not None
         assert opened.witness.loss.exit_code == ExitCode.DEVICE_LOST
     with open_backend() as successor:
         successor.check(5000)
 
 
-def answers_again(opened: Opened) -> None:
+def answers_again(opened: Opened) -> bool:
+    """Returns whether it does; not where its device is lost."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while True:
+    while not opened.witness.was_lost.is_set():
         try:
             opened.check(5000)
         except DeviceUnavailable:
             assert time.monotonic() < deadline_s
             continue
-        return
+        return True
+    return False
 
 
 @pytest.mark.parametrize("code", ONE_CODE_A_CLASS)
