@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> ExitCode:
     if command.print_config:
         sys.stdout.write(as_yaml(command.settings, command.origins))
         return ExitCode.OK
-    keep_freed_memory()
+    if command.settings.keep_freed_memory:
+        keep_freed_memory()
     set_grpc_environment(command.settings.grpc_experiments)
     log = open_log(command.settings.log_level, command.settings.log_format, stream=sys.stderr)
     forward_library_logs(log)

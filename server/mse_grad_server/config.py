@@ -187,6 +187,11 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=30.0, ge=0, le=86400, description="how long accepted requests may take after SIGTERM or SIGINT"
     )
+    keep_freed_memory: bool = Field(
+        default=True,
+        description="have glibc's malloc keep freed memory, up to 256 MiB, for the next message, unless the variables of "
+        "malloc tune it",
+    )
     grpc_experiments: str = Field(
         default="-event_engine_client,-event_engine_listener",
         pattern="^(-?[a-z0-9_]+(,-?[a-z0-9_]+)*)?$",

@@ -28,7 +28,6 @@ def main(arguments: list[str]) -> ExitCode:
             link.
     """
     _, descriptor = arguments
-    keep_freed_memory()
     return asyncio.run(_work(socket.socket(fileno=int(descriptor))))
 
 
@@ -40,6 +39,8 @@ async def _work(end: socket.socket) -> ExitCode:
             return ExitCode.OK
         placement = Placement(**message)
         settings = Settings(**placement.settings)
+        if settings.keep_freed_memory:
+            keep_freed_memory()
         log = open_log(settings.log_level, settings.log_format, stream=sys.stderr).bind(worker=placement.worker)
         forward_library_logs(log)
         membership = Membership(link, LoopClock(), address=settings.listen, common_address=placement.common_address)

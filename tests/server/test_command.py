@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 
 import mse_grad_server
+from mse_grad_server import command
 from mse_grad_server.__main__ import main
 from mse_grad_server.exits import ExitCode
 
@@ -25,6 +26,22 @@ def test_a_wrong_setting_is_named_on_stderr_and_the_code_is_2(capsys: pytest.Cap
     printed = capsys.readouterr()
     assert printed.err.startswith("mse-grad-server: --window-chunks is '0'")
     assert printed.out == ""
+
+
+@pytest.mark.parametrize(("flags", "kept"), [((), 1), (("--no-keep-freed-memory",), 0)])
+def test_malloc_is_told_to_keep_memory_unless_the_settings_say_no(
+    flags: tuple[str, ...], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: calls.append(None))
+
+    def end(_: str) -> None:
+        raise InterruptedError("far enough")
+
+    monkeypatch.setattr(command, "set_grpc_environment", end)
+    with pytest.raises(InterruptedError):
+        main(list(flags))
+    assert len(calls) == kept
 
 
 def test_without_the_extra_the_command_says_how_to_install_it(
