@@ -189,8 +189,7 @@ class Settings(BaseSettings):
     )
     keep_freed_memory: bool = Field(
         default=True,
-        description="have glibc's malloc keep freed memory, up to 256 MiB, for the next message, unless the variables of "
-        "malloc tune it",
+        description="have glibc keep freed memory, up to 256 MiB, for the next message, unless variables tune malloc",
     )
     grpc_experiments: str = Field(
         default="-event_engine_client,-event_engine_listener",
