@@ -28,11 +28,13 @@ COUNT = 200_000
 MIB = 2**20
 
 
-def metric(server: ServerProcess, name: str) -> float:
+def metric(server: ServerProcess, name: str, *, least: bool = False) -> float:
+    """Returns the sum of a metric's samples, or the least of them."""
     with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.name == f"mse_grad_{name}")
+    values = [sample.value for sample in samples if sample.name == f"mse_grad_{name}"]
+    return min(values) if least else sum(values)
 
 
 def elements_in_shared_memory(server: ServerProcess) -> float:
@@ -119,6 +121,21 @@ def test_many_threads_share_one_client(client: MseGradClient) -> None:
         given = [operands((COUNT + seed,), seed=seed) for seed in range(16)]
         for operand, y in zip(given, threads.map(lambda each: client.compute(*each), given), strict=True):
             assert y.tobytes() == expected(*operand).tobytes()
+
+
+def test_every_worker_gets_the_segments_that_its_requests_need() -> None:
+    with running_server("--workers", "2", "--ready-when", "all") as host, MseGradClient(host.address) as client:
+        given = shared_operands(client, MIB)
+        outs = [client.empty(MIB) for _ in range(4)]
+
+        def both_computed() -> bool:
+            with ThreadPoolExecutor(4) as threads:
+                for y in threads.map(lambda out: client.compute(*given, out=out), outs):
+                    assert y.tobytes() == wanted
+            return metric(host, "shared_memory_elements_total", least=True) > 0
+
+        wanted = expected(*given).tobytes()
+        wait_until(both_computed)
 
 
 def test_arrays_of_another_client_are_ordinary_ones(server: ServerProcess, client: MseGradClient) -> None:
