@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers import crew
+from benchmarks.peers import crew, environments
 from benchmarks.peers.environments import NotAvailable
 from benchmarks.peers.figures import Absence, Figure
 from benchmarks.peers.goals import GOALS, Goal
@@ -75,6 +75,15 @@ def test_a_server_that_does_not_start_is_reported_with_its_last_words(
     (absence,) = absences
     assert absence == Absence("broken", "tcp", "start", absence.not_available)
     assert absence.not_available.startswith("ModuleNotFoundError: No module named ")
+
+
+@pytest.mark.slow
+def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "_FOLDER", tmp_path)
+    monkeypatch.setitem(environments._REQUIREMENTS, "broken", (str(tmp_path / "no-such-package"),))
+    with pytest.raises(NotAvailable, match="no-such-package"):
+        environments.python_of("broken")
+    assert not (tmp_path / "broken/installed").exists()
 
 
 def test_a_first_answer_with_other_bits_is_refused(tmp_path: Path) -> None:

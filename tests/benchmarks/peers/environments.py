@@ -31,7 +31,7 @@ def python_of(environment: str) -> str:
     """Returns the interpreter of an environment, which is made where it is not there yet; "" is the one running.
 
     Raises:
-        NotAvailable: It cannot be made; the message is the last that pip said.
+        NotAvailable: It cannot be made; the message has what pip said.
     """
     if not environment:
         return sys.executable
@@ -50,4 +50,6 @@ def _run(command: list[str]) -> None:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except subprocess.CalledProcessError as failed:
         said = [line for line in (failed.stdout + failed.stderr).splitlines() if line.strip()]
-        raise NotAvailable(said[-1] if said else f"{command[0]} ended with exit code {failed.returncode}") from failed
+        errors = [line for line in said if line.startswith("ERROR")]  # pip goes on with hints and warnings
+        why = (errors or said or [f"it ended with exit code {failed.returncode}"])[-1]
+        raise NotAvailable(f"{' '.join(command[1:])}: {why}") from failed

@@ -1,5 +1,6 @@
 """A client that measures on command: `python -m benchmarks.peers.ways.measure MODULE:FUNCTION ADDRESS`.
 
+The module names in DISTRIBUTION the package whose release is reported; the function is an `operands.Connect`.
 Commands and answers are JSON, one a line, on standard input and output. An error ends it, with the traceback on
 standard error.
 """
