@@ -16,6 +16,7 @@ from benchmarks.peers.environments import NotAvailable
 from benchmarks.peers.figures import Absence, Figure
 from benchmarks.peers.goals import GOALS, Goal
 from benchmarks.peers.processes import Client
+from benchmarks.peers.race import Course, race
 from benchmarks.peers.roster import ROWS, SERVERS, Row, Server
 from benchmarks.peers.ways.operands import Operands
 from mse_grad_server.backends.native import LIBRARY_PATH
@@ -96,6 +97,23 @@ def test_a_first_answer_with_other_bits_is_refused(tmp_path: Path) -> None:
             client.ask("prepare", folder=str(tmp_path), items=1)
     finally:
         client.close()
+
+
+def test_who_fails_on_the_way_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    ones, zeros = np.ones(4, np.float32), np.zeros(4, np.float32)
+    for name, golden in (("good", zeros), ("bad", ones)):
+        (tmp_path / name).mkdir()
+        Operands(ones, ones, ones, golden).save(tmp_path / name)
+    rows = [Row((name, "in-process"), "in_process:kernel") for name in ("good", "bad")]
+    course = Course(
+        "4 float32", elements=4, dtype="float32", folder_of=lambda row: tmp_path / row.key[0], rounds=2, budget_s=0.1
+    )
+    with crew.crew(rows, tmp_path) as (participants, absences):
+        figures, failed = race(participants, course)
+    assert absences == []
+    assert [figure.name for figure in figures] == ["good"]
+    assert [(absence.name, absence.during) for absence in failed] == [("bad", "4 float32")]
+    assert "other bits than the formula" in failed[0].not_available
 
 
 def test_goals_and_rows_speak_of_each_other() -> None:
