@@ -6,7 +6,7 @@ import numpy as np
 
 from mse_grad_client.handover import Handover
 from mse_grad_client.options import ClientOptions
-from mse_grad_client.region import Region
+from mse_grad_client.region import Place, Region
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_exchange import Lane, Room, SharedExchange
 
@@ -51,8 +51,8 @@ def shared_exchange(
     if not request.scalar_dout:
         tensors.append(request.dout)
     tensors.append(request.y)
-    places = [region.find(contents) for contents in tensors]
     size = request.dtype.itemsize_bytes
+    places = [_place(region, contents, size) for contents in tensors]
     chunk_elements, slots = request.count, 1
     if None in places:
         if len(request.predict) < options.copied_from_bytes:
@@ -80,6 +80,11 @@ def shared_exchange(
         chunk_elements=chunk_elements,
         slots=slots,
     )
+
+
+def _place(region: Region, contents: memoryview, itemsize_bytes: int) -> Place | None:
+    place = region.find(contents)
+    return None if place is None or place.offset % itemsize_bytes else place  # the contract asks for whole elements
 
 
 def _room(region: Region, handover: Handover, size_bytes: int) -> Room | None:

@@ -94,6 +94,16 @@ def test_an_operand_may_receive_the_gradient(client: MseGradClient, index: int) 
     assert client.compute(*given, out=given[index]).tobytes() == wanted
 
 
+def test_an_array_that_is_not_aligned_is_copied(server: ServerProcess, client: MseGradClient) -> None:
+    bytes_ = client.empty(4 * COUNT + 1, np.uint8)
+    predict = bytes_[1:].view(np.float32)
+    predict[...] = operands((COUNT,))[0]
+    _, label, dout = shared_operands(client)
+    before = elements_in_shared_memory(server)
+    assert client.compute(predict, label, dout).tobytes() == expected(predict, label, dout).tobytes()
+    assert elements_in_shared_memory(server) == before + COUNT
+
+
 def test_segments_are_used_again(server: ServerProcess, client: MseGradClient) -> None:
     assert_computes(client)
     segments = metric(server, "shared_memory_segments")
