@@ -8,7 +8,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-pythons lint format bench bench-peers simulator simulator-report generate clean
+.PHONY: help demo serve test test-all test-pythons lint format bench bench-peers image-test simulator simulator-report generate clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,7 @@ lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ f
 	@$(bin)/python -m mypy --platform win32 proto client
 	@$(bin)/lint-imports
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format --dry-run -Werror
+	@$(bin)/hadolint Dockerfile
 
 format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make lint` asks for
 	@$(bin)/python -m ruff check --fix
@@ -53,6 +54,9 @@ bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if ins
 
 bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, in environments of their own
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)
+
+image-test: $(VENV)/installed-test ## Build the image `cpu` with podman or docker and hold it to what it promises
+	@$(bin)/python -m pytest tests/deploy/check_image.py $(ARGS)
 
 simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
 	@$(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile

@@ -1,0 +1,88 @@
+# Targets `cpu` and `ascend`. Pin the bases by digest where a build has to be repeatable:
+#   docker build --target cpu --build-arg DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim@sha256:... .
+ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
+ARG CANN_IMAGE=quay.io/ascend/cann:8.5.0-910b-ubuntu22.04-py3.11
+
+# Versions of Debian's packages are those of the pinned base's release.
+FROM ${DEBIAN_IMAGE} AS build-cpu
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates g++ python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN python3 -m venv /opt/mse-grad \
+    && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
+    && /opt/mse-grad/bin/pip uninstall --yes pip setuptools \
+    && install -m 755 deploy/health.py /opt/mse-grad/bin/mse-grad-health
+
+FROM ${DEBIAN_IMAGE} AS cpu
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="mse-grad" \
+      org.opencontainers.image.description="Gradients of the mean squared error as a gRPC service, on the CPU" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 mse-grad \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mse-grad
+COPY --from=build-cpu /opt/mse-grad /opt/mse-grad
+ENV PATH=/opt/mse-grad/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["/opt/mse-grad/bin/python3", "/opt/mse-grad/bin/mse-grad-health"]
+ENTRYPOINT ["mse-grad-server"]
+
+FROM ${CANN_IMAGE} AS build-ascend
+ARG CANN_FOLDER=/usr/local/Ascend/ascend-toolkit
+ARG COMPUTE_UNIT=ascend910b
+SHELL ["/bin/bash", "-eo", "pipefail", "-c"]
+# hadolint ignore=DL3002
+USER 0
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cmake g++ make \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+# hadolint ignore=SC1091
+RUN source "${CANN_FOLDER}/set_env.sh" \
+    && cmake -S op_host -B build/op_host -DASCEND_COMPUTE_UNIT="${COMPUTE_UNIT}" \
+    && cmake --build build/op_host --target binary package \
+    && bash build/op_host/custom_opp_*.run --install-path=/opt/mse-grad-op
+RUN python3 -m venv /opt/mse-grad \
+    && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
+    && /opt/mse-grad/bin/pip uninstall --yes pip setuptools \
+    && install -m 755 deploy/health.py /opt/mse-grad/bin/mse-grad-health \
+    && install -m 755 deploy/start_ascend /opt/mse-grad/bin/start_ascend
+
+FROM ${CANN_IMAGE} AS ascend
+ARG VERSION=0.1.0
+ARG CANN_FOLDER=/usr/local/Ascend/ascend-toolkit
+LABEL org.opencontainers.image.title="mse-grad" \
+      org.opencontainers.image.description="Gradients of the mean squared error as a gRPC service, on Ascend NPUs" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 0
+RUN groupadd --gid 10001 mse-grad \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mse-grad
+COPY --from=build-ascend /opt/mse-grad-op /opt/mse-grad-op
+COPY --from=build-ascend /opt/mse-grad /opt/mse-grad
+# CANN writes logs, caches and work files: with a read-only root these folders have to be tmpfs.
+ENV PATH=/opt/mse-grad/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    CANN_FOLDER=${CANN_FOLDER} \
+    ASCEND_PROCESS_LOG_PATH=/run/ascend/log \
+    ASCEND_CACHE_PATH=/run/ascend/cache \
+    ASCEND_WORK_PATH=/run/ascend/work
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["/opt/mse-grad/bin/python3", "/opt/mse-grad/bin/mse-grad-health"]
+ENTRYPOINT ["start_ascend"]
