@@ -103,11 +103,15 @@ def _packed(
 ) -> Iterator[_Pack]:
     """Yields packs as they fill up; puts the error of an item that breaks a rule into `results`."""
     filling: dict[Hashable, _Pack] = {}
-    for position, (predict, label, dout) in enumerate(items):
+    for position, item in enumerate(items):
+        if len(item) != 3:
+            raise ValueError(f"item {position} has {len(item)} operands; it must have 3: predict, label and dout")
+        predict, label, dout = item
         try:
             operands = Operands.checked(predict, label, dout, reduction)
         except ContractError as broken:
-            results[position] = from_contract_error(broken)
+            named = ContractError(broken.reason, broken.field, f"item {position}: {broken}")
+            results[position] = from_contract_error(named)
             continue
         key = operands.pack_key
         pack = filling.get(key) or filling.setdefault(key, _Pack())

@@ -94,8 +94,14 @@ def test_an_item_that_breaks_a_rule_fails_alone(client: MseGradClient) -> None:
     np.testing.assert_array_equal(last, expected(*also_good))
     assert isinstance(error, InvalidArgument)
     assert error.reason is Reason.SHAPE_MISMATCH
-    with pytest.raises(InvalidArgument, match="shape"):
+    with pytest.raises(InvalidArgument, match=r"item 1: predict has shape \[4\], label has \[5\]"):
         client.compute_many(items)
+
+
+def test_an_item_of_two_operands_is_named(client: MseGradClient) -> None:
+    good, short = items_of((4,), (4,))
+    with pytest.raises(ValueError, match="item 1 has 2 operands; it must have 3"):
+        client.compute_many([good, short[:2]])
 
 
 def refuse_the_first_shape(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
