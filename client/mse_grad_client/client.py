@@ -6,6 +6,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, overload
 
@@ -26,7 +27,7 @@ from mse_grad_client.errors import (
 from mse_grad_client.info import ServerInfo
 from mse_grad_client.many import compute_packed
 from mse_grad_client.memory import free_a_large_block
-from mse_grad_client.options import ClientOptions
+from mse_grad_client.options import MAX_TIMEOUT_S, ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import with_retries
 from mse_grad_client.torch import are_tensors, compute_tensors
@@ -174,7 +175,7 @@ class MseGradClient:
         Items of one shape and dtype travel together. Each gradient is the one `compute` returns, bit for bit.
 
         Args:
-            items: predict, label and dout of each, as for `compute`; shapes and dtypes may differ between items.
+            items: predict, label and dout of each, arrays as for `compute`; shapes and dtypes may differ between items.
             reduction: How the loss of every item was reduced; N of "mean" is the element count of its own item.
             timeout_s: Time for the whole call in seconds; None: that of the options.
             return_errors: Whether an item that fails leaves its error in its place in the list; else the first error is
@@ -210,8 +211,7 @@ class MseGradClient:
             deadline=deadline,
             closed=self._transport.closed,
         )
-        shares_memory = self._transport.shares_memory(deadline=deadline)
-        return ServerInfo.of_wire(answer, transport="shared_memory" if shares_memory else "stream")
+        return self._reached(ServerInfo.of_wire(answer), deadline)
 
     def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Blocks until the server answers and a worker of it takes requests; returns what it says about itself.
@@ -226,7 +226,7 @@ class MseGradClient:
             try:
                 info = ServerInfo.of_wire(self._transport.server_info(deadline=deadline))
                 if info.ready:
-                    return info
+                    return self._reached(info, deadline)
                 found = ", ".join(f"{endpoint.address} is {endpoint.state}" for endpoint in info.endpoints)
             except Unavailable as error:
                 found = error.message
@@ -287,11 +287,18 @@ class MseGradClient:
             closed=self._transport.closed,
         )
 
+    def _reached(self, info: ServerInfo, deadline: float | None) -> ServerInfo:
+        """Returns `info` with the way that gradients take from here."""
+        shares_memory = self._transport.shares_memory(deadline=deadline)
+        return replace(info, transport="shared_memory" if shares_memory else "stream")
+
     def _deadline(self, timeout_s: float | None) -> float | None:
         if timeout_s is None:
             timeout_s = self._options.timeout_s
         if timeout_s is None:
             return None
-        if timeout_s <= 0:
-            raise InvalidArgument(f"timeout_s is {timeout_s}; it must be positive, or None for no limit")
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise InvalidArgument(
+                f"timeout_s is {timeout_s}; it must be positive and at most 1e9, or None for no limit"
+            )
         return time.monotonic() + timeout_s

@@ -82,10 +82,9 @@ class ServerInfo:
         return any(endpoint.state == "ready" for endpoint in self.endpoints)
 
     @classmethod
-    def of_wire(cls, answer: pb.GetServerInfoResponse, *, transport: str = "stream") -> ServerInfo:
+    def of_wire(cls, answer: pb.GetServerInfoResponse) -> ServerInfo:
         """Returns what `answer` says; what a newer server names and this version does not know keeps its number."""
         return cls(
-            transport=transport,
             version=answer.version,
             backend=answer.backend,
             device=answer.device,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["ClientOptions", "RetryOptions"]
+__all__ = ["MAX_TIMEOUT_S", "ClientOptions", "RetryOptions"]
+
+# About 30 years. Past 292 the deadlines of gRPC run over.
+MAX_TIMEOUT_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ class ClientOptions:
             raise ValueError(f"chunk_bytes is {self.chunk_bytes}; it must be at least 8, one float64 element")
         if self.window_chunks is not None and self.window_chunks < 1:
             raise ValueError(f"window_chunks is {self.window_chunks}; it must be at least 1")
-        if self.timeout_s is not None and self.timeout_s <= 0:
-            raise ValueError(f"timeout_s is {self.timeout_s}; it must be positive, or None for no limit")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_TIMEOUT_S:
+            raise ValueError(
+                f"timeout_s is {self.timeout_s}; it must be positive and at most 1e9, or None for no limit"
+            )
         if self.keepalive_s < 10:
             raise ValueError(
                 f"keepalive_s is {self.keepalive_s}; gRPC servers refuse probes more often than every 10 s"

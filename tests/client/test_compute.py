@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -173,3 +174,9 @@ def test_a_read_only_out_is_refused(client: MseGradClient) -> None:
     out.flags.writeable = False
     with pytest.raises(InvalidArgument, match="read-only"):
         client.compute(predict, label, dout, out=out)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.0, math.nan, math.inf, 1e13])
+def test_a_time_that_is_none_is_refused(client: MseGradClient, timeout_s: float) -> None:
+    with pytest.raises(InvalidArgument, match=f"timeout_s is {timeout_s}; it must be positive and at most 1e9"):
+        client.compute(*operands((3,)), timeout_s=timeout_s)

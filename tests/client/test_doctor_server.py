@@ -45,7 +45,7 @@ def examine_scripted(told: pb.GetServerInfoResponse, *scripts: Script) -> dict[s
 
 def test_a_server_that_computes_is_well_but_for_its_health_that_is_not_told() -> None:
     findings = examine_scripted(info(pb.WORKER_STATE_READY))
-    assert list(findings) == ["address", "health", "server", "workers", "gradient"]
+    assert list(findings) == ["address", "health", "server", "transport", "workers", "gradient"]
     assert findings["health"].level is Level.WARNING
     assert {finding.level for name, finding in findings.items() if name != "health"} == {Level.OK}
     assert findings["server"].text.endswith("ascend (Ascend910B1), kernel 0123456789ab")

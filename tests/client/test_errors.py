@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
 import threading
 
@@ -115,6 +116,8 @@ def test_an_address_of_another_form_is_refused_with_the_forms_allowed(address: s
         {"chunk_bytes": 7},
         {"window_chunks": 0},
         {"timeout_s": 0.0},
+        {"timeout_s": math.inf},
+        {"timeout_s": math.nan},
         {"keepalive_s": 1.0},
         {"max_unary_bytes": 0},
     ],

@@ -67,6 +67,7 @@ def test_arrays_that_the_client_hands_out_are_computed_where_they_lie(
 ) -> None:
     before = elements_in_shared_memory(server), metric(server, "transferred_bytes_total")
     assert_computes(client)
+    assert client.wait_ready(30) == client.server_info()
     assert client.server_info().transport == "shared_memory"
     assert elements_in_shared_memory(server) == before[0] + COUNT
     assert metric(server, "transferred_bytes_total") == before[1]

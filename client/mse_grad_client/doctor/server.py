@@ -127,6 +127,7 @@ def _examine_info(info: ServerInfo) -> Iterator[Finding]:
         yield warning("server", f"{told}; this client is {own}", "use the same version on both sides")
     if not info.numerics.verified:
         yield warning("numerics", "not verified by the server", "wait until it is ready, then mse-grad verify ADDR")
+    yield ok("transport", info.transport.replace("_", " "))
 
 
 def _examine_workers(info: ServerInfo, address: str, timeout_s: float) -> Finding:
