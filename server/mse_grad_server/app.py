@@ -288,6 +288,7 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
             await asyncio.sleep(_LAST_REFUSALS_S)
         log.info("stopping")
     finally:
+        stopping.set()  # where the start failed: this worker ends the link, not the supervisor
         for task in (opening, asked_to_stop, looking):
             task.cancel()
         await asyncio.wait({opening, asked_to_stop, looking})

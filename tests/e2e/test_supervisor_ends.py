@@ -117,6 +117,7 @@ def test_workers_that_cannot_start_end_the_host_with_their_code_and_say_what_to_
 def test_a_device_that_is_missing_is_given_up_and_the_others_serve() -> None:
     with running_server(*ascend_flags(), "--devices", "0,7", environment={"ASCEND_SIMULATOR_DEVICES": "1"}) as host:
         until(lambda: worker_events(host, "worker_given_up", "npu:7"))
+        assert not worker_events(host, "supervisor_ended", "npu:7")
         assert [(device, state) for _, device, state in states(host.address)] == [("npu:0", "ready"), ("npu:7", "gone")]
         compute(host.address)
         assert 'mse_grad_worker_state{state="gone",worker="npu:7"} 1.0' in metrics(host)
