@@ -139,9 +139,10 @@ def test_an_operand_that_receives_the_gradient(client: MseGradClient, dtypes: tu
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_line_of_the_bar_holds_over_the_stream(client: MseGradClient) -> None:
+def test_every_line_of_the_bar_holds_over_the_stream(client: MseGradClient, dtypes: tuple[DType, ...]) -> None:
     def part(predict: Array, label: Array, dout: Dout, reduction: str, numel: int) -> Array:
         return client.compute(predict, label, dout, reduction, numel=numel)
 
-    report = run_bar(client.compute, part=part, paths={"unary": client.compute_unary, "formula": formula_compute})
+    paths = {"unary": client.compute_unary, "formula": formula_compute}
+    report = run_bar(client.compute, part=part, paths=paths, dtypes=dtypes)
     assert report.passed, str(report)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import ROOT
+from support.simulator import ROOT, require_simulator
 from support.tools import require_program
 
 # What runs every call of the libraries; the full bar and the casts of all floats would only run them longer.
@@ -20,6 +20,7 @@ RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_call_is_clean_under_sanitizers() -> None:
+    require_simulator(sanitize=True)  # here, where the compiler itself runs without the sanitizers
     compiler = require_program("g++")
     paths = [_runtime(compiler, name) for name in RUNTIMES]
     folder = Path(__file__).parent
