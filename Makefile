@@ -11,7 +11,7 @@ pip := $(bin)/python -m pip install --quiet
 .PHONY: help demo serve test test-all test-pythons lint format bench bench-peers image-test simulator simulator-report generate clean
 
 help: ## Say what there is
-	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed ## Start a server, compute through it on real input, check every gradient
 	@$(bin)/python client/examples/demo.py

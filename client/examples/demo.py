@@ -57,7 +57,7 @@ class Case:
     source: str
     operands: Operands
     reduction: str
-    transport: str = "stream"
+    method: str = "compute"
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def cases() -> Iterator[Case]:
         for dtype in DTYPES:
             for reduction in REDUCTIONS:
                 yield Case(source, operands.astype(dtype), reduction)
-            yield Case(source, operands.astype(dtype), "mean", "unary")
+            yield Case(source, operands.astype(dtype), "mean", "compute_unary")
     yield Case("random, 64 MiB", Operands.random(generator, (4096, 4096)), "mean")
 
 
 def outcome_of(client: MseGradClient, case: Case) -> Outcome:
     """Computes the gradient on the server and judges it."""
-    compute = client.compute_unary if case.transport == "unary" else client.compute
+    compute = client.compute_unary if case.method == "compute_unary" else client.compute
     start = time.perf_counter()
     y = compute(*case.operands, case.reduction)
     time_ms = 1000 * (time.perf_counter() - start)
@@ -119,7 +119,7 @@ def outcome_of(client: MseGradClient, case: Case) -> Outcome:
 def show_gradients(console: Console, client: MseGradClient, asked: Sequence[Case]) -> int:
     """Computes every case and prints a table; returns how many were wrong."""
     table = Table(title="Gradients from the server, against the formula in float64", title_justify="left")
-    for heading in ("input", "shape", "dtype", "reduction", "transport"):
+    for heading in ("input", "shape", "dtype", "reduction", "method"):
         table.add_column(heading)
     for heading in ("time", "error", "allowed"):
         table.add_column(heading, justify="right")
@@ -138,7 +138,7 @@ def show_gradients(console: Console, client: MseGradClient, asked: Sequence[Case
             " x ".join(map(str, case.operands.predict.shape)),
             str(case.operands.predict.dtype),
             case.reduction,
-            case.transport,
+            case.method,
             f"{outcome.time_ms:.1f} ms",
             f"{outcome.error_ulp} ULP",
             f"{outcome.allowed_ulp} ULP",
