@@ -50,7 +50,7 @@ def examine_cann(host: Host) -> Iterator[Finding]:
         yield ok("driver", f"{driver_version} in {folder}")
     if toolkit is None:
         looked = ", ".join((*(f"${name}" for name in TOOLKIT_VARIABLES), *_TOOLKITS))
-        yield error("toolkit", f"is in none of {looked}", "install the CANN toolkit, 8.0 or newer; an image brings it")
+        yield error("toolkit", f"is in none of {looked}", "install the CANN toolkit, 8.5 or newer; an image brings it")
         return
     fields = _toolkit_fields(host, toolkit)
     version = next((fields[key] for key in _VERSION_KEYS if key in fields), None)

@@ -33,7 +33,7 @@ def examine_libraries(host: Host) -> Iterator[Finding]:
     for name in _RUNTIME:
         found = next((index for index, path in enumerate(runtime) if path.name == name), None)
         if found is None:
-            yield error(name, "is not in the toolkit, nor in LD_LIBRARY_PATH", "install the CANN toolkit, 8.0 or newer")
+            yield error(name, "is not in the toolkit, nor in LD_LIBRARY_PATH", "install the CANN toolkit, 8.5 or newer")
         else:
             yield _judge(host, name, runtime[found], loaded[found], "the toolkit is not whole: install it anew")
     if package is None:
