@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -12,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from mse_grad_server.address import Address
 from mse_grad_server.announcer import Announcer
 from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
-from mse_grad_server.backends.base import Backend
+from mse_grad_server.backends.base import Backend, ComputeAll
 from mse_grad_server.backends.cpu import CpuBackend
 from mse_grad_server.clock import Clock, LoopClock
 from mse_grad_server.common_port import CommonPort
@@ -27,7 +28,9 @@ from mse_grad_server.info import info_of, version
 from mse_grad_server.interceptors import CallInterceptor
 from mse_grad_server.listener import Listener
 from mse_grad_server.membership import Membership
-from mse_grad_server.metrics import Metrics, MetricsEndpoint
+from mse_grad_server.metrics import Metrics
+from mse_grad_server.metrics_endpoint import MetricsEndpoint
+from mse_grad_server.output_sample import OutputSample
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.roster import Endpoint
 from mse_grad_server.service import COMPUTE_GRADIENT, Service
@@ -89,7 +92,8 @@ class Server:
             self._backend,
             self.metrics,
             settings,
-            fallback=None if self._fallback is None else self._fallback.compute_all,
+            compute_all=self._compute_all(self._backend),
+            fallback=None if self._fallback is None else self._compute_all(self._fallback),
         )
         self._health = Health()
         self._membership = membership
@@ -104,7 +108,12 @@ class Server:
         )
         instance_id = secrets.token_hex(16)
         self._shared_memory = SharedMemory(settings, self.metrics, clock, log, instance_id=instance_id)
-        recorder = Recorder(self.metrics, log, logs_every_request=settings.log_level == "debug")
+        recorder = Recorder(
+            self.metrics,
+            log,
+            logs_every_request=settings.log_level == "debug",
+            counts_kernel=not isinstance(self._backend, AscendBackend),
+        )
         self._service = Service(
             self._engine,
             recorder,
@@ -151,11 +160,13 @@ class Server:
         Raises:
             StartError: It cannot; `close` is still to be called.
         """
+        began_s = time.monotonic()
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.open()
         self._shared_memory.open()
         await self._health.open()
         await self._listener.open()
+        self.metrics.started("listen", time.monotonic() - began_s)
         addresses = {"listen": str(self.address), "metrics_listen": str(self.metrics_address or "none")}
         self._log.info("listening", **addresses)
         gradients = await self._engine.run(self._open_backends)
@@ -220,6 +231,12 @@ class Server:
         )
         return AscendBackend(AscendOptions.of(settings), events)
 
+    def _compute_all(self, backend: Backend | Fallback) -> ComputeAll:
+        every = self._settings.output_sample_every
+        if not every:
+            return backend.compute_all
+        return OutputSample(backend.compute_all, self.metrics, every=every).compute_all
+
     def _device_is_available(self, is_available: bool) -> None:
         if self._fallback is not None:
             return
@@ -239,10 +256,10 @@ class Server:
     def _open_backends(self) -> int:
         fallback = self._fallback
         if fallback is None:
-            return open_verified(self._backend)
+            return open_verified(self._backend, started=self.metrics.started)
         gradients = open_verified(fallback.backend)
         try:
-            return open_verified(self._backend)
+            return open_verified(self._backend, started=self.metrics.started)
         except (BackendUnavailable, VerificationFailed) as error:
             self._log.error("fallback", message=str(error), backend=fallback.backend.name)
             return gradients

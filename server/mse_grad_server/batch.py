@@ -29,6 +29,7 @@ class OpenRequest:
         began_s: When its header came.
         deadline_s: When the caller stops waiting; infinite where never.
         progress_s: When anything of it last came in or was computed.
+        trace_id: Names the trace that it belongs to; "" for none.
         received: Elements that came.
         computed: Elements that were computed.
         is_open: False once it was answered or failed.
@@ -42,6 +43,7 @@ class OpenRequest:
     began_s: float
     deadline_s: float
     progress_s: float
+    trace_id: str = ""
     received: int = 0
     computed: int = 0
     is_open: bool = True
@@ -64,6 +66,11 @@ class Batch:
         gradient_bytes: Bytes of all gradients.
         shared_bytes: Bytes of those that go to shared memory.
         shared_elements: Elements of those.
+        shared_operand_bytes: Bytes of the operands in shared memory.
+        operand_elements: Elements of all operands in the message.
+        shared_operand_elements: Elements of those in shared memory.
+        encode_s: Time that laying out the answer took.
+        kernel_s: Time that computing took.
         answered: Each request with the number of its elements that were computed, in the order of the chunks.
         failures: The requests that failed on the way, with why.
     """
@@ -74,6 +81,10 @@ class Batch:
         self.gradient_bytes = 0
         self.shared_bytes = 0
         self.shared_elements = 0
+        self.shared_operand_bytes = 0
+        self.operand_elements = 0
+        self.shared_operand_elements = 0
+        self.encode_s = self.kernel_s = 0.0
         self.answered: list[tuple[OpenRequest, int]] = []
         self.failures: list[tuple[OpenRequest, BaseException]] = []
         self._items: list[_Item] = []
@@ -83,9 +94,10 @@ class Batch:
 
     def add(self, request: OpenRequest, chunk: Chunk, n: int) -> None:
         """Appends a checked chunk of n elements."""
-        size_bytes = len(chunk.predict)
+        size_bytes, dout_bytes = len(chunk.predict), len(chunk.dout)
         self.elements += n
-        self.operand_bytes += 2 * size_bytes + len(chunk.dout)
+        self.operand_elements += 3 * n if dout_bytes else 2 * n
+        self.operand_bytes += 2 * size_bytes + dout_bytes
         self.gradient_bytes += size_bytes
         self._items.append(_Item(request, chunk.offset, n, chunk))
 
@@ -96,6 +108,9 @@ class Batch:
         self.gradient_bytes += size_bytes
         self.shared_bytes += size_bytes
         self.shared_elements += n
+        operands_each = 2 if operands.dout is None else 3
+        self.shared_operand_elements += operands_each * n
+        self.shared_operand_bytes += operands_each * size_bytes
         self._items.append(_Item(request, offset, n, None, operands))
 
     def add_empty(self, request: OpenRequest) -> None:
@@ -134,13 +149,16 @@ class Batch:
         items = self._items
         falls_back = False
         while True:
-            items = self._still_wanted(items, now())
+            began_s = now()
+            items = self._still_wanted(items, began_s)
             if not items:
                 return b""
             message, views = open_results(
                 [(item.request.id, item.offset, _y_bytes(item), falls_back) for item in items]
             )
+            encoded_s = now()
             failed = _computed(items, views, compute_all)
+            self.encode_s, self.kernel_s = encoded_s - began_s, now() - encoded_s
             if failed is None:
                 self.answered = [(item.request, item.n) for item in items]
                 return message

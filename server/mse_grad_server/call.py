@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -21,12 +22,16 @@ class Call:
         request_id: The caller's name for it, or ours.
         began_s: When it came.
         spec: What is computed, once that is known.
+        deadline_s: When the caller stops waiting, once that is known.
+        trace_id: Names the trace that it belongs to; "" for none.
     """
 
     method: str
     request_id: str
     began_s: float
     spec: GradientSpec | None = None
+    deadline_s: float = math.inf
+    trace_id: str = ""
 
 
 # Set by the interceptor for the task of the RPC, and so seen by its handler alone.

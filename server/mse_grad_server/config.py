@@ -196,6 +196,12 @@ class Settings(BaseSettings):
         pattern="^(-?[a-z0-9_]+(,-?[a-z0-9_]+)*)?$",
         description="experiments of gRPC's core, as its own variable GRPC_EXPERIMENTS; '' leaves it as it comes",
     )
+    output_sample_every: int = Field(
+        default=0,
+        ge=0,
+        description="of so many messages, one has a gradient looked into for infinite, NaN and underflowed elements; "
+        "0 for none",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug has one line for every request"
     )

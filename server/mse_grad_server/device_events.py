@@ -44,8 +44,18 @@ class DeviceEvents:
 
     def opened(self, facts: Mapping[str, str]) -> None:
         """See Observer."""
+        self._metrics.device_found(soc=facts["soc"], cann=facts["cann_version"])
         self._metrics.device_available.set(1)
         self._log.info("device_opened", **facts)
+
+    def started(self, step: str, seconds: float) -> None:
+        """See Observer."""
+        self._metrics.started(step, seconds)
+
+    def holds(self, *, device_bytes: int, pinned_bytes: int) -> None:
+        """See Observer."""
+        self._metrics.device_memory_bytes.set(device_bytes)
+        self._metrics.device_pinned_bytes.set(pinned_bytes)
 
     def computed(self, blocks: int) -> None:
         """See Observer."""
@@ -54,6 +64,18 @@ class DeviceEvents:
     def planned(self) -> None:
         """See Observer."""
         self._metrics.device_plans.inc()
+
+    def reused(self) -> None:
+        """See Observer."""
+        self._metrics.device_plan_hits.inc()
+
+    def travelled(self, *, queue_s: float, copy_in_s: float, kernel_s: float, copy_out_s: float) -> None:
+        """See Observer."""
+        phases = self._metrics.phases
+        phases.queue.observe(queue_s)
+        phases.copy_in.observe(copy_in_s)
+        phases.kernel.observe(kernel_s)
+        phases.copy_out.observe(copy_out_s)
 
     def failed(self, error: AclError | WrongGradient) -> None:
         """See Observer."""

@@ -6,8 +6,9 @@ Everything but `compute_all` belongs to the event loop.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from mse_grad.tensor import DType
@@ -43,18 +44,24 @@ class Engine:
         state: Where in its life the server is.
         in_flight_requests: Requests admitted and not released.
         in_flight_bytes: Operand bytes admitted and not released.
-        compute_all: `Backend.compute_all`; from any thread.
+        compute_all: `Backend.compute_all`, or what was given in its place; from any thread.
         part_bytes: See Backend.
         fallback: What computes where that fails with DeviceUnavailable, or None; likewise.
     """
 
     def __init__(
-        self, backend: Backend, metrics: Metrics, settings: Settings, *, fallback: ComputeAll | None = None
+        self,
+        backend: Backend,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        compute_all: ComputeAll | None = None,
+        fallback: ComputeAll | None = None,
     ) -> None:
         self.state = State.STARTING
         self.in_flight_requests = 0
         self.in_flight_bytes = 0
-        self.compute_all: ComputeAll = backend.compute_all
+        self.compute_all: ComputeAll = compute_all or backend.compute_all
         self.part_bytes = backend.part_bytes
         self.fallback = fallback
         self._backend = backend
@@ -168,7 +175,21 @@ class Engine:
 
     def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Runs `job` in a thread of computation."""
-        return asyncio.get_running_loop().run_in_executor(self._threads, job)
+        queued, queueing, came_s = self._metrics.queued_messages, self._metrics.phases.queue, time.monotonic()
+        queued.inc()
+
+        def timed_job() -> T:
+            queued.dec()
+            queueing.observe(time.monotonic() - came_s)
+            return job()
+
+        def ended(running: Future[T]) -> None:
+            if running.cancelled():  # before a thread took it
+                queued.dec()
+
+        running = self._threads.submit(timed_job)
+        running.add_done_callback(ended)
+        return asyncio.wrap_future(running)
 
     def publish(self) -> None:
         """Tells the metrics what is in flight; once a message rather than once a request, which would cost more."""

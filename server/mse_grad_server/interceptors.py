@@ -15,10 +15,12 @@ from mse_grad_server.call import CURRENT_CALL, Call, is_request_id
 from mse_grad_server.clock import Clock
 from mse_grad_server.errors import Cancelled, DeadlineExceeded, to_status
 from mse_grad_server.recorder import Recorder
+from mse_grad_server.trace import trace_id_of
 
 __all__ = ["CallInterceptor"]
 
 _REQUEST_ID_KEY = "x-request-id"
+_TRACEPARENT_KEY = "traceparent"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 Handler: TypeAlias = Any  # grpc.RpcMethodHandler, whose members are not public
@@ -87,11 +89,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _guard(self, context: Any, method: str) -> _Guard:
+        metadata = context.invocation_metadata()
         request_id = next(
-            (value for key, value in context.invocation_metadata() if key == _REQUEST_ID_KEY and is_request_id(value)),
+            (value for key, value in metadata if key == _REQUEST_ID_KEY and is_request_id(value)),
             "",
         )
         call = Call(method.rpartition("/")[2], request_id or f"{self._name}-{next(self._numbers)}", self._clock.now())
+        call.trace_id = next((trace_id_of(value) for key, value in metadata if key == _TRACEPARENT_KEY), "")
         return _Guard(context, call, self._recorder, self._clock, is_request=method == self._gradient_method)
 
 
@@ -135,14 +139,22 @@ class _Guard:
         return Cancelled("the caller went away")
 
     def _record(self, error: BaseException | None) -> None:
-        call, seconds = self._call, self._clock.now() - self._call.began_s
+        call, now_s = self._call, self._clock.now()
+        seconds = now_s - call.began_s
         if not self._is_request:
             if error is not None:
                 self._recorder.call_failed(call.method, error, request_id=call.request_id)
         elif error is not None:
             self._recorder.failed(call.method, call.spec, error, seconds=seconds, request_id=call.request_id)
         elif call.spec is not None:
-            self._recorder.succeeded(call.method, call.spec, seconds=seconds, request_id=call.request_id)
+            self._recorder.succeeded(
+                call.method,
+                call.spec,
+                seconds=seconds,
+                request_id=call.request_id,
+                margin_s=call.deadline_s - now_s,
+                trace_id=call.trace_id,
+            )
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

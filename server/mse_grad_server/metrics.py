@@ -1,35 +1,43 @@
 """Metrics in a registry of their own; they count requests, not RPCs.
 
-Thread safety: any number of threads.
+Thread safety: any number of threads, except where `phases` and `traffic` say that it is the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from threading import Thread
-from typing import TYPE_CHECKING
-from wsgiref.simple_server import WSGIServer
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
-from mse_grad_server.address import Address
-from mse_grad_server.exits import ListenError
+from mse_grad_server.phases import COARSE_BUCKETS_S, Phases
+from mse_grad_server.traffic import Traffic
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+__all__ = ["Metrics"]
 
-__all__ = ["Metrics", "MetricsEndpoint"]
-
+# A worker that sees every dtype, reduction and code has more combinations than are worth their room in Prometheus.
+_MOST_REQUEST_CHILDREN = 128
+_OTHER = "other"
 _SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
 )  # fmt: skip
+_MARGIN_S = (0.001, 0.01, 0.1, 1, 10, 100)
 
 
 class Metrics:
-    """Everything the server counts."""
+    """Everything the server counts: at most 400 series, whatever it is asked.
+
+    Attributes:
+        registry: Holds it all.
+        phases: How long messages spend where.
+        traffic: What came and went, by transport.
+    """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
+        self.phases = Phases()
+        self.registry.register(self.phases)
+        self.traffic = Traffic()
+        self.registry.register(self.traffic)
         self._requests = Counter(
             "mse_grad_requests_total",
             "Requests for a gradient that ended, by gRPC code.",
@@ -43,18 +51,21 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._margins = Histogram(
+            "mse_grad_deadline_margin_seconds",
+            "Time that the caller would still have waited when its gradient was ready; no deadline, no margin.",
+            buckets=_MARGIN_S,
+            registry=self.registry,
+        )
         self._refusals = Counter(
             "mse_grad_refusals_total", "Requests that were not taken, by reason.", ["reason"], registry=self.registry
-        )
-        self._transferred = Counter(
-            "mse_grad_transferred_bytes_total",
-            "Bytes of operands received (in) and of gradients sent (out).",
-            ["direction"],
-            registry=self.registry,
         )
         self.elements = Counter("mse_grad_elements_total", "Elements of computed gradients.", registry=self.registry)
         self.in_flight_requests = self._gauge("mse_grad_in_flight_requests", "Requests admitted and not ended.")
         self.in_flight_bytes = self._gauge("mse_grad_in_flight_bytes", "Operand bytes admitted at this time.")
+        self.queued_messages = self._gauge(
+            "mse_grad_queued_messages", "Messages, or parts of one, that wait for a thread to compute them."
+        )
         self.open_streams = self._gauge("mse_grad_open_streams", "StreamGradients RPCs at this time.")
         self.ready = self._gauge("mse_grad_ready", "1 while requests are taken, else 0.")
         self.fallback_elements = Counter(
@@ -89,6 +100,17 @@ class Metrics:
             "Kinds of launch that were planned; a steady rise means that device_executors is too small.",
             registry=self.registry,
         )
+        self.device_plan_hits = Counter(
+            "mse_grad_device_plan_hits_total",
+            "Launches whose kind was planned already: what device_executors keeps warm.",
+            registry=self.registry,
+        )
+        self.device_memory_bytes = self._gauge(
+            "mse_grad_device_memory_bytes", "Memory of the NPU that this worker holds: slots and workspaces."
+        )
+        self.device_pinned_bytes = self._gauge(
+            "mse_grad_device_pinned_bytes", "Pinned memory of the host that this worker holds for the NPU."
+        )
         self._device_faults = Counter(
             "mse_grad_device_faults_total", "Failures of the NPU, by class.", ["fault"], registry=self.registry
         )
@@ -102,22 +124,43 @@ class Metrics:
             "mse_grad_device_repair_seconds",
             "Time from a failure of the NPU to its repair, by the rung of the ladder that helped.",
             ["rung"],
-            buckets=_SECONDS,
+            buckets=COARSE_BUCKETS_S,
             registry=self.registry,
         )
-        self._build = Gauge(
-            "mse_grad_build_info",
-            "What computes; always 1.",
-            ["version", "backend", "device", "kernel_hash"],
+        self._sampled_elements = Counter(
+            "mse_grad_sampled_elements_total",
+            "Elements of gradients that were looked into, as output_sample_every says.",
+            registry=self.registry,
+        )
+        self._nonfinite_elements = Counter(
+            "mse_grad_nonfinite_elements_total", "Those of them that are infinite or NaN.", registry=self.registry
+        )
+        self._underflowed_elements = Counter(
+            "mse_grad_underflowed_elements_total",
+            "Those of them that are zero although predict and label differ and dout is not zero.",
+            registry=self.registry,
+        )
+        self._start_seconds = Gauge(
+            "mse_grad_start_seconds",
+            "Time that each step of the start took; absent until the step is through.",
+            ["step"],
             registry=self.registry,
             multiprocess_mode="livemax",
         )
-        self.bytes_in = self._transferred.labels("in")
-        self.bytes_out = self._transferred.labels("out")
+        self._build = Gauge(
+            "mse_grad_build_info",
+            "What computes, with the versions of the chip and of CANN where it is an NPU; always 1.",
+            ["version", "backend", "device", "soc", "cann", "kernel_hash"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self._soc = self._cann = ""
         # labels() hashes strings on every call; a request looks its two children up once instead.
         self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
 
-    def request_ended(self, method: str, dtype: str, reduction: str, code: str, seconds: float) -> None:
+    def request_ended(
+        self, method: str, dtype: str, reduction: str, code: str, seconds: float, *, trace_id: str = ""
+    ) -> None:
         """Counts a request for a gradient.
 
         Args:
@@ -126,13 +169,28 @@ class Metrics:
             reduction: Likewise.
             code: Name of the gRPC code it ended with.
             seconds: How long it was under way.
+            trace_id: Names its trace, which becomes the example of the bucket that it falls into; "" for none.
         """
         key = (method, dtype, reduction, code)
         children = self._children.get(key)
         if children is None:
-            children = self._children[key] = (self._requests.labels(*key), self._seconds.labels(method))
+            children = self._new_children(key)
         children[0].inc()
-        children[1].observe(seconds)
+        children[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+    def answered_before_deadline(self, margin_s: float) -> None:
+        """Counts how long the caller would still have waited for the gradient that it got."""
+        self._margins.observe(margin_s)
+
+    def sampled(self, *, elements: int, nonfinite: int, underflowed: int) -> None:
+        """Counts what was seen in a gradient that was looked into."""
+        self._sampled_elements.inc(elements)
+        self._nonfinite_elements.inc(nonfinite)
+        self._underflowed_elements.inc(underflowed)
+
+    def started(self, step: str, seconds: float) -> None:
+        """Says how long a step of the start took."""
+        self._start_seconds.labels(step).set(seconds)
 
     def refused(self, reason: str) -> None:
         """Counts a request that was not taken."""
@@ -154,52 +212,31 @@ class Metrics:
         """Counts a repair of the device by its rung."""
         self._device_repairs.labels(rung).observe(seconds)
 
+    def device_found(self, *, soc: str, cann: str) -> None:
+        """Says which chip it is, and the version of CANN; before `built`."""
+        self._soc, self._cann = soc, cann
+
     def built(self, *, version: str, backend: str, device: str, kernel_hash: str) -> None:
         """Says what computes."""
-        self._build.labels(version, backend, device, kernel_hash).set(1)
+        self._build.labels(version, backend, device, self._soc, self._cann, kernel_hash).set(1)
+
+    def _new_children(self, key: tuple[str, str, str, str]) -> tuple[Counter, Histogram]:
+        method, dtype, reduction, code = key
+        if len(self._children) >= _MOST_REQUEST_CHILDREN:
+            dtype = reduction = _OTHER
+        children = (self._requests.labels(method, dtype, reduction, code), self._seconds.labels(method))
+        if dtype is not _OTHER:
+            self._children[key] = children
+        return children
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
 
 
-class MetricsEndpoint:
-    """Serves the metrics over HTTP from a thread of its own, and for probes /ready: 200 or 503."""
+class _Registry(CollectorRegistry):
+    """Without the time at which each child of a metric was made, which would be a series as long-lived as its own."""
 
-    def __init__(self, registry: CollectorRegistry, address: Address, *, is_ready: Callable[[], bool]) -> None:
-        self._registry = registry
-        self._is_ready = is_ready
-        self._metrics_page = make_wsgi_app(registry)
-        self.address = address
-        self._server: WSGIServer | None = None
-        self._thread: Thread | None = None
-
-    def open(self) -> None:
-        """Binds and serves; `address` then holds the port. Raises ListenError where it cannot bind."""
-        try:
-            self._server, self._thread = start_http_server(
-                self.address.port, self.address.host, registry=self._registry
-            )
-        except OSError as cause:
-            raise ListenError(
-                f"metrics cannot listen on {self.address}: {cause.strerror or cause}; "
-                "choose another --metrics-listen, or none"
-            ) from cause
-        self._server.set_app(self._page)
-        self.address = self.address.with_port(self._server.server_port)
-
-    def close(self) -> None:
-        """Ends; does nothing where it is not open."""
-        if self._server is None or self._thread is None:
-            return
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-        self._server = self._thread = None
-
-    def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != "/ready":
-            page: Iterable[bytes] = self._metrics_page(environ, start_response)
-            return page
-        status, text = ("200 OK", b"ready\n") if self._is_ready() else ("503 Service Unavailable", b"not ready\n")
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [text]
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            metric.samples = [one for one in metric.samples if not (one.labels and one.name.endswith("_created"))]
+            yield metric

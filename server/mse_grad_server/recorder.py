@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from structlog.typing import FilteringBoundLogger
 
@@ -18,25 +19,59 @@ _REDUCTIONS = {reduction: reduction.text for reduction in Reduction}
 
 
 class Recorder:
-    """The one place where the end of a request is counted and logged."""
+    """The one place where the end of a request is counted and logged.
 
-    def __init__(self, metrics: Metrics, log: FilteringBoundLogger, *, logs_every_request: bool) -> None:
+    Attributes:
+        phases: How long messages spend where.
+        traffic: What came and went, by transport.
+    """
+
+    def __init__(
+        self, metrics: Metrics, log: FilteringBoundLogger, *, logs_every_request: bool, counts_kernel: bool = True
+    ) -> None:
+        self.phases = metrics.phases
+        self.traffic = metrics.traffic
         self._metrics = metrics
         self._log = log
+        # An NPU measures block by block.
+        self._counts_kernel = counts_kernel
         # Even a line that is then left out would cost more than the counters.
         self._logs_every_request = logs_every_request
 
-    def succeeded(self, method: str, spec: GradientSpec, *, seconds: float, request_id: str) -> None:
-        """Counts a request that was answered with its whole gradient."""
+    def succeeded(
+        self,
+        method: str,
+        spec: GradientSpec,
+        *,
+        seconds: float,
+        request_id: str,
+        margin_s: float = math.inf,
+        trace_id: str = "",
+    ) -> None:
+        """Counts a request that was answered with its whole gradient.
+
+        Args:
+            method: "ComputeGradient" or "StreamGradients".
+            spec: What it asked for.
+            seconds: How long it was under way.
+            request_id: Its name.
+            margin_s: How long the caller would still have waited; infinite where it gave no time.
+            trace_id: The name of its trace, or "".
+        """
         if self._logs_every_request:
             self._log.debug("request_answered", method=method, request_id=request_id, seconds=round(seconds, 6))
-        self._metrics.request_ended(method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds)
+        self._metrics.request_ended(
+            method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds, trace_id=trace_id
+        )
+        if margin_s != math.inf:
+            self._metrics.answered_before_deadline(margin_s)
 
-    def computed(self, elements: int, operand_bytes: int, gradient_bytes: int) -> None:
-        """Counts what went through the backend, once for each message."""
+    def computed(self, elements: int, *, encode_s: float, kernel_s: float) -> None:
+        """Counts what went through the backend, once for each message, and how long that took."""
         self._metrics.elements.inc(elements)
-        self._metrics.bytes_in.inc(operand_bytes)
-        self._metrics.bytes_out.inc(gradient_bytes)
+        self.phases.encode.count(encode_s)
+        if self._counts_kernel:
+            self.phases.kernel.count(kernel_s)
 
     def computed_in_shared_memory(self, elements: int) -> None:
         """Counts which of them were in shared memory."""

@@ -24,6 +24,7 @@ from mse_grad_server.errors import (
 )
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.segments import Segments
+from mse_grad_server.trace import trace_id_of
 
 __all__ = ["METHOD", "OpenRequests"]
 
@@ -84,9 +85,20 @@ class OpenRequests:
 
     def settle(self, batch: Batch, now_s: float) -> None:
         """Ends the requests that `batch`, once computed, completed or failed."""
-        self._recorder.computed(batch.elements, batch.operand_bytes, batch.gradient_bytes - batch.shared_bytes)
+        recorder = self._recorder
+        recorder.computed(batch.elements, encode_s=batch.encode_s, kernel_s=batch.kernel_s)
+        if batch.operand_bytes or not batch.shared_elements:
+            recorder.traffic.stream.count(
+                batch.operand_elements,
+                batch.elements - batch.shared_elements,
+                batch.operand_bytes,
+                batch.gradient_bytes - batch.shared_bytes,
+            )
         if batch.shared_elements:
-            self._recorder.computed_in_shared_memory(batch.shared_elements)
+            recorder.computed_in_shared_memory(batch.shared_elements)
+            recorder.traffic.shared_memory.count(
+                batch.shared_operand_elements, batch.shared_elements, batch.shared_operand_bytes, batch.shared_bytes
+            )
         for request, error in batch.failures:
             if request.is_open:
                 self._fail(request, error, now_s)
@@ -97,8 +109,13 @@ class OpenRequests:
             request.progress_s = now_s
             if request.computed == request.work.count:
                 self._end(request)
-                self._recorder.succeeded(
-                    METHOD, request.work.spec, seconds=now_s - request.began_s, request_id=request.request_id
+                recorder.succeeded(
+                    METHOD,
+                    request.work.spec,
+                    seconds=now_s - request.began_s,
+                    request_id=request.request_id,
+                    margin_s=request.deadline_s - now_s,
+                    trace_id=request.trace_id,
                 )
 
     def expire(self, now_s: float, *, silent_since_s: float) -> None:
@@ -157,7 +174,8 @@ class OpenRequests:
             return
         deadline_s = now_s + header.time_left_us / 1e6 if header.time_left_us else math.inf
         scalar_dout = None if header.scalar_dout is None else elements(header.scalar_dout, work.spec.dtype)
-        request = OpenRequest(id, request_id, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s)
+        trace_id = trace_id_of(header.traceparent) if header.traceparent else ""
+        request = OpenRequest(id, request_id, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s, trace_id)
         self._open[id] = request
         if deadline_s < self.next_deadline_s:
             self.next_deadline_s = deadline_s

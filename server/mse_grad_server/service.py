@@ -83,15 +83,18 @@ class Service:
                     f"{self._settings.max_unary_bytes} ({size_text(self._settings.max_unary_bytes)}). "
                     "StreamGradients takes tensors of any size, in chunks"
                 )
+            call, came_s = CURRENT_CALL.get(), self._clock.now()
             request = decode_unary_request(message)
             work = check_unary(request)
-            CURRENT_CALL.get().spec = work.spec
+            call.spec = work.spec
             engine.charge(work.operand_bytes, work.spec.dtype)
             charged_bytes = work.operand_bytes
             engine.publish()
+            now_s = self._clock.now()
+            self._recorder.phases.decode.count(now_s - came_s)
             time_left_s = context.time_remaining()
-            deadline_s = math.inf if time_left_s is None else self._clock.now() + time_left_s
-            return await self._computed(request, work, deadline_s)
+            call.deadline_s = math.inf if time_left_s is None else now_s + time_left_s
+            return await self._computed(request, work, call.deadline_s)
         finally:
             engine.release_unary(charged_bytes)
             engine.publish()
@@ -142,12 +145,15 @@ class Service:
 
     async def _computed(self, request: UnaryRequest, work: Work, deadline_s: float) -> bytes:
         spec, dtype = work.spec, work.spec.dtype
+        encode_s = kernel_s = 0.0
         gradient_bytes = work.count * dtype.itemsize_bytes
 
         def answer_of(compute_all: ComputeAll, *, falls_back: bool) -> bytes:
-            if self._clock.now() >= deadline_s:
+            began_s = self._clock.now()
+            if began_s >= deadline_s:
                 raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
             message, view = open_unary_response(dtype.wire, request.predict.shape, gradient_bytes, falls_back)
+            encoded_s = self._clock.now()
             if not work.count:
                 return message
             predict, label, dout = (
@@ -156,6 +162,8 @@ class Service:
             failure = compute_all([Gradient(spec, predict, label, dout, elements(view, dtype), deadline_s)])
             if failure is not None:
                 raise failure[1]
+            nonlocal encode_s, kernel_s
+            encode_s, kernel_s = encoded_s - began_s, self._clock.now() - encoded_s
             return message
 
         def compute() -> bytes:
@@ -168,7 +176,9 @@ class Service:
                 return answer_of(fallback, falls_back=True)
 
         answer = compute() if self._engine.is_small(gradient_bytes) else await self._engine.run(compute)
-        self._recorder.computed(work.count, work.operand_bytes, gradient_bytes)
+        self._recorder.computed(work.count, encode_s=encode_s, kernel_s=kernel_s)
+        operand_elements = work.operand_bytes // dtype.itemsize_bytes
+        self._recorder.traffic.unary.count(operand_elements, work.count, work.operand_bytes, gradient_bytes)
         return answer
 
 

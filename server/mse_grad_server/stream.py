@@ -62,6 +62,7 @@ class Stream:
         self._engine = engine
         self._clock = clock
         self._settings = settings
+        self._decoding = recorder.phases.decode
         self._outbox = Outbox(context.write, clock)
         self._lease = lease
         self._requests = OpenRequests(
@@ -139,8 +140,9 @@ class Stream:
                 f"the message has {len(message)} bytes; at most {self._settings.max_stream_message_bytes} are allowed: "
                 f"send chunks of {size_text(self._settings.chunk_bytes)} an operand"
             )
-        requests = self._requests
-        batch = requests.take(decode_stream_request(message), self._clock.now())
+        requests, came_s = self._requests, self._clock.now()
+        batch = requests.take(decode_stream_request(message), came_s)
+        self._decoding.count(self._clock.now() - came_s)
         self._put_errors()
         if batch:
             self._answer(batch)

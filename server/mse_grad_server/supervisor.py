@@ -17,7 +17,7 @@ from mse_grad_server.config import Settings
 from mse_grad_server.exits import ExitCode
 from mse_grad_server.host_metrics import HostMetrics
 from mse_grad_server.member import Member
-from mse_grad_server.metrics import MetricsEndpoint
+from mse_grad_server.metrics_endpoint import MetricsEndpoint
 from mse_grad_server.roster import Endpoint, Placement
 from mse_grad_server.signals import on_stop_signals
 from mse_grad_server.state import State

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,18 +23,27 @@ _GUARD_ELEMENTS = 16
 _CANARY = 0xA5
 
 
-def open_verified(backend: Backend) -> int:
+def open_verified(backend: Backend, *, started: Callable[[str, float], None] = lambda step, seconds: None) -> int:
     """Opens `backend`, verifies it and returns how many gradients that took; blocks.
+
+    Args:
+        backend: What computes.
+        started: Told how many seconds each step took: "backend", then "verify".
 
     Raises:
         BackendUnavailable: It cannot be opened.
         VerificationFailed: See `verify`.
     """
+    began_s = time.monotonic()
     try:
         backend.open()
     except BackendError as cause:
         raise BackendUnavailable(str(cause)) from cause
-    return verify(backend)
+    opened_s = time.monotonic()
+    started("backend", opened_s - began_s)
+    gradients = verify(backend)
+    started("verify", time.monotonic() - opened_s)
+    return gradients
 
 
 def verify(backend: Backend) -> int:

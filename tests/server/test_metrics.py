@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
-from contextlib import closing
+import itertools
 
 import pytest
+from prometheus_client.openmetrics.exposition import generate_latest
 
-from mse_grad_server.address import Address
-from mse_grad_server.exits import ExitCode, ListenError
-from mse_grad_server.metrics import Metrics, MetricsEndpoint
+from mse_grad.frame import Header
+from mse_grad.reasons import Reason
+from mse_grad.tensor import DTYPES, Reduction
+from mse_grad_server.backends.ascend.faults import Fault
+from mse_grad_server.backends.ascend.recovery import Rung
+from mse_grad_server.metrics import Metrics
 from support.in_process import Serving, chunk, header, serving
 
 
@@ -29,8 +31,8 @@ async def test_requests_of_a_stream_are_counted_one_by_one() -> None:
         assert requests(server, "INVALID_ARGUMENT") == 1
         assert server.metric("mse_grad_request_seconds_count", method="StreamGradients") == 4
         assert server.metric("mse_grad_elements_total") == 4
-        assert server.metric("mse_grad_transferred_bytes_total", direction="in") == 2 * 3 * 8
-        assert server.metric("mse_grad_transferred_bytes_total", direction="out") == 2 * 8
+        assert server.metric("mse_grad_transferred_bytes_total", direction="in", transport="stream") == 2 * 3 * 8
+        assert server.metric("mse_grad_transferred_bytes_total", direction="out", transport="stream") == 2 * 8
 
 
 async def test_gauges_follow_what_is_open() -> None:
@@ -63,7 +65,8 @@ async def test_the_time_of_a_request_runs_from_its_header_to_its_last_gradient()
 async def test_the_build_says_what_computes() -> None:
     async with serving() as server:
         (line,) = [line for line in server.metrics_text().splitlines() if line.startswith("mse_grad_build_info{")]
-        assert 'backend="cpu",device="fake",kernel_hash="00"' in line
+        for label in ('backend="cpu"', 'device="fake"', 'kernel_hash="00"', 'soc=""', 'cann=""'):
+            assert label in line
         assert line.endswith("} 1.0")
 
 
@@ -73,43 +76,109 @@ async def test_every_name_says_what_it_counts_and_in_what() -> None:
         assert all(family.name.startswith("mse_grad_") and family.documentation for family in families)
 
 
-def get(address: Address, path: str) -> tuple[int, bytes]:
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
+def samples(metrics: Metrics) -> list[str]:
+    """Returns the name of every series."""
+    return [sample.name for family in metrics.registry.collect() for sample in family.samples]
 
 
-def opened(metrics: Metrics, *, address: str = "127.0.0.1:0", is_ready: bool = True) -> MetricsEndpoint:
-    endpoint = MetricsEndpoint(metrics.registry, Address.parse(address), is_ready=lambda: is_ready)
-    endpoint.open()
-    return endpoint
-
-
-def test_metrics_are_served_over_http_until_closed() -> None:
+def test_whatever_happens_a_worker_has_at_most_400_series() -> None:
     metrics = Metrics()
-    with closing(opened(metrics)) as endpoint:
-        assert endpoint.address.port != 0
-        metrics.elements.inc(5)
-        status, page = get(endpoint.address, "/metrics")
-        assert status == 200
-        assert b"mse_grad_elements_total 5.0" in page
-    with pytest.raises(OSError, match="refused"):
-        get(endpoint.address, "/metrics")
-    endpoint.close()
+    dtypes = (*(dtype.name for dtype in DTYPES), "unknown")
+    reductions = (*(reduction.text for reduction in Reduction), "unknown")
+    for method, dtype, reduction, code in itertools.product(
+        ("ComputeGradient", "StreamGradients"), dtypes, reductions, {reason.code.name for reason in Reason} | {"OK"}
+    ):
+        metrics.request_ended(method, dtype, reduction, code, 1)
+    for reason in Reason:
+        if reason.retryable:
+            metrics.refused(reason.value)
+        if reason.value.startswith("SHARED_MEMORY"):
+            metrics.shared_memory_refused(reason.value)
+    for fault in (*(fault.value for fault in Fault), "wrong_gradient"):
+        metrics.device_fault(fault)
+    for rung in Rung:
+        metrics.device_climbed(rung.name.lower())
+        metrics.device_repaired(rung.name.lower(), 1)
+    for step in ("listen", "libraries", "device", "self_check", "backend", "verify"):
+        metrics.started(step, 1)
+    metrics.built(version="1", backend="ascend", device="x", kernel_hash="00")
+    assert len(samples(metrics)) <= 400
 
 
-@pytest.mark.parametrize(("is_ready", "answer"), [(True, (200, b"ready\n")), (False, (503, b"not ready\n"))])
-def test_a_probe_hears_whether_the_server_is_ready(is_ready: bool, answer: tuple[int, bytes]) -> None:
-    with closing(opened(Metrics(), is_ready=is_ready)) as endpoint:
-        assert get(endpoint.address, "/ready") == answer
+def test_requests_beyond_the_most_combinations_are_counted_as_other() -> None:
+    metrics = Metrics()
+    for number in range(200):
+        for _ in range(2):
+            metrics.request_ended("StreamGradients", f"dtype{number}", "mean", "OK", 1)
+    counts = [
+        (sample.labels["dtype"], sample.value)
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "mse_grad_requests_total"
+    ]
+    assert sum(count for _, count in counts) == 400
+    assert dict(counts)["dtype0"] == 2
+    assert dict(counts)["other"] == 400 - 2 * (len(counts) - 1)
 
 
-def test_a_taken_port_is_an_error_that_names_it() -> None:
-    with closing(opened(Metrics())) as first:
-        taken = str(first.address)
-        with pytest.raises(ListenError, match=f"{taken}.*--metrics-listen") as error:
-            opened(Metrics(), address=taken)
-    assert error.value.exit_code is ExitCode.LISTEN
+def test_only_what_has_no_labels_says_since_when_it_counts() -> None:
+    metrics = Metrics()
+    metrics.refused("SERVER_BUSY")
+    created = {name for name in samples(metrics) if name.endswith("_created")}
+    assert "mse_grad_elements_created" in created
+    assert "mse_grad_refusals_created" not in created
+
+
+async def test_a_message_is_decoded_encoded_and_computed() -> None:
+    async with serving() as server:
+        stream = await server.stream()
+        await stream.send([header(id, (2,)) for id in (1, 2)], [chunk(id, 0, [1.0, 2.0]) for id in (1, 2)])
+        await stream.receive()
+        for phase, count in (("decode", 1), ("encode", 1), ("kernel", 1), ("copy_in", 0), ("copy_out", 0)):
+            assert server.metric("mse_grad_phase_seconds_count", phase=phase) == count
+
+
+async def test_what_needs_a_thread_waits_for_one() -> None:
+    async with serving(inline_bytes=0, compute_threads=1) as server:
+        server.backend.gate.clear()
+        stream = await server.stream()
+        await stream.send([header(1, (2,))], [chunk(1, 0, [1.0, 2.0])])
+        await stream.send([header(2, (2,))], [chunk(2, 0, [1.0, 2.0])])
+        await server.until(lambda: server.metric("mse_grad_queued_messages") == 1)
+        server.backend.gate.set()
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 0)
+        assert server.metric("mse_grad_queued_messages") == 0
+        # One more thread opened the backend.
+        assert server.metric("mse_grad_phase_seconds_count", phase="queue") == 3
+
+
+async def test_a_gradient_in_time_leaves_a_margin() -> None:
+    async with serving() as server:
+        stream = await server.stream()
+        await stream.send([Header(1, 1, (2,), 2, time_left_us=3_000_000)], [chunk(1, 0, [1.0])])
+        await stream.receive()
+        server.clock.advance(1)
+        await stream.send((), [chunk(1, 1, [1.0])])
+        await stream.send([header(2, (1,))], [chunk(2, 0, [1.0])])
+        await stream.receive()
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 0)
+        assert server.metric("mse_grad_deadline_margin_seconds_count") == 1
+        assert server.metric("mse_grad_deadline_margin_seconds_sum") == pytest.approx(2)
+
+
+async def test_a_traced_request_is_the_example_of_its_bucket() -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    traceparent = f"00-{trace}-b7ad6b7169203331-01"
+    async with serving() as server:
+        stream = await server.stream()
+        await stream.send([Header(1, 1, (1,), 2, traceparent=traceparent)], [chunk(1, 0, [1.0])])
+        await stream.receive()
+        page = generate_latest(server.server.metrics.registry).decode()  # type: ignore[no-untyped-call]
+        assert f'# {{trace_id="{trace}"}}' in page
+        assert page.endswith("# EOF\n")
+
+
+async def test_the_steps_of_the_start_are_timed() -> None:
+    async with serving() as server:
+        for step in ("listen", "backend", "verify"):
+            assert server.metric("mse_grad_start_seconds", step=step) >= 0

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from mse_grad.frame import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
 from mse_grad.reasons import Reason
@@ -182,6 +183,37 @@ async def test_a_cancelled_call_gives_everything_back() -> None:
         server.assert_nothing_in_flight()
         labels = {"method": "ComputeGradient", "dtype": "float32", "reduction": "mean", "code": "CANCELLED"}
         await server.until(lambda: server.metric("mse_grad_requests_total", **labels) == 1)
+
+
+async def test_a_call_that_is_cancelled_in_the_queue_waits_there_no_more() -> None:
+    async with serving(inline_bytes=0, compute_threads=1) as server:
+        server.backend.gate.clear()
+        method = server.channel.unary_unary("/mse_grad.v1.MseGradService/ComputeGradient")
+        first = method(request())
+        await server.started()
+        second = method(request())
+        await server.until(lambda: server.metric("mse_grad_queued_messages") == 1)
+        second.cancel()
+        await server.until(lambda: server.metric("mse_grad_queued_messages") == 0)
+        server.backend.gate.set()
+        await first
+        assert server.metric("mse_grad_queued_messages") == 0
+
+
+async def test_a_call_is_counted_by_its_transport_phases_margin_and_trace() -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    async with serving() as server:
+        metadata = (("traceparent", f"00-{trace}-b7ad6b7169203331-01"),)
+        await server.call("ComputeGradient", request(shape=(2, 2)), metadata=metadata)
+        for direction, elements in (("in", 12), ("out", 4)):
+            labels = {"direction": direction, "transport": "unary"}
+            assert server.metric("mse_grad_transferred_elements_total", **labels) == elements
+            assert server.metric("mse_grad_transferred_bytes_total", **labels) == 4 * elements
+        for phase in ("decode", "encode", "kernel"):
+            assert server.metric("mse_grad_phase_seconds_count", phase=phase) == 1
+        assert server.metric("mse_grad_deadline_margin_seconds_count") == 1
+        page = openmetrics(server.server.metrics.registry).decode()  # type: ignore[no-untyped-call]
+        assert trace in page
 
 
 async def test_a_call_whose_caller_stops_waiting_is_counted_as_late() -> None:

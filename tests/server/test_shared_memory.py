@@ -130,14 +130,18 @@ async def test_chunks_in_messages_and_in_shared_memory_may_make_up_one_request()
 
 async def test_elements_are_counted_by_where_they_were_and_bytes_where_they_went() -> None:
     async with serving() as server, sharing(server) as shared:
-        before = server.metric("mse_grad_transferred_bytes_total", direction="in")
+        received = {"direction": "in", "transport": "stream"}
+        before = server.metric("mse_grad_transferred_bytes_total", **received)
         await shared.send(1)
         await shared.assert_answered(1)
         await shared.stream.assert_works(2)
         await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 0)
         assert server.metric("mse_grad_shared_memory_elements_total") == 4
         assert server.metric("mse_grad_elements_total") == 7
-        assert server.metric("mse_grad_transferred_bytes_total", direction="in") == before + 36
+        assert server.metric("mse_grad_transferred_bytes_total", **received) == before + 36
+        used = {"direction": "in", "transport": "shared_memory"}
+        assert server.metric("mse_grad_transferred_bytes_total", **used) == 3 * 16
+        assert server.metric("mse_grad_transferred_elements_total", **used) == 3 * 4
         assert mapped(server) == (1, PAGE_BYTES)
 
 

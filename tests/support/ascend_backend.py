@@ -35,6 +35,11 @@ class Witness:
     facts: Mapping[str, str] = field(default_factory=dict)
     blocks: int = 0
     kinds: int = 0
+    reuses: int = 0
+    steps: list[str] = field(default_factory=list)
+    ways: list[tuple[float, float, float, float]] = field(default_factory=list)
+    device_bytes: int = 0
+    pinned_bytes: int = 0
     failures: list[AclError | WrongGradient] = field(default_factory=list)
     climbs: list[Rung] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)
@@ -56,11 +61,23 @@ class Witness:
     def opened(self, facts: Mapping[str, str]) -> None:
         self.facts = facts
 
+    def started(self, step: str, seconds: float) -> None:
+        self.steps.append(step)
+
+    def holds(self, *, device_bytes: int, pinned_bytes: int) -> None:
+        self.device_bytes, self.pinned_bytes = device_bytes, pinned_bytes
+
     def computed(self, blocks: int) -> None:
         self.blocks += blocks
 
     def planned(self) -> None:
         self.kinds += 1
+
+    def reused(self) -> None:
+        self.reuses += 1
+
+    def travelled(self, *, queue_s: float, copy_in_s: float, kernel_s: float, copy_out_s: float) -> None:
+        self.ways.append((queue_s, copy_in_s, kernel_s, copy_out_s))
 
     def failed(self, error: AclError | WrongGradient) -> None:
         self.failures.append(error)

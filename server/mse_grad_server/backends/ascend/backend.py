@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -121,13 +122,14 @@ class AscendBackend:
             BackendUnavailable: A subclass of it says why the device cannot be used, and what to do.
             VerificationFailed: The device computes wrong.
         """
-        options = self._options
+        options, began_s = self._options, time.monotonic()
         libraries = find_libraries(
             runtime_folder=options.runtime_folder, op_library=options.op_library, environment=self._environment
         )
         number = options.device.number
         check_permission(number, self._environment)
         acl, opapi = load(libraries)
+        self._observer.started("libraries", time.monotonic() - began_s)
         device = Device(acl, opapi, options.device)
         thread = DeviceThread(
             acl, device, self._observer, block_timeout_s=options.block_timeout_s, hang_s=options.hang_s
@@ -178,7 +180,7 @@ class AscendBackend:
         """Computes the gradients with as many of their blocks on the device as there are slots; see `base.Backend`."""
         if self._thread is None:
             return 0, DeviceUnavailable("the backend ascend is not open")
-        return transfer(self._thread, gradients, block_bytes=self._options.device.block_bytes)
+        return transfer(self._thread, gradients, block_bytes=self._options.device.block_bytes, observer=self._observer)
 
     def look(self) -> None:
         """Tells the observer where a call to the device does not return."""

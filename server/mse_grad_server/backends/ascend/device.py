@@ -91,6 +91,16 @@ class Device:
         assert self._executors is not None
         return self._executors
 
+    @property
+    def pinned_bytes(self) -> int:
+        """Pinned memory that it holds; while it is open."""
+        return sum(slot.size_bytes for slot in self.slots)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the device that it holds; while it is open."""
+        return self.pinned_bytes + self.executors.workspace_bytes
+
     def close(self) -> list[AclError]:
         """Destroys everything, the last made first, and returns what went wrong on the way; what failed is forgotten.
 

@@ -150,11 +150,16 @@ class DeviceThread:
 
     def _begin(self) -> None:
         self._watch.away()
+        began_s = time.monotonic()
         self._acl.initialise()
         require_device(self._device.options.number, self._acl.device_count())
         self._device.open()
         self.soc_name = self._acl.soc_name()
+        opened_s = time.monotonic()
+        self._observer.started("device", opened_s - began_s)
         check_gradients(self._acl, self._device, every_kind())
+        self._observer.started("self_check", time.monotonic() - opened_s)
+        self._tell_memory()
 
     def _serve(self) -> None:
         while self._pipeline or self._pending or not self._inbox.is_closing:
@@ -191,6 +196,9 @@ class DeviceThread:
             try:
                 if self._pipeline.queue(job):
                     self._observer.planned()
+                    self._tell_memory()
+                else:
+                    self._observer.reused()
             except PlanError as error:
                 self._plan_failed(job, error)
                 continue
@@ -198,6 +206,9 @@ class DeviceThread:
                 self._count_attempt(job, DeviceUnavailable("the device failed on this gradient more than once"))
                 raise
             self._pending.popleft()
+
+    def _tell_memory(self) -> None:
+        self._observer.holds(device_bytes=self._device.memory_bytes, pinned_bytes=self._device.pinned_bytes)
 
     def _wait_for_room(self) -> None:
         # Nothing new can come while every slot is under way, so that a wait inside ACL, which is exact, delays nobody.

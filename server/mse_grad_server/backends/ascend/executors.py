@@ -53,6 +53,11 @@ class ExecutorCache:
     def __len__(self) -> int:
         return len(self._plans)
 
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory of the device that the planned kinds hold."""
+        return sum(one.workspace_bytes for plan in self._plans.values() for one in plan.executors)
+
     def prepare(self, key: LaunchKey, *, queued: Callable[[], set[LaunchKey]]) -> bool:
         """Plans `key` unless it is planned, and returns whether it had to; evicts the kind that was used longest ago.
 

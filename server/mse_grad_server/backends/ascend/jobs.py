@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from enum import Enum, auto
 
 from mse_grad_server.backends.ascend.blocks import LaunchKey, Layout
@@ -31,6 +32,7 @@ class Job:
         slot: The filled slot.
         attempts: How often the device failed under it in this slot.
         error: Why it failed, where it did.
+        ended_s: When it ended, once it has; of time.monotonic.
     """
 
     def __init__(self, key: LaunchKey, slot: Slot, pool: SlotPool) -> None:
@@ -39,6 +41,7 @@ class Job:
         self.slot = slot
         self.attempts = 0
         self.error: Exception | None = None
+        self.ended_s = 0.0
         self._pool = pool
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -54,6 +57,7 @@ class Job:
         with self._lock:
             self._outcome = outcome
             self.error = error
+            self.ended_s = time.monotonic()
             self._ended.set()
             if self._is_abandoned:
                 self._pool.give_back(self.slot)

@@ -19,11 +19,23 @@ class Observer(Protocol):
     def opened(self, facts: Mapping[str, str]) -> None:
         """The device computes; `facts` say what was found: op_library, soc, cann_version and more."""
 
+    def started(self, step: str, seconds: float) -> None:
+        """A step of taking the device took so long: libraries, device or self_check."""
+
+    def holds(self, *, device_bytes: int, pinned_bytes: int) -> None:
+        """So much memory of the device, workspaces included, and so much pinned memory is held from now on."""
+
     def computed(self, blocks: int) -> None:
         """So many more blocks came back."""
 
     def planned(self) -> None:
         """One more kind of launch was planned."""
+
+    def reused(self) -> None:
+        """One more block was queued with a launch that was planned before."""
+
+    def travelled(self, *, queue_s: float, copy_in_s: float, kernel_s: float, copy_out_s: float) -> None:
+        """A block waited for its slot, was copied into it, went to the device and back, and was copied out."""
 
     def failed(self, error: AclError | WrongGradient) -> None:
         """A call failed, or the device computed wrong."""

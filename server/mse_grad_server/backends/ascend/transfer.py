@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mse_grad_server.backends.ascend.blocks import LaunchKey, cut
 from mse_grad_server.backends.ascend.device_thread import DeviceThread
 from mse_grad_server.backends.ascend.jobs import Job, Outcome
+from mse_grad_server.backends.ascend.observer import Observer
 from mse_grad_server.backends.base import Failure, Gradient
 from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
 
@@ -30,13 +31,24 @@ class _Block(NamedTuple):
     sendings: int
 
 
-def transfer(thread: DeviceThread, gradients: Sequence[Gradient], *, block_bytes: int) -> Failure | None:
+class _Sent(NamedTuple):
+    block: _Block
+    job: Job
+    asked_s: float  # for a slot
+    taken_s: float
+    sent_s: float
+
+
+def transfer(
+    thread: DeviceThread, gradients: Sequence[Gradient], *, block_bytes: int, observer: Observer
+) -> Failure | None:
     """Computes the gradients block by block, as many at a time as there are slots.
 
     Args:
         thread: Runs the blocks.
         gradients: What to compute; see `Backend.compute`.
         block_bytes: Most bytes of an operand in a block.
+        observer: Is told how long each block that came back was where.
 
     Returns:
         None, or the first gradient that failed, by its index, and why; those behind it may not be computed then. Why:
@@ -48,26 +60,25 @@ def transfer(thread: DeviceThread, gradients: Sequence[Gradient], *, block_bytes
         for index, gradient in enumerate(gradients)
         for start, key in cut(gradient.spec, gradient.predict.size, block_bytes)
     )
-    sent: deque[tuple[_Block, Job]] = deque()
+    sent: deque[_Sent] = deque()
     index = 0
     try:
         while waiting or sent:
-            index = (sent[0][0] if sent else waiting[0]).gradient
+            index = (sent[0].block if sent else waiting[0]).gradient
             # Who has a block under way waits for that one and not for a slot, which another may keep for as long.
             if waiting and _send(thread, gradients, waiting, sent, may_wait=not sent):
                 continue
             if sent:
-                outcome = sent[0][1].wait(_wait_s(gradients[index]))
+                outcome = sent[0].job.wait(_wait_s(gradients[index]))
                 if outcome is not None:
-                    block, job = sent.popleft()
-                    _receive(block, job, outcome, gradients[index], waiting)
+                    _receive(sent.popleft(), outcome, gradients[index], waiting, observer)
                     continue
             thread.require_answer()
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends this gradient and not its neighbours
         return index, error
     finally:
-        for _, job in sent:
-            job.abandon()
+        for one in sent:
+            one.job.abandon()
     return None
 
 
@@ -75,15 +86,17 @@ def _send(
     thread: DeviceThread,
     gradients: Sequence[Gradient],
     waiting: deque[_Block],
-    sent: deque[tuple[_Block, Job]],
+    sent: deque[_Sent],
     *,
     may_wait: bool,
 ) -> bool:
     block = waiting[0]
     gradient = gradients[block.gradient]
+    asked_s = time.monotonic()
     slot = thread.pool.take(_wait_s(gradient) if may_wait else 0.0)
     if slot is None:
         return False
+    taken_s = time.monotonic()
     job = Job(block.key, slot, thread.pool)
     part = slice(block.start, block.start + block.key.elements)
     dout = gradient.dout if gradient.spec.scalar_dout else gradient.dout[part]
@@ -92,15 +105,23 @@ def _send(
     except BaseException:
         thread.pool.give_back(slot)
         raise
-    sent.append((waiting.popleft(), job))
+    sent.append(_Sent(waiting.popleft(), job, asked_s, taken_s, time.monotonic()))
     thread.submit(job)
     return True
 
 
-def _receive(block: _Block, job: Job, outcome: Outcome, gradient: Gradient, waiting: deque[_Block]) -> None:
+def _receive(sent: _Sent, outcome: Outcome, gradient: Gradient, waiting: deque[_Block], observer: Observer) -> None:
+    block, job = sent.block, sent.job
     try:
         if outcome is Outcome.COMPUTED:
+            received_s = time.monotonic()
             job.slot.read(job.layout, gradient.y[block.start : block.start + block.key.elements])
+            observer.travelled(
+                queue_s=sent.taken_s - sent.asked_s,
+                copy_in_s=sent.sent_s - sent.taken_s,
+                kernel_s=job.ended_s - sent.sent_s,
+                copy_out_s=time.monotonic() - received_s,
+            )
             return
     finally:
         job.release()

@@ -105,6 +105,29 @@ async def test_the_server_says_what_computes(runtime: AscendRuntime) -> None:
         assert opened["kernel_hash"] == answer.kernel_hash
 
 
+async def test_blocks_are_timed_plans_that_are_kept_are_counted_and_memory_is_told(runtime: AscendRuntime) -> None:
+    async with serving(runtime) as server:
+        stream = await server.stream()
+        copies, hits, plans = (
+            server.metric("mse_grad_phase_seconds_count", phase="copy_in"),
+            server.metric("mse_grad_device_plan_hits_total"),
+            server.metric("mse_grad_device_plans_total"),
+        )
+        for id in (1, 2, 3):
+            await compute(stream, id)
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 0)
+        for phase in ("copy_in", "kernel", "copy_out"):
+            assert server.metric("mse_grad_phase_seconds_count", phase=phase) == copies + 3
+        assert server.metric("mse_grad_device_plans_total") == plans + 1
+        assert server.metric("mse_grad_device_plan_hits_total") == hits + 2
+        pinned_bytes = 4 * server.settings.device_slots * server.settings.device_block_bytes
+        assert server.metric("mse_grad_device_pinned_bytes") == pinned_bytes
+        assert server.metric("mse_grad_device_memory_bytes") >= pinned_bytes
+        for step in ("libraries", "device", "self_check", "backend", "verify"):
+            assert server.metric("mse_grad_start_seconds", step=step) > 0
+        assert 'soc="Ascend910B3"' in server.metrics_text()
+
+
 async def test_a_fault_is_repaired_and_counted_and_the_request_answered(runtime: AscendRuntime) -> None:
     async with serving(runtime) as server:
         stream = await server.stream()
