@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
@@ -11,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from mse_grad.reasons import ContractError
 from mse_grad.tensor import Array
-from mse_grad_client.errors import MseGradError, from_contract_error
+from mse_grad_client.errors import InvalidArgument, MseGradError, from_contract_error
 from mse_grad_client.request import GradientRequest, Operands
+from mse_grad_client.torch import are_tensors
 
 __all__ = ["compute_packed"]
 
@@ -103,9 +105,14 @@ def _packed(
 ) -> Iterator[_Pack]:
     """Yields packs as they fill up; puts the error of an item that breaks a rule into `results`."""
     filling: dict[Hashable, _Pack] = {}
+    has_torch = "torch" in sys.modules
     for position, item in enumerate(items):
         if len(item) != 3:
             raise ValueError(f"item {position} has {len(item)} operands; it must have 3: predict, label and dout")
+        if has_torch and are_tensors(*item):
+            text = f"item {position} holds torch tensors; compute_many takes arrays, compute takes tensors as well"
+            results[position] = InvalidArgument(text)
+            continue
         predict, label, dout = item
         try:
             operands = Operands.checked(predict, label, dout, reduction)

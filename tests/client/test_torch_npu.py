@@ -58,6 +58,15 @@ def test_out_is_filled_and_returned(torch: FakeTorch, client: Any) -> None:
     assert_bits(predict, expected(*given))
 
 
+@pytest.mark.parametrize("device", ["npu", "cpu"])
+def test_compute_many_refuses_tensors_and_names_what_takes_them(torch: FakeTorch, client: Any, device: str) -> None:
+    arrays = operands((100,))
+    first, error = client.compute_many([arrays, [torch.tensor(each, device) for each in arrays]], return_errors=True)
+    np.testing.assert_array_equal(first, expected(*arrays))
+    assert isinstance(error, InvalidArgument)
+    assert "item 1 holds torch tensors; compute_many takes arrays, compute takes tensors" in str(error)
+
+
 def test_dout_may_be_a_number_or_on_the_cpu(torch: FakeTorch, client: Any) -> None:
     predict, label, _ = operands((100,))
     tensors = torch.tensor(predict), torch.tensor(label)
