@@ -1,6 +1,6 @@
 """Metrics in a registry of their own; they count requests, not RPCs.
 
-Thread safety: any number of threads, except where `phases` and `traffic` say that it is the event loop.
+Thread safety: any number of threads, except where an attribute says that it is the event loop.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
-from mse_grad_server.phases import COARSE_BUCKETS_S, Phases
+from mse_grad_server.margins import Margins
+from mse_grad_server.phases import Phases
+from mse_grad_server.times import COARSE_BUCKETS_S
 from mse_grad_server.traffic import Traffic
 
 __all__ = ["Metrics"]
@@ -20,7 +22,6 @@ _OTHER = "other"
 _SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
 )  # fmt: skip
-_MARGIN_S = (0.001, 0.01, 0.1, 1, 10, 100)
 
 
 class Metrics:
@@ -30,6 +31,7 @@ class Metrics:
         registry: Holds it all.
         phases: How long messages spend where.
         traffic: What came and went, by transport.
+        margins: How long callers would still have waited; likewise of the event loop.
     """
 
     def __init__(self) -> None:
@@ -38,6 +40,9 @@ class Metrics:
         self.registry.register(self.phases)
         self.traffic = Traffic()
         self.registry.register(self.traffic)
+        margins = Margins()
+        self.registry.register(margins)
+        self.margins = margins.times
         self._requests = Counter(
             "mse_grad_requests_total",
             "Requests for a gradient that ended, by gRPC code.",
@@ -49,12 +54,6 @@ class Metrics:
             "Time from the arrival of a request to its last answer.",
             ["method"],
             buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._margins = Histogram(
-            "mse_grad_deadline_margin_seconds",
-            "Time that the caller would still have waited when its gradient was ready; no deadline, no margin.",
-            buckets=_MARGIN_S,
             registry=self.registry,
         )
         self._refusals = Counter(
@@ -177,10 +176,6 @@ class Metrics:
             children = self._new_children(key)
         children[0].inc()
         children[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
-
-    def answered_before_deadline(self, margin_s: float) -> None:
-        """Counts how long the caller would still have waited for the gradient that it got."""
-        self._margins.observe(margin_s)
 
     def sampled(self, *, elements: int, nonfinite: int, underflowed: int) -> None:
         """Counts what was seen in a gradient that was looked into."""

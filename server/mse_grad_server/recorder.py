@@ -31,6 +31,7 @@ class Recorder:
     ) -> None:
         self.phases = metrics.phases
         self.traffic = metrics.traffic
+        self._margins = metrics.margins
         self._metrics = metrics
         self._log = log
         # An NPU measures block by block.
@@ -64,7 +65,7 @@ class Recorder:
             method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds, trace_id=trace_id
         )
         if margin_s != math.inf:
-            self._metrics.answered_before_deadline(margin_s)
+            self._margins.count(margin_s)
 
     def computed(self, elements: int, *, encode_s: float, kernel_s: float) -> None:
         """Counts what went through the backend, once for each message, and how long that took."""

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mse_grad_server.phases import Phases
@@ -29,13 +27,3 @@ def test_a_duration_is_in_the_buckets_that_it_does_not_exceed() -> None:
 def test_every_phase_is_there_from_the_start() -> None:
     page = generate_latest(registry_of(Phases())).decode()
     assert [f'mse_grad_phase_seconds_count{{phase="{name}"}} 0.0' in page for name in NAMES] == [True] * len(NAMES)
-
-
-def test_threads_lose_no_duration() -> None:
-    phases = Phases()
-    with ThreadPoolExecutor(4) as threads:
-        for _ in threads.map(lambda _: phases.queue.observe(1.0), range(4000)):
-            pass
-    registry = registry_of(phases)
-    assert registry.get_sample_value("mse_grad_phase_seconds_count", {"phase": "queue"}) == 4000
-    assert registry.get_sample_value("mse_grad_phase_seconds_sum", {"phase": "queue"}) == 4000
