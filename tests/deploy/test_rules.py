@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.dashboards import dashboards
 from support.prometheus import DEPLOY
 from support.tools import require_program
 
@@ -57,3 +59,12 @@ def test_every_alert_says_who_is_to_do_what(rule: dict[str, dict[str, str]]) -> 
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"].strip()
     assert len(rule["annotations"]["runbook"].split()) >= 12
+
+
+def test_runbooks_name_panels_and_dashboards_that_are_there() -> None:
+    shown = dashboards().values()
+    titles = {panel["title"] for dashboard in shown for panel in dashboard["panels"]}
+    titles |= {dashboard["title"] for dashboard in shown}
+    named = {name for rule in ALERTS for name in re.findall(r'"([A-Zm][^"]+ [^"]+)"', rule["annotations"]["runbook"])}
+    assert len(named) > 8
+    assert named - titles == set()
