@@ -220,17 +220,28 @@ class Settings(BaseSettings):
     @classmethod
     def _local_unless_allowed(cls, text: str, info: ValidationInfo) -> str:
         if text != "none" and not info.data.get("insecure_listen") and not Address.parse(text).is_local:
+            path = ", or a unix path" if info.field_name == "listen" else ""
             raise ValueError(
-                "other machines can reach it, without TLS; choose a loopback address, such as 127.0.0.1, or a unix "
-                "path, or allow it with --insecure-listen"
+                f"other machines can reach it, without TLS; choose a loopback address, such as 127.0.0.1{path}, "
+                "or allow it with --insecure-listen"
             )
         return text
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_an_npu(cls, device: int, info: ValidationInfo) -> int:
+        if device and info.data.get("backend") == "cpu":
+            raise ValueError("it is an NPU, of --backend ascend; the backend cpu has no device to choose")
+        return device
 
     @field_validator("devices")
     @classmethod
     def _devices_are_npus(cls, devices: str, info: ValidationInfo) -> str:
-        if parse_numbers(devices) and info.data.get("backend") == "cpu":
+        numbers = parse_numbers(devices)
+        if numbers and info.data.get("backend") == "cpu":
             raise ValueError("devices are NPUs, of --backend ascend; for the backend cpu say --workers")
+        if numbers and info.data.get("device"):
+            raise ValueError("choose the NPUs with --devices alone, or one with --device")
         return devices
 
     @field_validator("workers")

@@ -66,6 +66,10 @@ def test_devices_and_workers_make_the_process_a_supervisor() -> None:
 def test_devices_are_npus_and_workers_are_of_the_cpu() -> None:
     with pytest.raises(ValidationError, match="for the backend cpu say --workers"):
         settings(devices="0-7")
+    with pytest.raises(ValidationError, match="it is an NPU, of --backend ascend"):
+        settings(device=3)
+    with pytest.raises(ValidationError, match="with --devices alone, or one with --device"):
+        settings(backend="ascend", device=3, devices="0-7")
     with pytest.raises(ValidationError, match="say which with --devices"):
         settings(backend="ascend", workers=3)
 
