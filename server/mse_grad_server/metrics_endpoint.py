@@ -56,9 +56,13 @@ class MetricsEndpoint:
         self._server = self._thread = None
 
     def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != "/ready":
+        path = environ.get("PATH_INFO")
+        if path in ("/", "/metrics"):
             page: Iterable[bytes] = self._metrics_page(environ, start_response)
             return page
-        status, text = ("200 OK", b"ready\n") if self._is_ready() else ("503 Service Unavailable", b"not ready\n")
+        if path != "/ready":  # a probe of another name is not to read a page of metrics as its yes
+            status, text = "404 Not Found", b"there are /metrics and /ready\n"
+        else:
+            status, text = ("200 OK", b"ready\n") if self._is_ready() else ("503 Service Unavailable", b"not ready\n")
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [text]

@@ -46,6 +46,12 @@ def test_a_probe_hears_whether_the_server_is_ready(is_ready: bool, answer: tuple
         assert get(endpoint.address, "/ready") == answer
 
 
+@pytest.mark.parametrize("path", ["/ready/", "/readyz", "/healthz", "/metrics/x"])
+def test_another_path_is_not_there_and_says_what_is(path: str) -> None:
+    with closing(opened(Metrics())) as endpoint:
+        assert get(endpoint.address, path) == (404, b"there are /metrics and /ready\n")
+
+
 def test_a_taken_port_is_an_error_that_names_it() -> None:
     with closing(opened(Metrics())) as first:
         taken = str(first.address)
