@@ -30,6 +30,7 @@ REDUCTIONS = ("none", "mean", "sum")
 SAMPLE = re.compile(r"(?P<name>mse_grad_\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 LABELS_LEFT_OUT = ("dtype", "reduction", "kernel_hash")
+METRICS = ("requests_total", "request_seconds_", "transferred_bytes_total", "elements_total", "ready", "build_info")
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -163,14 +164,18 @@ def show_metrics(console: Console, url: str) -> int:
 
 
 def totals_of(text: str) -> dict[str, float]:
-    """Returns our counters and gauges that are not 0, summed over dtypes and reductions, without histogram buckets."""
+    """Returns those of `METRICS` that are not 0, summed over dtypes and reductions, without histogram buckets."""
     totals: dict[str, float] = {}
     for line in text.splitlines():
         sample = SAMPLE.fullmatch(line)
         if sample is None or sample["name"].endswith(("_bucket", "_created")) or float(sample["value"]) == 0:
             continue
+        if not sample["name"].removeprefix("mse_grad_").startswith(METRICS):
+            continue
         labels = [
-            f"{key}={value}" for key, value in LABEL.findall(sample["labels"] or "") if key not in LABELS_LEFT_OUT
+            f"{key}={value}"
+            for key, value in LABEL.findall(sample["labels"] or "")
+            if value and key not in LABELS_LEFT_OUT
         ]
         name = sample["name"] + (f"{{{', '.join(labels)}}}" if labels else "")
         totals[name] = totals.get(name, 0.0) + float(sample["value"])
