@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 
 from benchmarks.operands import REDUCTION, Operands
-from benchmarks.plain_server import UNLIMITED, plain_server
+from benchmarks.plain_client import plain_client
+from benchmarks.plain_server import plain_server
 from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import Array
-from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
 from mse_grad_client import ClientOptions, MseGradClient
 from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.backends.cpu import CpuBackend
@@ -90,7 +88,7 @@ def contenders(folder: Path) -> Iterator[list[Contender]]:
         over_tcp = stack.enter_context(MseGradClient(tcp.address, options=WIRE))
         over_unix = stack.enter_context(MseGradClient(unix.address, options=WIRE))
         sharing = stack.enter_context(MseGradClient(tcp.address))
-        channel = stack.enter_context(grpc.insecure_channel(plain, options=UNLIMITED))
+        plainly = stack.enter_context(plain_client(plain))
         backend = CpuBackend()
         backend.open()
         stack.callback(backend.close)
@@ -101,7 +99,7 @@ def contenders(folder: Path) -> Iterator[list[Contender]]:
             Contender(OURS_COPIED, lambda operands: _compute(sharing, operands)),
             Contender(OURS_SHARED, lambda operands: _compute_in_place(sharing, operands)),
             Contender(OURS_UNARY, lambda operands: _compute_unary(over_tcp, operands), most_bytes=message_bytes),
-            Contender(PLAIN, lambda operands: _plain(channel, operands)),
+            Contender(PLAIN, plainly.prepare),
             Contender(KERNEL, lambda operands: _kernel(backend, operands)),
             Contender(NUMPY, _numpy),
             *_torch(),
@@ -122,27 +120,6 @@ def _compute_in_place(client: MseGradClient, operands: Operands) -> Callable[[],
 def _compute_unary(client: MseGradClient, operands: Operands) -> Callable[[], Array]:
     predict, label, dout = operands.predict, operands.label, operands.dout
     return lambda: client.compute_unary(predict, label, dout, REDUCTION.text)
-
-
-def _plain(channel: grpc.Channel, operands: Operands) -> Callable[[], Array]:
-    stub = pb_grpc.MseGradServiceStub(channel)
-    dtype = operands.dtype
-
-    def tensor(array: Array) -> pb.Tensor:
-        return pb.Tensor(dtype=dtype.wire, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
-
-    def call() -> Array:
-        request = pb.ComputeGradientRequest(
-            predict=tensor(operands.predict),
-            label=tensor(operands.label),
-            dout=tensor(operands.dout),
-            reduction=int(REDUCTION),  # type: ignore[arg-type]
-        )
-        response = stub.ComputeGradient(request)
-        y: Array = np.frombuffer(response.y.data, dtype.numpy).reshape(response.y.shape)
-        return y
-
-    return call
 
 
 def _kernel(backend: CpuBackend, operands: Operands) -> Callable[[], Array]:

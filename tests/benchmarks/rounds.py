@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -11,11 +10,11 @@ import numpy as np
 
 from benchmarks.contenders import Contender
 from benchmarks.operands import Operands
+from benchmarks.plain_client import PlainCall
+from benchmarks.turns import timed_calls
 from mse_grad.tensor import Array
 
 __all__ = ["Figure", "measure"]
-
-CALLS_AT_MOST = 100
 
 
 @dataclass(frozen=True)
@@ -84,16 +83,7 @@ def _checked_call(participant: Contender, operands: Operands) -> Callable[[], Ar
 
 
 def _turn(call: Callable[[], Array], budget_s: float) -> list[float]:
-    times_s: list[float] = []
-    end = time.perf_counter() + budget_s
-    while len(times_s) < CALLS_AT_MOST:
-        start = time.perf_counter()
-        call()
-        now = time.perf_counter()
-        times_s.append(now - start)
-        if now >= end:
-            break
-    return times_s
+    return call.turn(budget_s) if isinstance(call, PlainCall) else timed_calls(call, budget_s)
 
 
 def _figure(participant: Contender, operands: Operands, times_s: list[float]) -> Figure:
