@@ -10,20 +10,16 @@ import click
 from rich.console import Console
 
 from mse_grad.tensor import DTYPES, Array
-from mse_grad_client.bar import BarReport, Case, Comparison, Compute, Dout, compare, run_bar
+from mse_grad_client.bar import BarReport, Case, Comparison, Dout, compare, run_bar
 from mse_grad_client.client import MseGradClient
 from mse_grad_client.commands.connection import connect, reached, wait_option
+from mse_grad_client.commands.paths import open_paths
 from mse_grad_client.commands.peer import PEERS, peer_compute, peer_dtypes
 from mse_grad_client.commands.report import render, render_comparisons
 from mse_grad_client.commands.screen import screen
 from mse_grad_client.info import ServerInfo
 
 __all__ = ["verify"]
-
-# Chunks far below what anyone would choose: many to a tensor, with a tail in each, and one or a few on the way.
-SMALL_CHUNKS = ((4096, 1), (20_000, 3))
-# Three float64 operands of 70 001 elements, the largest that goes through every path.
-UNARY_BYTES = 2 * 1024 * 1024
 
 
 @click.command()
@@ -68,12 +64,6 @@ def _run(client: MseGradClient, found: ServerInfo, *, quick: bool, seed: int) ->
     dtypes = [dtype for dtype in DTYPES if dtype.name in found.dtypes]
     console = Console(stderr=True)
     with ExitStack() as stack:
-        paths: dict[str, Compute] = {}
-        if found.limits.max_unary_bytes >= UNARY_BYTES:
-            paths["unary"] = client.compute_unary
-        for chunk_bytes, window_chunks in SMALL_CHUNKS:
-            small = connect(client.address, chunk_bytes=chunk_bytes, window_chunks=window_chunks)
-            paths[f"stream in {chunk_bytes}-byte chunks"] = stack.enter_context(small).compute
         status = stack.enter_context(console.status("")) if console.is_terminal else None
 
         def show(case: Case) -> None:
@@ -87,7 +77,7 @@ def _run(client: MseGradClient, found: ServerInfo, *, quick: bool, seed: int) ->
             client.compute,
             dtypes=dtypes,
             part=part,
-            paths=paths,
+            paths=open_paths(client, found, stack),
             lengths=sorted({found.limits.chunk_bytes // dtype.itemsize_bytes for dtype in dtypes}),
             seed=seed,
             quick=quick,

@@ -1,0 +1,69 @@
+"""The ways from a client to the same gradients of the same server."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+
+from mse_grad.tensor import Array
+from mse_grad_client.bar import Compute, Dout
+from mse_grad_client.client import MseGradClient
+from mse_grad_client.commands.connection import connect
+from mse_grad_client.info import ServerInfo
+
+__all__ = ["open_paths"]
+
+# Chunks far below what anyone would choose: many to a tensor, with a tail in each, and one or a few on the way.
+_SMALL_CHUNKS = ((4096, 1), (20_000, 3))
+# Three float64 operands of 70 001 elements, the largest that goes through every path.
+_UNARY_BYTES = 2 * 1024 * 1024
+
+
+def open_paths(client: MseGradClient, found: ServerInfo, stack: ExitStack) -> dict[str, Compute]:
+    """Returns the ways that this client has to the server, by name, each as a function like `compute`.
+
+    Args:
+        client: Connected.
+        found: What the server says about itself.
+        stack: Closes what is opened here.
+    """
+    paths: dict[str, Compute] = {}
+    if found.limits.max_unary_bytes >= _UNARY_BYTES:
+        paths["unary"] = client.compute_unary
+    for chunk_bytes, window_chunks in _SMALL_CHUNKS:
+        small = connect(client.address, chunk_bytes=chunk_bytes, window_chunks=window_chunks, shared_memory=False)
+        paths[f"stream in {chunk_bytes}-byte chunks"] = stack.enter_context(small).compute
+    paths["one of many"] = _one_of_many(client)
+    if found.transport == "shared_memory":
+        paths["stream"] = stack.enter_context(connect(client.address, shared_memory=False)).compute
+        sharing = stack.enter_context(connect(client.address, shared_from_bytes=0, copied_from_bytes=0))
+        paths["copied to shared memory"] = sharing.compute
+        paths["in shared memory"] = _in_shared_memory(sharing)
+    return paths
+
+
+def _one_of_many(client: MseGradClient) -> Compute:
+    def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+        # Beside others of its shape, so that it does not begin where the request begins.
+        other = np.ones_like(predict)
+        others_dout = other if np.shape(dout) == predict.shape else dout
+        items = [(other, label, others_dout), (predict, label, dout), (label, other, others_dout)]
+        return client.compute_many(items, reduction)[1]
+
+    return compute
+
+
+def _in_shared_memory(client: MseGradClient) -> Compute:
+    def shared(operand: Dout) -> Dout:
+        if not isinstance(operand, np.ndarray):
+            return operand
+        array = client.empty(operand.shape, operand.dtype)
+        array[...] = operand
+        return array
+
+    def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
+        out = client.empty(predict.shape, predict.dtype)
+        return client.compute(shared(predict), shared(label), shared(dout), reduction, out=out)
+
+    return compute
