@@ -21,7 +21,8 @@ def test_a_server_that_serves_is_well_from_its_name_to_a_gradient(server: Server
     report = json.loads(ended.stdout)
     assert report["verdict"] == "ok"
     found = report["findings"][f"server at {server.address}"]
-    assert [finding["subject"] for finding in found] == ["address", "health", "server", "workers", "gradient"]
+    subjects = [finding["subject"] for finding in found]
+    assert subjects == ["address", "health", "server", "transport", "workers", "gradient"]
     assert found[1]["text"] == "SERVING"
 
 
