@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import grpc
 
+from mse_grad.reasons import code_of
+
 try:
     from grpc._cython import cygrpc  # type: ignore[attr-defined,import-untyped,unused-ignore]
 except ImportError:
@@ -194,12 +196,11 @@ class _Ended(grpc.RpcError):
 
 
 def _error_of(status: Any) -> grpc.RpcError | StopIteration:
-    code = _CODES.get(status.code(), grpc.StatusCode.UNKNOWN)
+    code = code_of(status.code())
     details = status.details()
     text = details.decode(errors="replace") if isinstance(details, bytes) else details or ""
     return StopIteration() if code is grpc.StatusCode.OK else _Ended(code, text, status.trailing_metadata())
 
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _NO_FLAGS = 0
 _SENT, _RECEIVED, _ENDED, _OPENED = "sent", "received", "ended", "opened"

@@ -22,7 +22,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from mse_grad.reasons import ContractError, Reason
+from mse_grad.reasons import ContractError, Reason, code_of
 
 __all__ = [
     "Cancelled",
@@ -147,7 +147,6 @@ _BY_CODE: dict[grpc.StatusCode, type[MseGradError]] = {
         InternalError,
     )
 }
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _REASONS = {reason.value: reason for reason in Reason}
 _DETAILS_KEY = "grpc-status-details-bin"
 _REQUEST_ID_KEY = "x-request-id"
@@ -161,7 +160,7 @@ def from_contract_error(broken: ContractError) -> MseGradError:
 
 def from_status(status: status_pb2.Status, *, request_id: str = "") -> MseGradError:
     """Returns the error for a status that the server sent, with what its details say."""
-    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    code = code_of(status.code)
     reason: Reason | None = None
     retry_delay_s: float | None = None
     for detail in status.details:

@@ -10,7 +10,7 @@ from enum import Enum
 
 import grpc
 
-__all__ = ["ERROR_DOMAIN", "ContractError", "Reason"]
+__all__ = ["ERROR_DOMAIN", "ContractError", "Reason", "code_of"]
 
 ERROR_DOMAIN = "mse_grad.v1"
 
@@ -79,3 +79,11 @@ class ContractError(ValueError):
         super().__init__(message)
         self.reason = reason
         self.field = field
+
+
+def code_of(number: int) -> grpc.StatusCode:
+    """Returns gRPC's code of a number on the wire; UNKNOWN for one that has none."""
+    return _CODES.get(number, grpc.StatusCode.UNKNOWN)
+
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from mse_grad.reasons import code_of
 from mse_grad_server.call import CURRENT_CALL, Call, is_request_id
 from mse_grad_server.clock import Clock
 from mse_grad_server.errors import Cancelled, DeadlineExceeded, to_status
@@ -128,7 +129,7 @@ class _Guard:
         self._record(error)
         status = to_status(error, request_id=self._call.request_id)
         await self._context.abort(
-            _CODES[status.code],
+            code_of(status.code),
             status.message,
             ((_REQUEST_ID_KEY, self._call.request_id), (_DETAILS_KEY, status.SerializeToString())),
         )
@@ -155,6 +156,3 @@ class _Guard:
                 margin_s=call.deadline_s - now_s,
                 trace_id=call.trace_id,
             )
-
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode}

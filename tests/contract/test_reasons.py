@@ -3,7 +3,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from mse_grad.reasons import ERROR_DOMAIN, ContractError, Reason
+from mse_grad.reasons import ERROR_DOMAIN, ContractError, Reason, code_of
 
 # What travels, and what clients in other languages switch on: a change here breaks them.
 TABLE = {
@@ -64,3 +64,8 @@ def test_a_contract_error_carries_reason_field_and_message() -> None:
     error = ContractError(Reason.RANK_TOO_HIGH, "label", "label has 9 dimensions")
     assert isinstance(error, ValueError)
     assert (error.reason, error.field, str(error)) == (Reason.RANK_TOO_HIGH, "label", "label has 9 dimensions")
+
+
+def test_every_number_has_a_code() -> None:
+    assert [code_of(code.value[0]) for code in grpc.StatusCode] == list(grpc.StatusCode)
+    assert code_of(99) is grpc.StatusCode.UNKNOWN
