@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
-import grpc
-import numpy as np
-
-from benchmarks.operands import REDUCTION, Operands
-from benchmarks.plain_server import UNLIMITED
+from benchmarks.operands import Operands
+from benchmarks.peers.ways import operands as ways
+from benchmarks.peers.ways import plain_grpcio
 from benchmarks.turns import timed_calls
-from mse_grad.tensor import DTYPES, Array
-from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
+from mse_grad.tensor import Array
 
 __all__ = ["PlainCall", "PlainClient", "plain_client"]
 
@@ -47,8 +43,7 @@ class PlainClient:
 
     def prepare(self, operands: Operands) -> PlainCall:
         """Hands the operands over; the call before is forgotten."""
-        arrays = [np.asarray(array) for array in (operands.predict, operands.label, operands.dout)]
-        self._commands.send((operands.dtype.name, [array.tobytes() for array in arrays]))
+        self._commands.send(ways.Operands(operands.predict, operands.label, operands.dout, operands.golden))
         return PlainCall(self._commands)
 
 
@@ -68,9 +63,9 @@ def plain_client(address: str) -> Iterator[PlainClient]:
 
 
 def _work(commands: Connection, address: str) -> None:
-    with grpc.insecure_channel(address, options=UNLIMITED) as channel, suppress(EOFError):
-        stub = pb_grpc.MseGradServiceStub(channel)
-        call = _Call(stub, *commands.recv())
+    prepare = plain_grpcio.connect(address)
+    with suppress(EOFError):
+        call = prepare(commands.recv())
         while True:
             command = commands.recv()
             if command is None:
@@ -78,27 +73,4 @@ def _work(commands: Connection, address: str) -> None:
             elif isinstance(command, float):
                 commands.send(timed_calls(call, command))
             else:
-                call = _Call(stub, *command)
-
-
-class _Call:
-    """What anyone would write first."""
-
-    def __init__(self, stub: pb_grpc.MseGradServiceStub, dtype_name: str, operands: list[bytes]) -> None:
-        self._stub = stub
-        self._dtype = next(dtype for dtype in DTYPES if dtype.name == dtype_name)
-        self._predict, self._label, self._dout = (np.frombuffer(data, self._dtype.numpy) for data in operands)
-
-    def __call__(self) -> Array:
-        request = pb.ComputeGradientRequest(
-            predict=self._tensor(self._predict),
-            label=self._tensor(self._label),
-            dout=self._tensor(self._dout),
-            reduction=int(REDUCTION),  # type: ignore[arg-type]
-        )
-        response = self._stub.ComputeGradient(request)
-        y: Array = np.frombuffer(response.y.data, self._dtype.numpy).reshape(response.y.shape)
-        return y
-
-    def _tensor(self, array: Array) -> pb.Tensor:
-        return pb.Tensor(dtype=self._dtype.wire, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+                call = prepare(command)

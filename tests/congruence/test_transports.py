@@ -9,6 +9,7 @@ from mse_grad.reasons import Reason
 from mse_grad.tensor import DTYPES, Array, DType
 from mse_grad_client import ClientOptions, MseGradClient, Unimplemented
 from mse_grad_client.bar import Compute, Dout, cases, run_bar, same_bits
+from mse_grad_client.commands.paths import in_shared_memory, one_of_many
 from support.compute import formula_compute
 from support.operands import operands
 from support.server import ServerProcess
@@ -42,15 +43,7 @@ def test_every_case_over_the_stream(server_of_kernel: ServerProcess, dtype: DTyp
 @by_dtype
 def test_every_case_among_many(server_of_kernel: ServerProcess, dtype: DType) -> None:
     with MseGradClient(server_of_kernel.address) as client:
-
-        def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
-            # Beside others of its shape, so that it does not begin where the request begins.
-            other = np.ones_like(predict)
-            ones = other if np.shape(dout) == predict.shape else dout
-            items = [(other, label, ones), (predict, label, dout), (label, predict, ones)]
-            return client.compute_many(items, reduction)[1]
-
-        assert_bits_of_the_formula(client, compute, dtype)
+        assert_bits_of_the_formula(client, one_of_many(client), dtype)
 
 
 @by_dtype
@@ -70,20 +63,8 @@ def test_every_case_chunk_by_chunk(server_of_kernel: ServerProcess, dtype: DType
 def test_every_case_in_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
     options = ClientOptions(shared_from_bytes=0)
     with MseGradClient(server_of_kernel.address, options=options) as client:
-
-        def shared(values: Dout) -> Dout:
-            if not isinstance(values, np.ndarray):
-                return values
-            array = client.empty(values.shape, values.dtype)
-            array[...] = values
-            return array
-
-        def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
-            out = client.empty(predict.shape, predict.dtype)
-            return client.compute(shared(predict), shared(label), shared(dout), reduction, out=out)
-
         assert client.server_info().transport == "shared_memory"
-        assert_bits_of_the_formula(client, compute, dtype)
+        assert_bits_of_the_formula(client, in_shared_memory(client), dtype)
 
 
 @by_dtype

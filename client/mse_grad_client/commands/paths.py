@@ -12,7 +12,7 @@ from mse_grad_client.client import MseGradClient
 from mse_grad_client.commands.connection import connect
 from mse_grad_client.info import ServerInfo
 
-__all__ = ["open_paths"]
+__all__ = ["in_shared_memory", "one_of_many", "open_paths"]
 
 # Chunks far below what anyone would choose: many to a tensor, with a tail in each, and one or a few on the way.
 _SMALL_CHUNKS = ((4096, 1), (20_000, 3))
@@ -34,16 +34,18 @@ def open_paths(client: MseGradClient, found: ServerInfo, stack: ExitStack) -> di
     for chunk_bytes, window_chunks in _SMALL_CHUNKS:
         small = connect(client.address, chunk_bytes=chunk_bytes, window_chunks=window_chunks, shared_memory=False)
         paths[f"stream in {chunk_bytes}-byte chunks"] = stack.enter_context(small).compute
-    paths["one of many"] = _one_of_many(client)
+    paths["one of many"] = one_of_many(client)
     if found.transport == "shared_memory":
         paths["stream"] = stack.enter_context(connect(client.address, shared_memory=False)).compute
         sharing = stack.enter_context(connect(client.address, shared_from_bytes=0, copied_from_bytes=0))
         paths["copied to shared memory"] = sharing.compute
-        paths["in shared memory"] = _in_shared_memory(sharing)
+        paths["in shared memory"] = in_shared_memory(sharing)
     return paths
 
 
-def _one_of_many(client: MseGradClient) -> Compute:
+def one_of_many(client: MseGradClient) -> Compute:
+    """Returns `compute` as the middle one of three items of `compute_many`."""
+
     def compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
         # Beside others of its shape, so that it does not begin where the request begins.
         other = np.ones_like(predict)
@@ -54,7 +56,9 @@ def _one_of_many(client: MseGradClient) -> Compute:
     return compute
 
 
-def _in_shared_memory(client: MseGradClient) -> Compute:
+def in_shared_memory(client: MseGradClient) -> Compute:
+    """Returns `compute` on arrays of `client.empty`, into another one."""
+
     def shared(operand: Dout) -> Dout:
         if not isinstance(operand, np.ndarray):
             return operand
