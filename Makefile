@@ -5,10 +5,19 @@ PYTHONS ?= $(shell .ci/pythons)
 PYTHON ?= $(firstword $(PYTHONS))
 VENV ?= .venv
 
+# What `make image` builds with, and what it makes.
+CONTAINER_TOOL ?= $(if $(shell command -v podman),podman,docker)
+IMAGE ?= mse-grad:cpu
+IMAGE_FLAGS ?=
+# Where the base of `make image-test` comes from: a registry, or else debootstrap.
+export DEBIAN_IMAGE ?=
+DEBIAN_ROOT := $(if $(DEBIAN_IMAGE),,build/debian.tar)
+
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-pythons lint format bench bench-peers image-test simulator simulator-report generate clean
+.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers image image-test simulator \
+	simulator-report generate clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,12 +31,13 @@ serve: $(VENV)/installed ## Run a server on 127.0.0.1:50051, its metrics on 127.
 test: $(VENV)/installed-test ## Run the tests of every change, in minutes
 	@$(bin)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(VENV)/installed-test ## Run every test, and on the other Pythons of this machine what depends on Python
-	@$(MAKE) --no-print-directory test-pythons PYTHONS="$(filter-out $(PYTHON),$(PYTHONS))"
-	@$(bin)/python -m pytest $(ARGS)
+test-all: test test-pythons test-slow ## Run every test, and on the other Pythons of this machine what depends on Python
 
-test-pythons: ## Run `make test` on each Python from 3.10 to 3.13 of this machine, without what one Python shows
-	@for python in $(PYTHONS); do \
+test-slow: $(VENV)/installed-test ## Run the tests that `make test` leaves out
+	@$(bin)/python -m pytest -m slow $(ARGS)
+
+test-pythons: ## Run `make test` on the other Pythons from 3.10 to 3.13 of this machine, without what one Python shows
+	@for python in $(filter-out $(PYTHON),$(PYTHONS)); do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
 		echo "make test on Python $$version" && \
 		$(MAKE) --no-print-directory test PYTHON=$$python VENV=build/venv-$$version \
@@ -55,11 +65,19 @@ bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if ins
 bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, in environments of their own
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)
 
-image-test: $(VENV)/installed-test ## Build the image `cpu` with podman or docker and hold it to what it promises
-	@$(bin)/python -m pytest tests/deploy/check_image.py $(ARGS)
+image: $(VENV)/installed-image ## Build the image `cpu`, and list what is in it in build/image.cdx.json (CycloneDX)
+	@$(CONTAINER_TOOL) build --target cpu --tag $(IMAGE) $(IMAGE_FLAGS) .
+	@mkdir -p build && rm -f build/image.tar
+	@$(CONTAINER_TOOL) save --output build/image.tar $(IMAGE)
+	@$(bin)/syft scan docker-archive:build/image.tar --quiet --output cyclonedx-json=build/image.cdx.json
+	@rm build/image.tar
+
+image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Hold the image and compose.yaml to what they promise, with podman as root
+	@$(bin)/python -m pytest tests/deploy/check_image.py tests/deploy/check_compose.py $(ARGS)
 
 simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
-	@$(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile
+	@mkdir -p build
+	@flock build/simulator.lock $(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile
 
 simulator-report: $(VENV)/installed-test ## Print the kernel's counters and bar on the simulated NPU, and a cost estimate
 	@PYTHONPATH=tests $(bin)/python -m support.simulator_report $(ARGS)
@@ -87,10 +105,17 @@ $(VENV)/installed: pyproject.toml $(wildcard kernel/cpu/*.cpp kernel/cpu/*.h ker
 	@$(pip) --editable '.[server,cli]'
 	@touch $@
 
-$(VENV)/installed-test $(VENV)/installed-lint: $(VENV)/installed-%: $(VENV)/installed
+$(VENV)/installed-test $(VENV)/installed-lint $(VENV)/installed-image: $(VENV)/installed-%: $(VENV)/installed
 	@echo "installing what $* needs into $(VENV)"
 	@$(pip) --group $*
 	@touch $@
+
+build/debian.tar:
+	@echo "making a Debian 12"
+	@rm -rf build/debian && mkdir -p build/debian
+	@debootstrap --variant=minbase bookworm build/debian > build/debian.log || { cat build/debian.log >&2; exit 1; }
+	@tar -C build/debian -cf $@.new . && mv $@.new $@
+	@rm -rf build/debian
 
 # Apart, since grpcio-tools holds protobuf at the version it generates for.
 build/venv-generate/installed: pyproject.toml
