@@ -56,12 +56,12 @@ class BrokenHost:
 
     Attributes:
         name: Name of the folder of its package.
-        edit: What makes it.
+        edits: What makes it, all in one file.
         origin: Published operators that make the mistake.
     """
 
     name: str
-    edit: Edit
+    edits: tuple[Edit, ...]
     origin: tuple[str, ...] = ()
 
 
@@ -234,7 +234,9 @@ BROKEN_KERNELS = (
     ),
 )
 
-_NO_ELEMENTS = "if (problem.elements == 0) {\n        return true;"
+_NO_ELEMENTS = "if (problem.elements == 0) {\n        return true;\n    }"
+_BLOCKS = "std::max<int64_t>(1, std::min<int64_t>(problem.cores, paying))"
+_NO_LEAST_BLOCK = Edit(_BLOCKS, "std::min<int64_t>(problem.cores, paying)", PLAN)
 _OUTPUT = (
     'op->Output("y")\n        .ParamType(REQUIRED)\n        .DataType({ge::DT_FLOAT, ge::DT_FLOAT16, ge::DT_BF16})'
 )
@@ -242,86 +244,79 @@ _OUTPUT = (
 BROKEN_HOSTS = (
     BrokenHost(
         "ub_of_196608_bytes",
-        Edit(
-            "platform.GetCoreMemSize(platform_ascendc::CoreMemType::UB, problem->ub_bytes);",
-            "problem->ub_bytes = 196608;",
-            TILING,
+        (
+            Edit(
+                "platform.GetCoreMemSize(platform_ascendc::CoreMemType::UB, problem->ub_bytes);",
+                "problem->ub_bytes = 196608;",
+                TILING,
+            ),
         ),
         (V2,),
     ),
     BrokenHost(
         "always_one_core",
-        Edit("problem->cores = platform.GetCoreNumAiv();", "problem->cores = 1;", TILING),
+        (Edit("problem->cores = platform.GetCoreNumAiv();", "problem->cores = 1;", TILING),),
         (SAMPLE,),
     ),
     BrokenHost(
         "last_block_gets_the_remainder",
-        Edit(
-            "tiling->lines_per_block = lines / blocks;\n    tiling->extra_lines = lines % blocks;",
-            "tiling->lines_per_block = (lines + blocks - 1) / blocks;\n    tiling->extra_lines = 0;",
-            PLAN,
+        (
+            Edit(
+                "tiling->lines_per_block = lines / blocks;\n    tiling->extra_lines = lines % blocks;",
+                "tiling->lines_per_block = (lines + blocks - 1) / blocks;\n    tiling->extra_lines = 0;",
+                PLAN,
+            ),
         ),
         (V2,),
     ),
-    BrokenHost(
-        "no_block_for_few_elements",
-        Edit(
-            "std::max<int64_t>(1, std::min<int64_t>(problem.cores, paying))",
-            "std::min<int64_t>(problem.cores, paying)",
-            PLAN,
-        ),
-        (V2,),
-    ),
-    BrokenHost(
-        "no_elements_refused",
-        Edit(
-            _NO_ELEMENTS,
-            _NO_ELEMENTS.replace("true", "false"),
-            PLAN,
-        ),
-        (SAMPLE,),
-    ),
+    BrokenHost("no_block_for_few_elements", (_NO_LEAST_BLOCK,)),
+    BrokenHost("no_elements_divide_by_zero", (_NO_LEAST_BLOCK, Edit(_NO_ELEMENTS, "", PLAN)), (V2,)),
+    BrokenHost("no_elements_refused", (Edit(_NO_ELEMENTS, _NO_ELEMENTS.replace("true", "false"), PLAN),), (SAMPLE,)),
     BrokenHost(
         "elements_in_32_bits",
-        Edit("*elements *= shape[i];", "*elements = static_cast<uint32_t>(*elements * shape[i]);", CHECK),
+        (Edit("*elements *= shape[i];", "*elements = static_cast<uint32_t>(*elements * shape[i]);", CHECK),),
         (SAMPLE, V2),
     ),
     BrokenHost(
         "elements_in_float",
-        Edit(
-            "*elements *= shape[i];",
-            "*elements = static_cast<int64_t>(static_cast<float>(*elements) * static_cast<float>(shape[i]));",
-            CHECK,
+        (
+            Edit(
+                "*elements *= shape[i];",
+                "*elements = static_cast<int64_t>(static_cast<float>(*elements) * static_cast<float>(shape[i]));",
+                CHECK,
+            ),
         ),
         (V2,),
     ),
     BrokenHost(
         "unknown_reduction_is_sum",
-        Edit(
-            'must be \\"none\\", \\"mean\\" or \\"sum\\"";\n    return false;',
-            'must be \\"none\\", \\"mean\\" or \\"sum\\"";\n    *reduction = Reduction::kSum;\n    return true;',
-            CHECK,
+        (
+            Edit(
+                'must be \\"none\\", \\"mean\\" or \\"sum\\"";\n    return false;',
+                'must be \\"none\\", \\"mean\\" or \\"sum\\"";\n    *reduction = Reduction::kSum;\n    return true;',
+                CHECK,
+            ),
         ),
         (SAMPLE,),
     ),
     BrokenHost(
         "no_shape_check",
-        Edit("if (!MayBeEqual(predict, other)) {", "if (!MayBeEqual(predict, other) && predict.size() > 8) {", CHECK),
+        (
+            Edit(
+                "if (!MayBeEqual(predict, other)) {", "if (!MayBeEqual(predict, other) && predict.size() > 8) {", CHECK
+            ),
+        ),
         (SAMPLE,),
     ),
-    BrokenHost(
-        "no_bfloat16",
-        Edit(_OUTPUT, _OUTPUT.replace(", ge::DT_BF16", ""), DEFINITION),
-        (SAMPLE,),
-    ),
+    BrokenHost("no_bfloat16", (Edit(_OUTPUT, _OUTPUT.replace(", ge::DT_BF16", ""), DEFINITION),), (SAMPLE,)),
     BrokenHost(
         "no_infer_data_type",
-        Edit(".SetInferDataType(mse_loss_grad::InferDataType)", "", DEFINITION),
+        (Edit(".SetInferDataType(mse_loss_grad::InferDataType)", "", DEFINITION),),
         (SAMPLE,),
     ),
     BrokenHost(
         "numel_of_the_part",
-        Edit("problem->numel = *numel;", "problem->numel = problem->elements + 0 * *numel;", TILING),
+        (Edit("problem->numel = *numel;", "problem->numel = problem->elements + 0 * *numel;", TILING),),
     ),
 )
 
@@ -337,8 +332,8 @@ def write(root: Path, out: Path) -> None:
         _write_tree(root, out / kernel.name, kernel.name, kernel.edits)
         lines += [f"broken_kernels += {kernel.name}", f"dtype_{kernel.name} := {kernel.dtype}"]
     for host in BROKEN_HOSTS:
-        _write_tree(root, out / host.name, host.name, (host.edit,))
-        lines += [f"broken_hosts += {host.name}", f"source_{host.name} := {host.edit.file}"]
+        _write_tree(root, out / host.name, host.name, host.edits)
+        lines += [f"broken_hosts += {host.name}", f"source_{host.name} := {host.edits[0].file}"]
     _write_if_new(out / "broken.mk", "\n".join(lines) + "\n")
 
 
