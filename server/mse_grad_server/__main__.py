@@ -8,6 +8,7 @@ from collections.abc import Sequence
 __all__ = ["main"]
 
 _EXTRA = (
+    "cryptography",
     "grpc_channelz",
     "grpc_health",
     "grpc_reflection",

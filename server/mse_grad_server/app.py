@@ -10,6 +10,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from mse_grad_server.access import Access
 from mse_grad_server.address import Address
 from mse_grad_server.announcer import Announcer
 from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
@@ -18,6 +19,7 @@ from mse_grad_server.backends.cpu import CpuBackend
 from mse_grad_server.clock import Clock, LoopClock
 from mse_grad_server.common_port import CommonPort
 from mse_grad_server.config import Settings
+from mse_grad_server.credentials import Credentials
 from mse_grad_server.device_events import DeviceEvents
 from mse_grad_server.engine import Engine
 from mse_grad_server.exits import BackendUnavailable, ExitCode, StartError, VerificationFailed
@@ -96,6 +98,14 @@ class Server:
             fallback=None if self._fallback is None else self._compute_all(self._fallback),
         )
         self._health = Health()
+        self._credentials = Credentials(settings, log)
+        self._access = Access(
+            self._credentials.tokens,
+            clock,
+            log,
+            on_refusal=self.metrics.unauthenticated,
+            drain_timeout_s=settings.drain_timeout_s,
+        )
         self._membership = membership
         self._metrics_endpoint = (
             None
@@ -125,11 +135,19 @@ class Server:
                 settings, self._backend, self._engine.state, endpoints=self._endpoints(), instance_id=instance_id
             ),
         )
-        interceptor = CallInterceptor(recorder, clock, name=instance_id[:8], gradient_method=COMPUTE_GRADIENT)
+        interceptor = CallInterceptor(
+            self._access, recorder, clock, name=instance_id[:8], gradient_method=COMPUTE_GRADIENT
+        )
 
         def listener(address: str, *, shares_port: bool) -> Listener:
             return Listener(
-                Address.parse(address), self._service, self._health, interceptor, settings, shares_port=shares_port
+                Address.parse(address),
+                self._service,
+                self._health,
+                interceptor,
+                settings,
+                certificates=self._credentials.certificates,
+                shares_port=shares_port,
             )
 
         # The supervisor holds the port of a worker, for the next one to have the same.
@@ -161,6 +179,8 @@ class Server:
             StartError: It cannot; `close` is still to be called.
         """
         began_s = time.monotonic()
+        self._credentials.open()
+        self._credentials_changed()
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.open()
         self._shared_memory.open()
@@ -221,6 +241,16 @@ class Server:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._backend.look()
+
+    async def look_after_credentials(self) -> None:
+        """Looks, until it is cancelled, whether the files of certificates and tokens changed."""
+        await self._credentials.keep(self._credentials_changed)
+
+    def _credentials_changed(self) -> None:
+        if self._credentials.certificates is not None:
+            for file, unix_time_s in self._credentials.certificates.value.expiries_s.items():
+                self.metrics.certificate_expires(file, unix_time_s)
+        self._access.tokens_changed()
 
     def _make_backend(self) -> Backend:
         settings = self._settings
@@ -292,7 +322,7 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
     if membership is not None:
         attending = asyncio.ensure_future(membership.attend(lambda: as_json(server.metrics.registry)))
         attending.add_done_callback(lambda _: alone())
-    looking = asyncio.ensure_future(server.look_after_device())
+    looking = [asyncio.ensure_future(look()) for look in (server.look_after_device, server.look_after_credentials)]
     opening = asyncio.ensure_future(server.open())
     asked_to_stop = asyncio.ensure_future(stopping.wait())
     try:
@@ -306,9 +336,9 @@ async def run(settings: Settings, log: FilteringBoundLogger, membership: Members
         log.info("stopping")
     finally:
         stopping.set()  # where the start failed: this worker ends the link, not the supervisor
-        for task in (opening, asked_to_stop, looking):
+        for task in (opening, asked_to_stop, *looking):
             task.cancel()
-        await asyncio.wait({opening, asked_to_stop, looking})
+        await asyncio.wait({opening, asked_to_stop, *looking})
         if not await server.close():
             log.error("backend_hangs", exit_code=int(ExitCode.FAILED))
             _end_process(ExitCode.FAILED)  # Python itself would wait for the thread

@@ -61,7 +61,23 @@ class Settings(BaseSettings):
 
     insecure_listen: bool = Field(
         default=False,
-        description="allow addresses that other machines can reach, without TLS and without a check of who calls",
+        description="allow addresses that other machines can reach without TLS: who is on the way reads and changes "
+        "all that passes, tokens included",
+    )
+    tls_certificate: str = Field(
+        default="",
+        description="PEM file of the server's certificate and those between it and its CA; '' for no TLS",
+    )
+    tls_key: str = Field(
+        default="", validate_default=True, description="PEM file of its private key, which has no password"
+    )
+    tls_client_ca: str = Field(
+        default="", description="PEM file of the CAs of clients, who then need a certificate (mTLS); '' for any client"
+    )
+    token_file: str = Field(
+        default="",
+        description="file of the tokens of which callers need one, one a line, or its SHA-256 as 'sha256:<hex>'; "
+        "'' for none",
     )
     listen: Annotated[str, AfterValidator(_checked_listen)] = Field(
         default="127.0.0.1:50051",
@@ -216,13 +232,39 @@ class Settings(BaseSettings):
             return {"chunk_bytes": 2 * _MIB, "window_chunks": 8, **values}
         return values
 
-    @field_validator("listen", "metrics_listen")
+    @field_validator("tls_key")
+    @classmethod
+    def _key_has_a_certificate(cls, tls_key: str, info: ValidationInfo) -> str:
+        if bool(tls_key) != bool(info.data.get("tls_certificate")):
+            raise ValueError("--tls-certificate and --tls-key go together: name both, or neither")
+        return tls_key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _clients_see_a_certificate(cls, tls_client_ca: str, info: ValidationInfo) -> str:
+        if tls_client_ca and not info.data.get("tls_certificate"):
+            raise ValueError("it needs TLS: --tls-certificate and --tls-key as well")
+        return tls_client_ca
+
+    @field_validator("listen")
+    @classmethod
+    def _local_or_encrypted(cls, text: str, info: ValidationInfo) -> str:
+        has_tls, address = bool(info.data.get("tls_certificate")), Address.parse(text)
+        if has_tls and address.path:
+            raise ValueError("a unix socket never leaves the machine and has no TLS; leave --tls-certificate out")
+        if not (has_tls or address.is_local or info.data.get("insecure_listen")):
+            raise ValueError(
+                "other machines can reach it, without TLS; choose a loopback address, such as 127.0.0.1, or a unix "
+                "path, give --tls-certificate and --tls-key, or allow it with --insecure-listen"
+            )
+        return text
+
+    @field_validator("metrics_listen")
     @classmethod
     def _local_unless_allowed(cls, text: str, info: ValidationInfo) -> str:
         if text != "none" and not info.data.get("insecure_listen") and not Address.parse(text).is_local:
-            path = ", or a unix path" if info.field_name == "listen" else ""
             raise ValueError(
-                f"other machines can reach it, without TLS; choose a loopback address, such as 127.0.0.1{path}, "
+                "other machines can reach it, and metrics have no TLS; choose a loopback address, such as 127.0.0.1, "
                 "or allow it with --insecure-listen"
             )
         return text

@@ -4,12 +4,16 @@ ServerError                   one request fails
 +-- InvalidArgument           a rule of the contract is broken
 +-- DTypeNotOnBackend         UNIMPLEMENTED
 +-- MessageTooLarge           RESOURCE_EXHAUSTED, another way is open
++-- Unauthenticated           who calls is not known
+|   +-- TokenMissing
+|   +-- TokenUnknown
 +-- Refused                   the same request may succeed later
 |   +-- ServerBusy
 |   +-- TooManyOpenRequests
 |   +-- NotReady
 |   +-- Draining
 |   +-- DeviceUnavailable
+|   +-- TokenRemoved
 +-- SharedMemoryRefused       a client's memory is not mapped; its gradients may come over the stream
 |   +-- SharedMemoryDenied
 |   +-- SharedMemoryUnusable
@@ -46,7 +50,11 @@ __all__ = [
     "SharedMemoryFull",
     "SharedMemoryRefused",
     "SharedMemoryUnusable",
+    "TokenMissing",
+    "TokenRemoved",
+    "TokenUnknown",
     "TooManyOpenRequests",
+    "Unauthenticated",
     "reason_of",
     "to_status",
 ]
@@ -89,6 +97,22 @@ class MessageTooLarge(ServerError):
     reason = Reason.MESSAGE_TOO_LARGE
 
 
+class Unauthenticated(ServerError):
+    """Who calls is not known, and the server serves only those whom it knows."""
+
+    reason = Reason.TOKEN_UNKNOWN
+
+
+class TokenMissing(Unauthenticated):
+    """The call has no token."""
+
+    reason = Reason.TOKEN_MISSING
+
+
+class TokenUnknown(Unauthenticated):
+    """The call's token is none of the server's."""
+
+
 class Refused(ServerError):
     """Not taken now; nothing was computed."""
 
@@ -129,6 +153,12 @@ class DeviceUnavailable(Refused):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TokenRemoved(Refused):
+    """The token with which a stream was opened holds no more; another stream needs another one."""
+
+    reason = Reason.TOKEN_REMOVED
 
 
 class SharedMemoryRefused(ServerError):

@@ -2,6 +2,7 @@
 
 StartError
 +-- SettingsError
++-- CredentialsError
 +-- ListenError
 +-- BackendUnavailable
 +-- VerificationFailed
@@ -15,6 +16,7 @@ from enum import IntEnum
 
 __all__ = [
     "BackendUnavailable",
+    "CredentialsError",
     "ExitCode",
     "ListenError",
     "SettingsError",
@@ -42,6 +44,8 @@ class ExitCode(IntEnum):
     """A second signal came while it drained."""
     NO_WORKERS = 7
     """Every worker was given up, and not all for the same reason."""
+    CREDENTIALS = 8
+    """A certificate, key or file of tokens cannot be used; a renewed one can."""
     RUNTIME_LIBRARY = 10
     """The libraries of the Ascend runtime were not found, or do not load."""
     OP_PACKAGE = 11
@@ -72,6 +76,12 @@ class SettingsError(StartError):
     """A setting is wrong; the message names it as it was written and says what is allowed."""
 
     exit_code = ExitCode.SETTINGS
+
+
+class CredentialsError(StartError):
+    """A certificate, key or file of tokens cannot be used; the message names the file and never what it holds."""
+
+    exit_code = ExitCode.CREDENTIALS
 
 
 class ListenError(StartError):

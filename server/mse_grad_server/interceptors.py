@@ -1,4 +1,4 @@
-"""What happens once around every RPC of every service: its request id, its time, its errors."""
+"""What happens once around every RPC of every service: who calls, its request id, its time, its errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import grpc
 
 from mse_grad.reasons import code_of
+from mse_grad_server.access import Access
 from mse_grad_server.call import CURRENT_CALL, Call, is_request_id
 from mse_grad_server.clock import Clock
-from mse_grad_server.errors import Cancelled, DeadlineExceeded, to_status
+from mse_grad_server.errors import Cancelled, DeadlineExceeded, ServerError, to_status
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.trace import trace_id_of
 
@@ -37,15 +38,17 @@ _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Goes around every handler, ours and those of health, reflection and channelz."""
 
-    def __init__(self, recorder: Recorder, clock: Clock, *, name: str, gradient_method: str) -> None:
+    def __init__(self, access: Access, recorder: Recorder, clock: Clock, *, name: str, gradient_method: str) -> None:
         """Makes the interceptor of one server.
 
         Args:
+            access: Says who may call.
             recorder: Counts and logs.
             clock: Measures.
             name: Begins the request ids that the server makes.
             gradient_method: Full name of the method of which one RPC is one request for a gradient.
         """
+        self._access = access
         self._recorder = recorder
         self._clock = clock
         self._name = name
@@ -58,8 +61,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Returns the handler of the method with ourselves around it, or None where there is none."""
+        """Returns the handler of the method with ourselves around it, or None where there is none.
+
+        Who may not call learns no more than that, and has no message read.
+        """
         method: str = handler_call_details.method
+        refusal = self._access.refusal(method, handler_call_details.invocation_metadata or ())
+        if refusal is not None:
+            return self._refusing(refusal, method)
         wrapped = self._handlers.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
@@ -67,6 +76,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return handler
             wrapped = self._handlers[method] = self._around(handler, method)
         return wrapped
+
+    def _refusing(self, refusal: ServerError, method: str) -> Handler:
+        async def refuse(_: Any, context: Any) -> bytes:
+            async with self._guard(context, method):
+                raise refusal
+
+        # As if a stream came in, of which nothing is read: for a unary method gRPC would read the message first.
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
     def _around(self, handler: Any, method: str) -> Handler:
         kind, handler_of = _KINDS[handler.request_streaming, handler.response_streaming]
@@ -97,13 +114,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         call = Call(method.rpartition("/")[2], request_id or f"{self._name}-{next(self._numbers)}", self._clock.now())
         call.trace_id = next((trace_id_of(value) for key, value in metadata if key == _TRACEPARENT_KEY), "")
-        return _Guard(context, call, self._recorder, self._clock, is_request=method == self._gradient_method)
+        self._access.enter(call, metadata)
+        return _Guard(
+            context, call, self._access, self._recorder, self._clock, is_request=method == self._gradient_method
+        )
 
 
 class _Guard:
-    def __init__(self, context: Any, call: Call, recorder: Recorder, clock: Clock, *, is_request: bool) -> None:
+    def __init__(
+        self, context: Any, call: Call, access: Access, recorder: Recorder, clock: Clock, *, is_request: bool
+    ) -> None:
         self._context = context
         self._call = call
+        self._access = access
         self._recorder = recorder
         self._clock = clock
         self._is_request = is_request
@@ -115,6 +138,7 @@ class _Guard:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._access.leave(self._call)
         if error is None:
             self._record(None)
             return

@@ -8,10 +8,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from mse_grad_server.address import Address
+from mse_grad_server.certificates import Certificates
 from mse_grad_server.config import Settings
 from mse_grad_server.exits import ListenError
 from mse_grad_server.health import Health
 from mse_grad_server.interceptors import CallInterceptor
+from mse_grad_server.rotation import Rotated
 from mse_grad_server.service import SERVICE, Service
 from mse_grad_server.unix_socket import UnixSocketFile
 
@@ -33,6 +35,7 @@ class Listener:
         interceptor: CallInterceptor,
         settings: Settings,
         *,
+        certificates: Rotated[Certificates] | None = None,
         shares_port: bool = False,
     ) -> None:
         """Takes what it serves.
@@ -43,10 +46,12 @@ class Listener:
             health: That of grpc.health.v1.
             interceptor: Goes around every call.
             settings: Has the limits of messages.
+            certificates: For TLS; None without.
             shares_port: Whether other processes of this user listen on the port as well.
         """
         self.address = address
         self._health = health
+        self._certificates = certificates
         self._socket_file = UnixSocketFile(address.path) if address.path else None
         self._grpc = grpc.aio.server(interceptors=[interceptor], options=_options(settings, shares_port=shares_port))
         self._grpc.add_generic_rpc_handlers((service.handler(),))
@@ -60,7 +65,10 @@ class Listener:
         if self._socket_file is not None:
             self._socket_file.prepare()
         try:
-            port = self._grpc.add_insecure_port(str(self.address))
+            if self._certificates is None:
+                port = self._grpc.add_insecure_port(str(self.address))
+            else:
+                port = self._grpc.add_secure_port(str(self.address), _credentials(self._certificates))
         except RuntimeError as cause:
             raise ListenError(
                 f"cannot listen on {self.address}: it is in use, or not of this machine; choose another --listen"
@@ -76,6 +84,17 @@ class Listener:
         await self._grpc.stop(grace_s)
         if self._socket_file is not None:
             self._socket_file.remove()
+
+
+def _credentials(certificates: Rotated[Certificates]) -> grpc.ServerCredentials:
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        now = certificates.value
+        return grpc.ssl_server_certificate_configuration([(now.key, now.chain)], root_certificates=now.client_ca)
+
+    # gRPC asks for each new connection, in a thread of its own.
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), configuration, require_client_authentication=certificates.value.client_ca is not None
+    )
 
 
 def _options(settings: Settings, *, shares_port: bool) -> list[tuple[str, int]]:

@@ -17,7 +17,7 @@ from mse_grad_server.traffic import Traffic
 __all__ = ["Metrics"]
 
 # A worker that sees every dtype, reduction and code has more combinations than are worth their room in Prometheus.
-_MOST_REQUEST_CHILDREN = 128
+_MOST_REQUEST_CHILDREN = 120
 _OTHER = "other"
 _SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
@@ -58,6 +58,20 @@ class Metrics:
         )
         self._refusals = Counter(
             "mse_grad_refusals_total", "Requests that were not taken, by reason.", ["reason"], registry=self.registry
+        )
+        self._unauthenticated = Counter(
+            "mse_grad_unauthenticated_total",
+            "RPCs that were refused because of who calls, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._certificate_expiry = Gauge(
+            "mse_grad_certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file that is in use expires, in seconds of Unix time: that of the server, "
+            "or of the CAs of clients; absent without TLS.",
+            ["file"],
+            registry=self.registry,
+            multiprocess_mode="livemin",
         )
         self.elements = Counter("mse_grad_elements_total", "Elements of computed gradients.", registry=self.registry)
         self.in_flight_requests = self._gauge("mse_grad_in_flight_requests", "Requests admitted and not ended.")
@@ -190,6 +204,14 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a request that was not taken."""
         self._refusals.labels(reason).inc()
+
+    def unauthenticated(self, reason: str) -> None:
+        """Counts an RPC that was refused because of who calls."""
+        self._unauthenticated.labels(reason).inc()
+
+    def certificate_expires(self, file: str, unix_time_s: float) -> None:
+        """Says when a certificate expires: "server" or "client_ca"."""
+        self._certificate_expiry.labels(file).set(unix_time_s)
 
     def shared_memory_refused(self, reason: str) -> None:
         """Counts a handover of memory that was refused."""

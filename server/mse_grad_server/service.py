@@ -105,6 +105,7 @@ class Service:
         # A client elsewhere could not reach the socket.
         lease = self._lease() if _is_on_this_host(context.peer()) else None
         stream = Stream(context, self._engine, self._recorder, self._clock, self._settings, name=name, lease=lease)
+        CURRENT_CALL.get().streams.append(stream)
         opened = pb.StreamOpened()
         opened.CopyFrom(self._opened)
         if lease is not None:

@@ -15,7 +15,7 @@ from mse_grad_server.batch import Batch
 from mse_grad_server.clock import Clock, Timer
 from mse_grad_server.config import Settings, size_text
 from mse_grad_server.engine import Engine
-from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, MessageTooLarge, to_status
+from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, MessageTooLarge, ServerError, to_status
 from mse_grad_server.interruption import Interruption
 from mse_grad_server.lease import Lease
 from mse_grad_server.outbox import Outbox
@@ -101,11 +101,13 @@ class Stream:
         finally:
             self._close(error)
 
-    def drain(self) -> None:
-        """See Drainable."""
+    def drain(self, why: ServerError | None = None) -> None:
+        """See Drainable, and Removable; a second call does nothing."""
+        if self._draining:
+            return
         self._draining = True
         self._requests.stop_taking()
-        status = to_status(Draining("the server finishes the requests that it has and ends"), request_id="")
+        status = to_status(why or Draining("the server finishes the requests that it has and ends"), request_id="")
         go_away = pb.GoAway(last_id=self._requests.last_id, status=status)
         message = pb.StreamGradientsResponse(go_away=go_away).SerializeToString()
         self._outbox.put(message, len(message))
@@ -113,7 +115,7 @@ class Stream:
 
     def cut_off(self) -> None:
         """See Drainable."""
-        self._interruption.set(Draining("the server ended before all of its requests did"))
+        self._interruption.set(Draining("the server ended the stream before all of its requests did"))
 
     async def _serve(self, opened: bytes) -> None:
         context, outbox, requests = self._context, self._outbox, self._requests

@@ -14,6 +14,7 @@ from mse_grad_server.address import Address
 from mse_grad_server.addresses import HeldPort, LeadingPath, WorkerPath
 from mse_grad_server.clock import Clock, LoopClock
 from mse_grad_server.config import Settings
+from mse_grad_server.credentials import Credentials
 from mse_grad_server.exits import ExitCode
 from mse_grad_server.host_metrics import HostMetrics
 from mse_grad_server.member import Member
@@ -68,7 +69,8 @@ class Supervisor:
         return self._common.address
 
     def open(self) -> None:
-        """Takes the addresses and opens the metrics; raises ListenError where it cannot; `close` follows."""
+        """Takes the addresses and opens the metrics; raises StartError where it cannot; `close` follows."""
+        Credentials(self._settings, self._log).open()  # which each worker does again: no start for a file that is wrong
         self._common.open()
         self.members = [self._member(*place) for place in self._places()]
         if self._settings.metrics_listen != "none":

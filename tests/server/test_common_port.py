@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from mse_grad_server.access import Access
 from mse_grad_server.address import Address
 from mse_grad_server.addresses import HeldPort
 from mse_grad_server.clock import LoopClock
@@ -59,7 +60,8 @@ def address() -> Iterator[Address]:
 def common_port(address: Address, echo: Any, *, drain_timeout_s: float = PATIENCE_S) -> CommonPort:
     log = open_log("info", "json", stream=io.StringIO())
     recorder = Recorder(Metrics(), log, logs_every_request=False)
-    interceptor = CallInterceptor(recorder, LoopClock(), name="test", gradient_method="")
+    access = Access(None, LoopClock(), log, on_refusal=lambda _: None, drain_timeout_s=drain_timeout_s)
+    interceptor = CallInterceptor(access, recorder, LoopClock(), name="test", gradient_method="")
 
     def listener() -> Listener:
         return Listener(address, echo, Health(), interceptor, Settings(), shares_port=True)

@@ -29,6 +29,29 @@ def test_an_address_that_others_can_reach_needs_an_explicit_word(name: str) -> N
     assert getattr(settings(insecure_listen=True, **{name: "0.0.0.0:1"}), name) == "0.0.0.0:1"
 
 
+def test_with_tls_others_may_reach_the_service_and_not_the_metrics() -> None:
+    pair = {"tls_certificate": "a.pem", "tls_key": "a.key"}
+    assert settings(listen="0.0.0.0:1", **pair).listen == "0.0.0.0:1"
+    with pytest.raises(ValidationError, match="metrics have no TLS"):
+        settings(metrics_listen="0.0.0.0:1", **pair)
+
+
+def test_certificate_and_key_go_together() -> None:
+    for name in ("tls_certificate", "tls_key"):
+        with pytest.raises(ValidationError, match="go together"):
+            settings(**{name: "a.pem"})
+
+
+def test_who_asks_for_certificates_of_clients_has_one() -> None:
+    with pytest.raises(ValidationError, match="it needs TLS"):
+        settings(tls_client_ca="ca.pem")
+
+
+def test_a_unix_socket_has_no_tls() -> None:
+    with pytest.raises(ValidationError, match="a unix socket never leaves the machine"):
+        settings(listen="unix:/a", tls_certificate="a.pem", tls_key="a.key")
+
+
 @pytest.mark.parametrize("text", ["", "none", "NONE"])
 def test_metrics_can_be_switched_off(text: str) -> None:
     assert settings(metrics_listen=text).metrics_listen == "none"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import grpc
 import pytest
 from prometheus_client.openmetrics.exposition import generate_latest
 
@@ -92,6 +93,8 @@ def test_whatever_happens_a_worker_has_at_most_400_series() -> None:
     for reason in Reason:
         if reason.retryable:
             metrics.refused(reason.value)
+        if reason.code is grpc.StatusCode.UNAUTHENTICATED:
+            metrics.unauthenticated(reason.value)
         if reason.value.startswith("SHARED_MEMORY"):
             metrics.shared_memory_refused(reason.value)
     for fault in (*(fault.value for fault in Fault), "wrong_gradient"):
@@ -101,6 +104,8 @@ def test_whatever_happens_a_worker_has_at_most_400_series() -> None:
         metrics.device_repaired(rung.name.lower(), 1)
     for step in ("listen", "libraries", "device", "self_check", "backend", "verify"):
         metrics.started(step, 1)
+    for file in ("server", "client_ca"):
+        metrics.certificate_expires(file, 1)
     metrics.built(version="1", backend="ascend", device="x", kernel_hash="00")
     assert len(samples(metrics)) <= 400
 
