@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
-from mse_grad_server.certificates import Certificates, read_certificates
 from mse_grad_server.config import Settings
 from mse_grad_server.exits import CredentialsError
 from mse_grad_server.rotation import Rotated
 from mse_grad_server.tokens import Tokens, read_tokens
+
+if TYPE_CHECKING:
+    from mse_grad_server.certificates import Certificates
 
 __all__ = ["Credentials"]
 
@@ -32,6 +35,9 @@ class Credentials:
         self.tokens: Rotated[Tokens] | None = None
         self._token_file = settings.token_file
         if settings.tls_certificate:
+            # 20 MB and 50 ms for who reads certificates, which only TLS is worth.
+            from mse_grad_server.certificates import read_certificates
+
             files = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             self.certificates = Rotated(files, lambda: read_certificates(settings), log)
         if settings.token_file:

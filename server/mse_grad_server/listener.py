@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from mse_grad_server.address import Address
-from mse_grad_server.certificates import Certificates
 from mse_grad_server.config import Settings
 from mse_grad_server.exits import ListenError
 from mse_grad_server.health import Health
@@ -16,6 +17,9 @@ from mse_grad_server.interceptors import CallInterceptor
 from mse_grad_server.rotation import Rotated
 from mse_grad_server.service import SERVICE, Service
 from mse_grad_server.unix_socket import UnixSocketFile
+
+if TYPE_CHECKING:
+    from mse_grad_server.certificates import Certificates
 
 __all__ = ["Listener"]
 
