@@ -17,7 +17,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
 .PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers image image-test simulator \
-	simulator-report generate clean
+	simulator-report operator-bar generate clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -81,6 +81,13 @@ simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
 
 simulator-report: $(VENV)/installed-test ## Print the kernel's counters and bar on the simulated NPU, and a cost estimate
 	@PYTHONPATH=tests $(bin)/python -m support.simulator_report $(ARGS)
+
+operator-bar: $(VENV)/installed-test ## Build the operators with CANN, hold them to the numerical bar on this host's NPU
+	@cmake -S op_host -B build/op_host $(addprefix -DASCEND_COMPUTE_UNIT=,$(PRODUCT))
+	@cmake --build build/op_host --target binary package
+	@build/op_host/custom_opp_*.run --install-path=$(CURDIR)/build/opp
+	@. build/opp/vendors/mse_grad/bin/set_env.bash && \
+		PYTHONPATH=tests $(bin)/python -m support.device_bar --package build/opp/vendors/mse_grad/op_api/lib $(ARGS)
 
 generate: build/venv-generate/installed ## Write the generated modules of proto/ anew
 	@build/venv-generate/bin/python proto/generate.py

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import FLOAT16, FLOAT32, Array, DType, Reduction
 from support.compute import formula_compute
 from support.operator_plan import LINE_BYTES, TilingData
-from support.simulator import CHIPS, DTYPES, ROOT, AclError, Simulator
+from support.simulator import CHIPS, DTYPES, AclError, Simulator
 
 N = 2**24
 CORES = {"Ascend910B1": 48, "Ascend910B3": 40, "Ascend910B4": 40, "Ascend310B1": 1}
@@ -133,17 +129,3 @@ def test_an_unknown_reduction_is_refused_with_what_is_allowed(simulator: Simulat
         simulator.compute(predict, label, dout, "max")
     assert (raised.value.call, raised.value.code) == ("aclnnMseLossGradGetWorkspaceSize", 561002)
     assert 'reduction is "max"; it must be "none", "mean" or "sum"' in raised.value.message
-
-
-def test_the_bar_of_a_host_with_a_device_runs_on_the_simulator_too(libraries: Path) -> None:
-    path = os.pathsep.join(str(ROOT / folder) for folder in ("tests", "proto", "client", "server"))
-    run = subprocess.run(
-        [sys.executable, "-m", "support.device_bar", "--libraries", str(libraries), "--package", str(libraries)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.startswith("Ascend910B3, ")
-    assert "ok   bfloat16" in run.stdout

@@ -1,0 +1,89 @@
+"""The one command of a host with the toolkit, against a toolkit whose package is that of the simulator."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.simulator import ROOT, require_simulator
+from support.tools import require_program
+
+# Has the toolkit's functions, none of which builds anything, and its two targets.
+TOOLKIT = """
+foreach(name npu_op_package npu_op_package_add npu_op_code_gen npu_op_library npu_op_kernel_sources
+             npu_op_kernel_library)
+    function(${name})
+    endfunction()
+endforeach()
+set(ASCEND_AUTOGEN_PATH "${CMAKE_BINARY_DIR}/autogen")
+add_custom_target(binary)
+add_custom_target(package COMMAND ${CMAKE_COMMAND} -E copy $ENV{INSTALLER} ${CMAKE_BINARY_DIR}/custom_opp_linux.run)
+"""
+# Installs where it is told, and writes the file that names the place, as the toolkit's installer does.
+INSTALLER = """#!/bin/sh -e
+package=${{1#--install-path=}}/vendors/mse_grad
+mkdir -p "$package/bin" "$package/op_api"
+ln -s {libraries} "$package/op_api/lib"
+echo "export ASCEND_CUSTOM_OPP_PATH=$package:\\${{ASCEND_CUSTOM_OPP_PATH}}" > "$package/bin/set_env.bash"
+"""
+# Says what it sees of the package before it is the Python of this test.
+PYTHON = """#!/bin/sh
+echo "package $ASCEND_CUSTOM_OPP_PATH"
+exec {python} "$@"
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with a virtual environment and nothing built, and beside it the folder of a toolkit."""
+    libraries = require_simulator()
+    root = tmp_path / "checkout"
+    (root / "venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "op_host", "kernel", "tests"):
+        (root / name).symlink_to(ROOT / name)
+    executable(root / "venv" / "bin" / "python", PYTHON.format(python=sys.executable))
+    for stamp in ("made", "installed", "installed-test"):
+        (root / "venv" / stamp).touch()
+    modules = tmp_path / "cann" / "compiler" / "tikcpp" / "ascendc_kernel_cmake"
+    modules.mkdir(parents=True)
+    (modules / "asc-config.cmake").write_text(TOOLKIT)
+    executable(tmp_path / "installer", INSTALLER.format(libraries=libraries))
+    return root
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def operator_bar(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command; its bar is the quick one."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ASCEND", "MAKE", "MFLAGS"))}
+    command = [require_program("make"), "-C", str(checkout), "operator-bar", "VENV=venv", "ARGS=--quick"]
+    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=False)
+
+
+def test_one_command_builds_installs_and_names_the_package_and_holds_it_to_the_bar(checkout: Path) -> None:
+    require_program("cmake")
+    run = operator_bar(
+        checkout,
+        ASCEND_HOME_PATH=str(checkout.parent / "cann"),
+        INSTALLER=str(checkout.parent / "installer"),
+        LD_LIBRARY_PATH=str(require_simulator()),
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    package = checkout / "build" / "opp" / "vendors" / "mse_grad"
+    assert f"package {package}:" in run.stdout
+    assert "Ascend910B3, build/opp/vendors/mse_grad/op_api/lib: " in run.stdout
+    assert "ok   bfloat16" in run.stdout
+
+
+def test_without_a_toolkit_the_command_says_what_is_needed(checkout: Path) -> None:
+    require_program("cmake")
+    run = operator_bar(checkout)
+    assert run.returncode != 0
+    assert "The operator package needs the CANN toolkit" in run.stderr
