@@ -17,11 +17,12 @@ class Phases(Collector):
     """The phases. What has none, as the copies where there is no NPU, stays without a duration.
 
     Attributes:
-        queue: From the arrival of a message to a thread that computes it; on an NPU also from a thread to a free slot.
+        queue: From the arrival of a message to a thread that computes it; on an NPU also the waits of a block, for a
+            free slot and for its turn in each stage.
         decode: Reading a message, checking and admitting what it asks for.
-        copy_in: Copying the operands of a block to pinned memory.
-        kernel: Computing a message; on an NPU, a block's ways to the device and back and the kernel between them.
-        copy_out: Copying the gradient of a block out of pinned memory.
+        copy_in: Copying the operands of a block to pinned memory, and from there to the device.
+        kernel: Computing a message; on an NPU, the kernel of a block by the device's own clock.
+        copy_out: Copying the gradient of a block to pinned memory, and out of it.
         encode: Laying out the answer, into which the gradients are then computed.
     """
 

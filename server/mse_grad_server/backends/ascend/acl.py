@@ -9,7 +9,7 @@ Thread safety: ACL binds a context to a thread, so every call comes from the one
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_int32, c_size_t, c_uint32, c_void_p
+from ctypes import byref, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from enum import IntEnum
 from pathlib import Path
 
@@ -37,6 +37,7 @@ int aclrtRecordEvent(void *event, void *stream)
 int aclrtStreamWaitEvent(void *stream, void *event)
 int aclrtQueryEventStatus(void *event, int *status)
 int aclrtSynchronizeEventWithTimeout(void *event, int32_t timeout)
+int aclrtEventElapsedTime(float *ms, void *startEvent, void *endEvent)
 int aclrtDestroyEvent(void *event)
 int aclrtMalloc(void **devPtr, size_t size, int policy)
 int aclrtFree(void *devPtr)
@@ -69,6 +70,7 @@ _HBM = 1
 _HUGE_PAGES_FIRST = 0
 _STOP_ON_FAILURE = 1
 _EVENT_SYNC = 1
+_EVENT_TIME_LINE = 8
 # aclrtEventRecordedStatus counts the other way round than aclrtStreamStatus.
 _EVENT_COMPLETE = 1
 
@@ -106,9 +108,12 @@ class Acl:
         self._record_event = self._functions["aclrtRecordEvent"]
         self._stream_wait_event = self._functions["aclrtStreamWaitEvent"]
         self._query_event = self._functions["aclrtQueryEventStatus"]
+        self._elapsed_time = self._functions["aclrtEventElapsedTime"]
         self._is_initialised = False
         self._status = c_int32()
         self._status_pointer = ctypes.pointer(self._status)
+        self._elapsed_ms = c_float()
+        self._elapsed_pointer = ctypes.pointer(self._elapsed_ms)
 
     @classmethod
     def load(cls, ascendcl_path: Path, nnopbase_path: Path) -> Acl:
@@ -187,9 +192,9 @@ class Acl:
         return True
 
     def create_event(self) -> int:
-        """Returns an event that may be recorded again and again, to order streams and for the host to wait on."""
+        """Returns an event that may be recorded again and again: it orders streams, tells the host, and keeps time."""
         event = c_void_p()
-        self.call("aclrtCreateEventExWithFlag", byref(event), _EVENT_SYNC)
+        self.call("aclrtCreateEventExWithFlag", byref(event), _EVENT_SYNC | _EVENT_TIME_LINE)
         return _address("aclrtCreateEventExWithFlag", event)
 
     def record(self, event: int, stream: int) -> None:
@@ -210,6 +215,13 @@ class Acl:
         if code:
             self.check("aclrtQueryEventStatus", code)
         return self._status.value == _EVENT_COMPLETE
+
+    def elapsed_s(self, begin: int, end: int) -> float:
+        """Returns the time of the device between the last records of two events, both of which have happened."""
+        code = self._elapsed_time(self._elapsed_pointer, begin, end)
+        if code:
+            self.check("aclrtEventElapsedTime", code)
+        return self._elapsed_ms.value / 1000
 
     def wait_for(self, event: int, timeout_ms: int) -> bool:
         """Waits for the last record of `event`; returns whether it came within the time."""

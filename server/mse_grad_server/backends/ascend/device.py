@@ -13,6 +13,8 @@ from mse_grad_server.backends.ascend.slots import Slot
 
 __all__ = ["Device", "DeviceOptions", "Streams"]
 
+_TIMING_MS = 1000
+
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -46,10 +48,12 @@ class Device:
     Attributes:
         streams: The streams; while it is open.
         slots: The slots; while it is open.
+        keeps_time: Whether events tell the time between them.
     """
 
     streams: Streams
     slots: list[Slot]
+    keeps_time: bool
 
     def __init__(self, acl: Acl, opapi: OpApi, options: DeviceOptions) -> None:
         self.options = options
@@ -81,6 +85,7 @@ class Device:
                 most_kinds=self.options.most_kinds,
             )
             self.streams = Streams(self._make_stream(), self._make_stream(), self._make_stream())
+            self.keeps_time = self._measures()
         except BaseException:
             self.close()
             raise
@@ -141,7 +146,20 @@ class Device:
         self._undo.append(("aclrtFreeHost", host))
         device = self._acl.malloc(size_bytes)
         self._undo.append(("aclrtFree", device))
-        return Slot(number, size_bytes, host, device, self._make_event(), self._make_event(), self._make_event())
+        return Slot(number, size_bytes, host, device, *(self._make_event() for _ in range(6)))
+
+    def _measures(self) -> bool:
+        begin, end, stream = self.slots[0].copy_in_begins, self.slots[0].copied_in, self.streams.copy_in
+        try:
+            self._acl.record(begin, stream)
+            self._acl.record(end, stream)
+            self._acl.synchronise(stream, _TIMING_MS)
+            self._acl.elapsed_s(begin, end)
+        except AclError:
+            return (
+                False  # a device that has failed fails its self-check too; figures alone are no reason to do without it
+            )
+        return True
 
     def _make_event(self) -> int:
         event = self._acl.create_event()

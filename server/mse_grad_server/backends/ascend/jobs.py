@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from enum import Enum, auto
+from typing import NamedTuple
 
 from mse_grad_server.backends.ascend.blocks import LaunchKey, Layout
 from mse_grad_server.backends.ascend.slots import Slot, SlotPool
 
-__all__ = ["Job", "Outcome"]
+__all__ = ["Job", "Outcome", "Stages"]
 
 
 class Outcome(Enum):
@@ -23,6 +24,14 @@ class Outcome(Enum):
     """It ends with `Job.error`."""
 
 
+class Stages(NamedTuple):
+    """How long a block was in each stage, by the clock of the device, without the waits between them; in seconds."""
+
+    copy_in_s: float
+    kernel_s: float
+    copy_out_s: float
+
+
 class Job:
     """A filled slot and what to do with it. The slot belongs to the device thread until the job has ended.
 
@@ -33,6 +42,7 @@ class Job:
         attempts: How often the device failed under it in this slot.
         error: Why it failed, where it did.
         ended_s: When it ended, once it has; of time.monotonic.
+        stages: How long it was where, where the device told.
     """
 
     def __init__(self, key: LaunchKey, slot: Slot, pool: SlotPool) -> None:
@@ -42,6 +52,7 @@ class Job:
         self.attempts = 0
         self.error: Exception | None = None
         self.ended_s = 0.0
+        self.stages: Stages | None = None
         self._pool = pool
         self._lock = threading.Lock()
         self._ended = threading.Event()

@@ -35,7 +35,7 @@ class Observer(Protocol):
         """One more block was queued with a launch that was planned before."""
 
     def travelled(self, *, queue_s: float, copy_in_s: float, kernel_s: float, copy_out_s: float) -> None:
-        """A block waited for its slot, was copied into it, went to the device and back, and was copied out."""
+        """A block waited its turns, was copied to pinned memory and the device, was computed, and came back."""
 
     def failed(self, error: AclError | WrongGradient) -> None:
         """A call failed, or the device computed wrong."""

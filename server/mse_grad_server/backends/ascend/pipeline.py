@@ -14,7 +14,8 @@ from mse_grad_server.backends.ascend.acl import Acl, CopyKind
 from mse_grad_server.backends.ascend.blocks import LaunchKey
 from mse_grad_server.backends.ascend.device import Device
 from mse_grad_server.backends.ascend.faults import AclError
-from mse_grad_server.backends.ascend.jobs import Job
+from mse_grad_server.backends.ascend.jobs import Job, Stages
+from mse_grad_server.backends.ascend.slots import Slot
 
 __all__ = ["Pipeline"]
 
@@ -49,12 +50,19 @@ class Pipeline:
         acl, slot, layout, streams = self._acl, job.slot, job.layout, self._device.streams
         executors = self._device.executors
         was_planned = executors.prepare(job.key, queued=self._kinds)
+        keeps_time = self._device.keeps_time
+        if keeps_time:
+            acl.record(slot.copy_in_begins, streams.copy_in)
         acl.copy_async(slot.device, slot.host, layout.in_bytes, CopyKind.HOST_TO_DEVICE, streams.copy_in)
         acl.record(slot.copied_in, streams.copy_in)
         acl.make_wait(streams.compute, slot.copied_in)
+        if keeps_time:
+            acl.record(slot.kernel_begins, streams.compute)
         executors.launch(job.key, slot.number, streams.compute)
         acl.record(slot.computed, streams.compute)
         acl.make_wait(streams.copy_out, slot.computed)
+        if keeps_time:
+            acl.record(slot.copy_out_begins, streams.copy_out)
         acl.copy_async(
             slot.host + layout.y,
             slot.device + layout.y,
@@ -70,6 +78,7 @@ class Pipeline:
         """Takes off the oldest job where it is through, without waiting; raises AclError, and then takes none."""
         if not self._queued or not self._acl.has_happened(self._queued[0].slot.copied_out):
             return None
+        self._queued[0].stages = self._stages(self._queued[0].slot)
         return self._queued.popleft()
 
     def wait_for_oldest(self, timeout_ms: int) -> bool:
@@ -105,6 +114,16 @@ class Pipeline:
     def give_memory_back(self) -> None:
         """Destroys the executors that are not queued, which may hold workspaces; raises AclError."""
         self._device.executors.evict_idle(queued=self._kinds)
+
+    def _stages(self, slot: Slot) -> Stages | None:
+        if not self._device.keeps_time:
+            return None
+        elapsed_s = self._acl.elapsed_s
+        return Stages(
+            elapsed_s(slot.copy_in_begins, slot.copied_in),
+            elapsed_s(slot.kernel_begins, slot.computed),
+            elapsed_s(slot.copy_out_begins, slot.copied_out),
+        )
 
     def _kinds(self) -> set[LaunchKey]:
         return {job.key for job in self._queued}

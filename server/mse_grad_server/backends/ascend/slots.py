@@ -28,8 +28,11 @@ class Slot:
         size_bytes: Of the pinned and of the device memory.
         host: Address of the pinned memory.
         device: Address of the device memory.
+        copy_in_begins: Event: what was copied in before it is on the device.
         copied_in: Event: the operands are on the device.
+        kernel_begins: Event: so are they, and the kernels before it have ended.
         computed: Event: the gradient is on the device.
+        copy_out_begins: Event: so is it, and what was copied out before it is in pinned memory.
         copied_out: Event: the gradient is in pinned memory.
     """
 
@@ -37,8 +40,11 @@ class Slot:
     size_bytes: int
     host: int
     device: int
+    copy_in_begins: int
     copied_in: int
+    kernel_begins: int
     computed: int
+    copy_out_begins: int
     copied_out: int
     _staging: Array = field(init=False, repr=False)
 

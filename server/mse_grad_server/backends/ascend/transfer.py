@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mse_grad_server.backends.ascend.blocks import LaunchKey, cut
 from mse_grad_server.backends.ascend.device_thread import DeviceThread
-from mse_grad_server.backends.ascend.jobs import Job, Outcome
+from mse_grad_server.backends.ascend.jobs import Job, Outcome, Stages
 from mse_grad_server.backends.ascend.observer import Observer
 from mse_grad_server.backends.base import Failure, Gradient
 from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
@@ -116,12 +116,7 @@ def _receive(sent: _Sent, outcome: Outcome, gradient: Gradient, waiting: deque[_
         if outcome is Outcome.COMPUTED:
             received_s = time.monotonic()
             job.slot.read(job.layout, gradient.y[block.start : block.start + block.key.elements])
-            observer.travelled(
-                queue_s=sent.taken_s - sent.asked_s,
-                copy_in_s=sent.sent_s - sent.taken_s,
-                kernel_s=job.ended_s - sent.sent_s,
-                copy_out_s=time.monotonic() - received_s,
-            )
+            _tell(sent, received_s, observer)
             return
     finally:
         job.release()
@@ -130,6 +125,18 @@ def _receive(sent: _Sent, outcome: Outcome, gradient: Gradient, waiting: deque[_
     if block.sendings + 1 == _SENDINGS:
         raise DeviceUnavailable("the device failed under this gradient and its repetition")
     waiting.appendleft(block._replace(sendings=block.sendings + 1))
+
+
+def _tell(sent: _Sent, received_s: float, observer: Observer) -> None:
+    """Says where the block was. What the device does not account for is time in which the block waited for its turn."""
+    away_s = sent.job.ended_s - sent.sent_s
+    stages = sent.job.stages or Stages(copy_in_s=0.0, kernel_s=away_s, copy_out_s=0.0)
+    observer.travelled(
+        queue_s=sent.taken_s - sent.asked_s + max(0.0, away_s - sum(stages)),
+        copy_in_s=sent.sent_s - sent.taken_s + stages.copy_in_s,
+        kernel_s=stages.kernel_s,
+        copy_out_s=stages.copy_out_s + time.monotonic() - received_s,
+    )
 
 
 def _wait_s(gradient: Gradient) -> float:

@@ -24,7 +24,7 @@ MEMORY = (ctypes.c_uint8 * Layout.room_bytes(64))()
 @pytest.fixture
 def pool() -> SlotPool:
     pool = SlotPool()
-    pool.open([Slot(number, len(MEMORY), ctypes.addressof(MEMORY), 0, 0, 0, 0) for number in range(3)])
+    pool.open([Slot(number, len(MEMORY), ctypes.addressof(MEMORY), 0, *range(6)) for number in range(3)])
     return pool
 
 

@@ -26,7 +26,7 @@ def memory() -> ctypes.Array[ctypes.c_uint8]:
 @pytest.fixture
 def slots(memory: ctypes.Array[ctypes.c_uint8]) -> list[Slot]:
     begin = ctypes.addressof(memory)
-    return [Slot(number, SIZE_BYTES, begin + number * SIZE_BYTES, 0, 0, 0, 0) for number in range(2)]
+    return [Slot(number, SIZE_BYTES, begin + number * SIZE_BYTES, 0, *range(6)) for number in range(2)]
 
 
 def taken(pool: SlotPool) -> Slot:
