@@ -84,7 +84,7 @@ BROKEN_KERNELS = (
         (
             Edit(
                 "AscendC::TQue<AscendC::TPosition::VECOUT, kBuffers> y_queue_;",
-                "AscendC::TBuf<AscendC::TPosition::VECCALC> y_queue_;",
+                "AscendC::TBuf<AscendC::TPosition::VECOUT> y_queue_;",
             ),
             Edit("pipe->InitBuffer(y_queue_, kBuffers, tile_bytes);", "pipe->InitBuffer(y_queue_, tile_bytes);"),
             Edit("Items y = y_queue_.template AllocTensor<T>();", "Items y = y_queue_.template Get<T>();"),

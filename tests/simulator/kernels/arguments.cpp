@@ -82,6 +82,40 @@ KERNEL(copy_to_unaligned_ub) {
     DataCopyPad(bench.Floats()[1], Global(x), Bytes(4), DataCopyPadExtParams<float>());
 }
 
+KERNEL(copy_in_to_veccalc) {
+    (void)y;
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> calc;
+    pipe.InitBuffer(calc, kBytes);
+    DataCopyPad(calc.Get<float>(), Global(x), Bytes(kBytes), DataCopyPadExtParams<float>());
+}
+
+KERNEL(copy_out_of_veccalc) {
+    (void)x;
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> calc;
+    pipe.InitBuffer(calc, kBytes);
+    Duplicate(calc.Get<float>(), 1.0f, kCount);
+    PipeBarrier<PIPE_ALL>();
+    DataCopyPad(Global(y), calc.Get<float>(), Bytes(kBytes));
+}
+
+KERNEL(data_copy_in_to_vecout) {
+    (void)y;
+    TPipe pipe;
+    OutQueue queue;
+    pipe.InitBuffer(queue, 1, kBytes);
+    DataCopy(queue.AllocTensor<float>(), Global(x), kCount);
+}
+
+KERNEL(data_copy_out_of_vecin) {
+    (void)x;
+    Bench bench;
+    Duplicate(bench.Floats(), 1.0f, kCount);
+    PipeBarrier<PIPE_ALL>();
+    DataCopy(Global(y), bench.Floats(), kCount);
+}
+
 KERNEL(copy_of_too_many_blocks) {
     (void)y;
     Bench bench;

@@ -28,7 +28,7 @@ inline DataCopyExtParams Bytes(uint32_t bytes) { return DataCopyExtParams(1, byt
 
 using InQueue = TQue<TPosition::VECIN, 1>;
 using OutQueue = TQue<TPosition::VECOUT, 1>;
-using Scratch = TBuf<TPosition::VECCALC>;
+using Scratch = TBuf<TPosition::VECIN>;
 
 // A pipe with one scratch buffer.
 struct Bench {

@@ -34,8 +34,8 @@ uint64_t BitsOf(const T& value) {
 
 namespace AscendC {
 
-// DataCopy（GM与UB连续数据搬运）.md: `count` elements. A number of bytes that is no multiple of 32 is rounded down by
-// the hardware; stricter reading: refused, since what is left over is then missing.
+// DataCopy（GM与UB连续数据搬运）.md: `count` elements, from global memory to VECIN or from VECOUT to it. Of a number of
+// bytes that is no multiple of 32 the hardware drops the rest; stricter reading: refused, since it is then missing.
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const uint32_t count) {
     sim::CopyCall call = sim::MakeCopy("DataCopy", src, dst);
@@ -50,7 +50,8 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint3
     sim::CopyOut(call);
 }
 
-// DataCopy（GM与UB高维切分数据搬运）.md: blockLen and gaps count blocks of 32 bytes.
+// DataCopy（GM与UB高维切分数据搬运）.md: blockLen and gaps count blocks of 32 bytes; at most 4095 of them; the same
+// positions.
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& repeatParams) {
     sim::CopyCall call = sim::MakeCopy("DataCopy", src, dst);
@@ -72,7 +73,8 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataC
 }
 
 // DataCopyPad（GMToUB非对齐数据搬运）.md: blockLen and the gap in global memory count bytes, the gap in UB blocks of 32
-// bytes; padding counts elements, at most 32 bytes a side; what is left of the last 32 bytes of a run gets dummy data.
+// bytes; at most 4095 runs of at most 2097151 bytes, to VECIN or VECOUT; padding counts elements, at most 32 bytes a
+// side; what is left of the last 32 bytes of a run gets dummy data.
 // Stricter reading: without a padding value, padding and dummy data are poison.
 template <typename T>
 void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyExtParams& dataCopyParams,
@@ -105,7 +107,7 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     sim::CopyIn(call);
 }
 
-// DataCopyPad（UBToGM非对齐数据搬运）.md: exactly blockLen bytes a run reach global memory.
+// DataCopyPad（UBToGM非对齐数据搬运）.md: exactly blockLen bytes a run reach global memory, from VECIN or VECOUT.
 template <typename T>
 void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyExtParams& dataCopyParams) {
     sim::CopyCall call = sim::MakeCopy("DataCopyPad", dst, src);

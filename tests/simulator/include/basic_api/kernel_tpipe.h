@@ -8,6 +8,16 @@
 #include "basic_api/kernel_tensor.h"
 #include "basic_api/kernel_type.h"
 
+namespace sim {
+
+constexpr UbPosition PositionOf(AscendC::TPosition position) {
+    return position == AscendC::TPosition::VECIN    ? UbPosition::kIn
+           : position == AscendC::TPosition::VECOUT ? UbPosition::kOut
+                                                    : UbPosition::kCalc;
+}
+
+}  // namespace sim
+
 namespace AscendC {
 
 class TPipe;
@@ -104,14 +114,13 @@ public:
 
     template <TPosition pos, int32_t depth, auto mask>
     bool InitBuffer(TQue<pos, depth, mask>& que, uint8_t num, uint32_t len) {
-        const auto position = pos == TPosition::VECIN ? sim::QueuePosition::kIn : sim::QueuePosition::kOut;
-        que.queue_ = sim::InitQueue(position, depth, num, len);
+        que.queue_ = sim::InitQueue(sim::PositionOf(pos), depth, num, len);
         return true;
     }
 
     template <TPosition pos>
     bool InitBuffer(TBuf<pos>& buf, uint32_t len) {
-        buf.range_ = sim::InitTBuf(len);
+        buf.range_ = sim::InitTBuf(sim::PositionOf(pos), len);
         return true;
     }
 

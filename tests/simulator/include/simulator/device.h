@@ -21,8 +21,8 @@ struct LocalRange {
     int32_t buffer = -1;
 };
 
-// Where a queue is used; decides which pipes it orders.
-enum class QueuePosition : uint8_t { kIn, kOut };
+// Where a buffer is used: decides which pipes a queue orders, and which copies take it. Queues have no kCalc.
+enum class UbPosition : uint8_t { kIn, kOut, kCalc };
 
 int64_t BlockIndex();
 int64_t BlockCount();
@@ -31,8 +31,8 @@ int64_t BlockCount();
 void OpenPipe();
 void DestroyPipe();         // with a barrier on all pipes
 void ClosePipe() noexcept;  // at the end of the object's life
-int32_t InitQueue(QueuePosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
-LocalRange InitTBuf(uint32_t bytes);
+int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
+LocalRange InitTBuf(UbPosition position, uint32_t bytes);
 
 // TQue. `queue` is what InitQueue returned.
 LocalRange AllocTensor(int32_t queue);

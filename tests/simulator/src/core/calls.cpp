@@ -85,6 +85,20 @@ void Core::CheckCopyShape(const CopyCall& call, bool in) const {
                                       call.name, launch_->settings.chip->name));
     }
     CheckAligned(call.local, in ? "dst" : "src");
+    CheckCopyPosition(call, in);
+}
+
+// DataCopy goes from global memory to VECIN and from VECOUT to global memory; DataCopyPad takes both either way.
+void Core::CheckCopyPosition(const CopyCall& call, bool in) const {
+    if (call.local.buffer < 0) {
+        return;  // refused as a tensor without a buffer
+    }
+    const UbPosition position = buffers_[call.local.buffer].position;
+    const bool pad = std::strcmp(call.name, "DataCopyPad") == 0;
+    if (position == UbPosition::kCalc || (!pad && position != (in ? UbPosition::kIn : UbPosition::kOut))) {
+        Fail(Cause::kArgument, Format("%s is at %s; %s takes %s", in ? "dst" : "src", NameOf(position), call.name,
+                                      pad ? "VECIN and VECOUT" : (in ? "VECIN" : "VECOUT")));
+    }
 }
 
 void Core::Copy(const CopyCall& call, bool in) {
@@ -243,6 +257,18 @@ std::string Core::Where() const {
         where += Format(", call %u", current_.number);
     }
     return current_.name == nullptr ? where : where + " (" + current_.name + ")";
+}
+
+const char* NameOf(UbPosition position) {
+    switch (position) {
+        case UbPosition::kIn:
+            return "VECIN";
+        case UbPosition::kOut:
+            return "VECOUT";
+        case UbPosition::kCalc:
+            return "VECCALC";
+    }
+    return "?";
 }
 
 const char* NameOf(Pipe pipe) {

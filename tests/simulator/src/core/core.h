@@ -57,8 +57,8 @@ public:
     void OpenPipe();
     void DestroyPipe();
     void ClosePipe() noexcept;
-    int32_t InitQueue(QueuePosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
-    LocalRange InitTBuf(uint32_t bytes);
+    int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
+    LocalRange InitTBuf(UbPosition position, uint32_t bytes);
     LocalRange AllocTensor(int32_t queue);
     void EnQue(int32_t queue, const LocalRange& tensor);
     LocalRange DeQue(int32_t queue);
@@ -87,13 +87,14 @@ private:
     enum class BufferState : uint8_t { kFree, kAllocated, kQueued, kDequeued };
     struct Buffer {
         LocalRange range;
+        UbPosition position;
         int32_t queue = -1;  // -1 for a TBuf
         BufferState state = BufferState::kFree;
         int32_t queued_event = -1;  // ids while the flag of EnQue or FreeTensor waits to be taken
         int32_t freed_event = -1;
     };
     struct Queue {
-        QueuePosition position;
+        UbPosition position;
         int32_t depth;
         int32_t first_buffer;
         int32_t buffers;
@@ -104,7 +105,7 @@ private:
     };
     Queue& QueueAt(int32_t queue);
     Buffer& BufferOf(int32_t queue, const LocalRange& tensor, const char* call);
-    LocalRange TakeUb(uint32_t bytes, const char* call);
+    LocalRange TakeUb(UbPosition position, uint32_t bytes, const char* call);
     std::string Describe(const Queue& queue) const;
     int32_t TakeEventId(Pipe source, Pipe destination, const char* call, bool by_queue);
     void GiveEventId(Pipe source, Pipe destination, int32_t id);
@@ -150,6 +151,7 @@ private:
     void CheckLocal(const LocalRange& range, uint64_t bytes, const char* operand) const;
     void CheckAligned(const LocalRange& range, const char* operand) const;
     void CheckCopyShape(const CopyCall& call, bool in) const;
+    void CheckCopyPosition(const CopyCall& call, bool in) const;
     void CheckVectorOverlap(const VectorCall& call, uint64_t dst_bytes, uint64_t src_bytes) const;
 
     struct Current {
@@ -193,6 +195,7 @@ void SetCurrentCore(Core* core);
 
 // Returns the name of `pipe`: "S", "V", "MTE2", "MTE3".
 const char* NameOf(Pipe pipe);
+const char* NameOf(UbPosition position);
 
 }  // namespace sim
 

@@ -13,10 +13,10 @@ int64_t BlockCount() { return CurrentCore().launch().blocks; }
 void OpenPipe() { CurrentCore().OpenPipe(); }
 void DestroyPipe() { CurrentCore().DestroyPipe(); }
 void ClosePipe() noexcept { CurrentCore().ClosePipe(); }
-int32_t InitQueue(QueuePosition position, int32_t depth, uint32_t buffers, uint32_t bytes) {
+int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes) {
     return CurrentCore().InitQueue(position, depth, buffers, bytes);
 }
-LocalRange InitTBuf(uint32_t bytes) { return CurrentCore().InitTBuf(bytes); }
+LocalRange InitTBuf(UbPosition position, uint32_t bytes) { return CurrentCore().InitTBuf(position, bytes); }
 
 LocalRange AllocTensor(int32_t queue) { return CurrentCore().AllocTensor(queue); }
 void EnQue(int32_t queue, const LocalRange& tensor) { CurrentCore().EnQue(queue, tensor); }

@@ -34,7 +34,7 @@ void Core::DestroyPipe() {
 
 void Core::ClosePipe() noexcept { pipe_open_ = false; }
 
-LocalRange Core::TakeUb(uint32_t bytes, const char* call) {
+LocalRange Core::TakeUb(UbPosition position, uint32_t bytes, const char* call) {
     const Chip& chip = *launch_->settings.chip;
     if (!pipe_open_) {
         Fail(Cause::kQueue, Format("%s without a TPipe", call));
@@ -51,6 +51,7 @@ LocalRange Core::TakeUb(uint32_t bytes, const char* call) {
                     bytes, ub_used_, static_cast<unsigned long long>(chip.ub_bytes), chip.name));
     }
     Buffer buffer;
+    buffer.position = position;
     buffer.range = {ub_used_, RoundUpToBlock(bytes), static_cast<int32_t>(buffers_.size())};
     ub_.Reset(buffer.range.address, buffer.range.bytes);
     ub_used_ += buffer.range.bytes;
@@ -59,7 +60,7 @@ LocalRange Core::TakeUb(uint32_t bytes, const char* call) {
     return buffer.range;
 }
 
-int32_t Core::InitQueue(QueuePosition position, int32_t depth, uint32_t count, uint32_t bytes) {
+int32_t Core::InitQueue(UbPosition position, int32_t depth, uint32_t count, uint32_t bytes) {
     current_ = {Pipe::kScalar, 0, "InitBuffer", 0};
     uint32_t at_position = count;
     for (const Queue& queue : queues_) {
@@ -77,19 +78,19 @@ int32_t Core::InitQueue(QueuePosition position, int32_t depth, uint32_t count, u
     queue.depth = depth;
     queue.first_buffer = static_cast<int32_t>(buffers_.size());
     queue.buffers = static_cast<int32_t>(count);
-    queue.producer = position == QueuePosition::kIn ? Pipe::kMte2 : Pipe::kVector;
-    queue.consumer = position == QueuePosition::kIn ? Pipe::kVector : Pipe::kMte3;
+    queue.producer = position == UbPosition::kIn ? Pipe::kMte2 : Pipe::kVector;
+    queue.consumer = position == UbPosition::kIn ? Pipe::kVector : Pipe::kMte3;
     for (uint32_t i = 0; i < count; ++i) {
-        TakeUb(bytes, "InitBuffer");
+        TakeUb(position, bytes, "InitBuffer");
         buffers_.back().queue = static_cast<int32_t>(queues_.size());
     }
     queues_.push_back(queue);
     return static_cast<int32_t>(queues_.size()) - 1;
 }
 
-LocalRange Core::InitTBuf(uint32_t bytes) {
+LocalRange Core::InitTBuf(UbPosition position, uint32_t bytes) {
     current_ = {Pipe::kScalar, 0, "InitBuffer", 0};
-    return TakeUb(bytes, "InitBuffer");
+    return TakeUb(position, bytes, "InitBuffer");
 }
 
 Core::Queue& Core::QueueAt(int32_t queue) {
@@ -101,8 +102,7 @@ Core::Queue& Core::QueueAt(int32_t queue) {
 
 std::string Core::Describe(const Queue& queue) const {
     return Format("queue %d (%s, depth %d, %d x %u bytes)", static_cast<int>(&queue - queues_.data()),
-                  queue.position == QueuePosition::kIn ? "VECIN" : "VECOUT", queue.depth, queue.buffers,
-                  buffers_[queue.first_buffer].range.bytes);
+                  NameOf(queue.position), queue.depth, queue.buffers, buffers_[queue.first_buffer].range.bytes);
 }
 
 Core::Buffer& Core::BufferOf(int32_t queue, const LocalRange& tensor, const char* call) {
@@ -169,7 +169,7 @@ void Core::EnQue(int32_t index, const LocalRange& tensor) {
     PostFlag(queue.producer, queue.consumer, buffer.queued_event);
     buffer.state = BufferState::kQueued;
     queue.queued.push_back(tensor.buffer);
-    counters_.tiles += queue.position == QueuePosition::kOut ? 1 : 0;
+    counters_.tiles += queue.position == UbPosition::kOut ? 1 : 0;
 }
 
 LocalRange Core::DeQue(int32_t index) {
