@@ -45,14 +45,14 @@ def agreed(simulator: Simulator, cpu: Compute) -> Compute:
 
 
 def lengths(simulator: Simulator, dtype: DType) -> list[int]:
-    """Returns the element counts at which a plan changes: a tile, one of every core, the least share of all cores."""
+    """Returns the element counts at which a plan changes: a tile, two of one core, a second core, all of them."""
     counts = set()
     for chip in CHIPS:
         with simulator.settings(chip=chip):
             blocks, data = simulator.plan([LARGE], dtype, tiling_bytes=ctypes.sizeof(TilingData))
         tile = TilingData.from_buffer_copy(data).tile_elements
         least_share = LEAST_SHARE_BYTES // dtype.itemsize_bytes
-        counts |= {tile, 2 * tile, blocks * tile, blocks * least_share}
+        counts |= {tile, 2 * tile, 2 * least_share, blocks * least_share, blocks * tile}
     return sorted(counts)
 
 
