@@ -117,7 +117,18 @@ def device_dashboard() -> dict[str, Any]:
                     Query(f"mse_grad_device_memory_bytes{{{npu}}}", f"{name} device"),
                     Query(f"mse_grad_device_pinned_bytes{{{npu}}}", f"{name} pinned"),
                 ],
-                columns=24,
+                columns=12,
+            ),
+            Panel(
+                "Memory of the device that is free",
+                "As the runtime says every 15 s: what this server and other processes on the device leave.",
+                "bytes",
+                [
+                    Query(f"mse_grad_device_free_bytes{{{npu}}}", name),
+                    Query(f"max(mse_grad_device_total_bytes{{{npu}}})", "there is"),
+                ],
+                dashed=("there is",),
+                columns=12,
             ),
         ),
     )

@@ -138,8 +138,8 @@ def service_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Time by phase, p99",
-                "Of a message, on an NPU of a block. queue: waiting for a thread or a slot; decode: reading and check; "
-                "copy_in, copy_out: pinned memory; kernel: computing; encode: the answer.",
+                "Of a message, on an NPU of a block. queue: waiting for a thread, a slot or a turn; decode: reading and "
+                "check; copy_in, copy_out: to the NPU and back; kernel: computing; encode: the answer.",
                 "s",
                 [Query(quantile(0.99, "mse_grad_phase_seconds", "phase"), "{{phase}}")],
                 columns=12,
@@ -245,11 +245,41 @@ def service_dashboard() -> dict[str, Any]:
             ),
         ),
     )
+    processes = Row(
+        "Processes",
+        (
+            Panel(
+                "Processors in use",
+                "2 means that two cores are busy. Of each worker, and of the supervisor, which has little to do.",
+                "none",
+                [Query(rate("process_cpu_seconds_total", "instance, worker"), "{{instance}} {{worker}}")],
+            ),
+            Panel(
+                "Memory",
+                "Resident, shared memory of clients included. A limit of the container ends what is above it.",
+                "bytes",
+                [
+                    Query(
+                        f"sum by (instance, worker) (process_resident_memory_bytes{{{OURS}}})",
+                        "{{instance}} {{worker}}",
+                    )
+                ],
+            ),
+            Panel(
+                "Open files",
+                "Of those that the process may have; sockets and segments of shared memory count.",
+                "percentunit",
+                [Query(f"process_open_fds{{{OURS}}} / process_max_fds{{{OURS}}}", "{{instance}} {{worker}}")],
+                warn=0.5,
+                alarm=0.8,
+            ),
+        ),
+    )
     return dashboard(
         uid="mse-grad-service",
         title="mse-grad: service",
         text="Is it well? Traffic, errors, latency, saturation, workers.",
-        rows=(at_a_glance, traffic, latency, saturation),
+        rows=(at_a_glance, traffic, latency, saturation, processes),
         variables=VARIABLES,
         annotations=marks(),
     )

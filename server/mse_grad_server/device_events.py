@@ -57,6 +57,11 @@ class DeviceEvents:
         self._metrics.device_memory_bytes.set(device_bytes)
         self._metrics.device_pinned_bytes.set(pinned_bytes)
 
+    def has_left(self, *, free_bytes: int, total_bytes: int) -> None:
+        """See Observer."""
+        self._metrics.device_free_bytes.set(free_bytes)
+        self._metrics.device_total_bytes.set(total_bytes)
+
     def computed(self, blocks: int) -> None:
         """See Observer."""
         self._metrics.device_blocks.inc(blocks)

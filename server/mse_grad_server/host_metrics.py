@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from mse_grad_server.families import merged
+from mse_grad_server.families import as_json, merged
 from mse_grad_server.member import Member
 from mse_grad_server.state import State
 
 __all__ = ["HostMetrics"]
+
+
+_SUPERVISOR = "supervisor"
 
 
 class HostMetrics(Collector):
@@ -38,6 +41,8 @@ class HostMetrics(Collector):
             is_ready: Whether the host is.
         """
         self.registry = CollectorRegistry()
+        self._own = CollectorRegistry()
+        ProcessCollector(registry=self._own)
         self._members = members
         self._ask = ask
         self._is_ready = is_ready
@@ -45,7 +50,7 @@ class HostMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See Collector."""
-        yield from merged(self._ask())
+        yield from merged({**self._ask(), _SUPERVISOR: as_json(self._own)})
         yield from self._about_workers()
 
     def describe(self) -> Iterable[Metric]:

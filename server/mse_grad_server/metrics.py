@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 
 from mse_grad_server.margins import Margins
 from mse_grad_server.phases import Phases
@@ -17,7 +17,7 @@ from mse_grad_server.traffic import Traffic
 __all__ = ["Metrics"]
 
 # A worker that sees every dtype, reduction and code has more combinations than are worth their room in Prometheus.
-_MOST_REQUEST_CHILDREN = 120
+_MOST_REQUEST_CHILDREN = 112
 _OTHER = "other"
 _SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
@@ -40,6 +40,7 @@ class Metrics:
         self.registry.register(self.phases)
         self.traffic = Traffic()
         self.registry.register(self.traffic)
+        ProcessCollector(registry=self.registry)
         margins = Margins()
         self.registry.register(margins)
         self.margins = margins.times
@@ -121,6 +122,10 @@ class Metrics:
         self.device_memory_bytes = self._gauge(
             "mse_grad_device_memory_bytes", "Memory of the NPU that this worker holds: slots and workspaces."
         )
+        self.device_free_bytes = self._gauge(
+            "mse_grad_device_free_bytes", "Memory of the NPU that nobody held when it was last asked, every 15 s."
+        )
+        self.device_total_bytes = self._gauge("mse_grad_device_total_bytes", "Memory of the NPU, whoever holds it.")
         self.device_pinned_bytes = self._gauge(
             "mse_grad_device_pinned_bytes", "Pinned memory of the host that this worker holds for the NPU."
         )

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 
 from mse_grad_server.families import as_json
 from mse_grad_server.host_metrics import HostMetrics
@@ -73,3 +73,13 @@ def test_nobody_is_asked_before_somebody_looks() -> None:
     assert asked == 0
     assert list(metrics.registry.collect())
     assert asked == 1
+
+
+def test_what_the_processes_take_is_told_of_each_and_of_the_supervisor() -> None:
+    theirs = CollectorRegistry()
+    ProcessCollector(registry=theirs)
+    found = page(Member("npu:0"), answers={"npu:0": as_json(theirs)})
+    for worker in ("npu:0", "supervisor"):
+        resident_bytes = found.get_sample_value("process_resident_memory_bytes", {"worker": worker})
+        assert resident_bytes is not None
+        assert resident_bytes > 2**20

@@ -74,7 +74,14 @@ async def test_the_build_says_what_computes() -> None:
 async def test_every_name_says_what_it_counts_and_in_what() -> None:
     async with serving() as server:
         families = list(server.server.metrics.registry.collect())
-        assert all(family.name.startswith("mse_grad_") and family.documentation for family in families)
+        assert all(family.name.startswith(("mse_grad_", "process_")) and family.documentation for family in families)
+
+
+async def test_what_the_process_takes_is_told_under_the_usual_names() -> None:
+    async with serving() as server:
+        assert server.metric("process_resident_memory_bytes") > 2**20
+        assert server.metric("process_cpu_seconds_total") > 0
+        assert server.metric("process_open_fds") > 0
 
 
 def samples(metrics: Metrics) -> list[str]:

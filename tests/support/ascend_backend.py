@@ -40,6 +40,8 @@ class Witness:
     ways: list[tuple[float, float, float, float]] = field(default_factory=list)
     device_bytes: int = 0
     pinned_bytes: int = 0
+    free_bytes: list[int] = field(default_factory=list)
+    total_bytes: int = 0
     failures: list[AclError | WrongGradient] = field(default_factory=list)
     climbs: list[Rung] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)
@@ -66,6 +68,10 @@ class Witness:
 
     def holds(self, *, device_bytes: int, pinned_bytes: int) -> None:
         self.device_bytes, self.pinned_bytes = device_bytes, pinned_bytes
+
+    def has_left(self, *, free_bytes: int, total_bytes: int) -> None:
+        self.free_bytes.append(free_bytes)
+        self.total_bytes = total_bytes
 
     def computed(self, blocks: int) -> None:
         self.blocks += blocks

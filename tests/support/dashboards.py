@@ -13,7 +13,7 @@ from support.prometheus import DEPLOY, Prometheus
 
 __all__ = ["METRIC", "dashboards", "missing", "panel_queries", "recorded", "rules", "selectors"]
 
-METRIC = re.compile(r"\b(?:mse_grad_\w+|npu_chip_info_\w+|[a-z_]+:[a-z0-9_]+:[a-z0-9_]+|up\w*(?=\{))")
+METRIC = re.compile(r"\b(?:mse_grad_\w+|process_\w+|npu_chip_info_\w+|[a-z_]+:[a-z0-9_]+:[a-z0-9_]+|up\w*(?=\{))")
 _SELECTOR = re.compile(METRIC.pattern + r"(?:\{[^}]*\})?")
 # What Grafana puts in for "All" and for a step of 10 s; the range is that of the longest rule that has to yield here.
 _FILLED_IN = {"$__rate_interval": "1m", "$instance": ".*", "$worker": ".*"}

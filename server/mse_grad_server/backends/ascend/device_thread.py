@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -35,6 +36,7 @@ _SHORTEST_SLEEP_S = 20e-6
 _ATTEMPTS = 3
 # So many plans that fail with none that succeeds are the fault of the device and not of the requests.
 _FAILED_PLANS = 5
+_MEMORY_LOOK_S = 15.0
 _HANGS = "a call to the device does not return; the server ends"
 
 
@@ -72,6 +74,8 @@ class DeviceThread:
             acl, device, self.pool, self._inbox, observer, drain_timeout_s=block_timeout_s, watch=self._watch
         )
         self._failed_plans = 0
+        # When the memory of the device is asked for next; never where it does not say.
+        self._memory_look_s = math.inf
         # Since when the oldest block is waited for, and after how long faults are looked for.
         self._waiting_since_s = 0.0
         self._look_after_s = _FIRST_LOOK_S
@@ -160,6 +164,10 @@ class DeviceThread:
         check_gradients(self._acl, self._device, every_kind())
         self._observer.started("self_check", time.monotonic() - opened_s)
         self._tell_memory()
+        try:
+            self._look_at_memory()
+        except AclError as error:  # it computes right, and figures alone are no reason to do without it
+            self._observer.failed(error)
 
     def _serve(self) -> None:
         while self._pipeline or self._pending or not self._inbox.is_closing:
@@ -169,6 +177,8 @@ class DeviceThread:
                 self._take_in()
                 self._queue_pending()
                 self._wait_for_room()
+                if time.monotonic() >= self._memory_look_s:
+                    self._look_at_memory()
             except AclError as error:
                 self._computed(self._repair.run(error, self._pipeline, self._pending))
                 self._wait_begins()
@@ -184,7 +194,7 @@ class DeviceThread:
         if self._pending or self._pipeline.is_full:
             return
         self._watch.idle()
-        timeout_s = max(_SHORTEST_SLEEP_S, self._waited_s * _SHARE_OF_WAIT) if self._pipeline else None
+        timeout_s = max(_SHORTEST_SLEEP_S, self._waited_s * _SHARE_OF_WAIT) if self._pipeline else _MEMORY_LOOK_S
         self._pending.extend(self._inbox.take(timeout_s))
         self._watch.away()
 
@@ -209,6 +219,11 @@ class DeviceThread:
 
     def _tell_memory(self) -> None:
         self._observer.holds(device_bytes=self._device.memory_bytes, pinned_bytes=self._device.pinned_bytes)
+
+    def _look_at_memory(self) -> None:
+        free_bytes, total_bytes = self._acl.memory_info()
+        self._observer.has_left(free_bytes=free_bytes, total_bytes=total_bytes)
+        self._memory_look_s = time.monotonic() + _MEMORY_LOOK_S
 
     def _wait_for_room(self) -> None:
         # Nothing new can come while every slot is under way, so that a wait inside ACL, which is exact, delays nobody.

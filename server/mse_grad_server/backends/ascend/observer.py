@@ -25,6 +25,9 @@ class Observer(Protocol):
     def holds(self, *, device_bytes: int, pinned_bytes: int) -> None:
         """So much memory of the device, workspaces included, and so much pinned memory is held from now on."""
 
+    def has_left(self, *, free_bytes: int, total_bytes: int) -> None:
+        """So much of the memory of the device was free at this time, of so much, whoever holds the rest."""
+
     def computed(self, blocks: int) -> None:
         """So many more blocks came back."""
 
