@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from mse_grad_server.config import Settings
 from mse_grad_server.exits import CredentialsError
@@ -78,6 +79,8 @@ def _require_fit(certificate: x509.Certificate, key_pem: bytes, settings: Settin
         raise CredentialsError(f"{where} has a password, which nobody could type; store it without one") from cause
     except (ValueError, UnsupportedAlgorithm) as cause:
         raise CredentialsError(f"{where} holds no private key in PEM (-----BEGIN PRIVATE KEY-----)") from cause
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise CredentialsError(f"{where} is of a kind that gRPC does not offer; make an RSA or an EC key (P-256)")
     if key.public_key().public_bytes(*_SPKI) != certificate.public_key().public_bytes(*_SPKI):
         raise CredentialsError(
             f"{where} is not the key of the first certificate in {settings.tls_certificate}; name the pair that was "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from mse_grad_server.certificates import Certificates
 
 __all__ = ["Listener"]
+
+# How long a connection that began before certificates were exchanged may take to begin its handshake; microseconds do.
+_SETTLE_S = 0.05
 
 
 class Listener:
@@ -91,14 +95,27 @@ class Listener:
 
 
 def _credentials(certificates: Rotated[Certificates]) -> grpc.ServerCredentials:
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        now = certificates.value
-        return grpc.ssl_server_certificate_configuration([(now.key, now.chain)], root_certificates=now.client_ca)
+    in_use = certificates.value
 
-    # gRPC asks for each new connection, in a thread of its own.
+    def changed() -> Any:  # a configuration or None, which the stubs do not know
+        # gRPC asks at each new connection, under a lock of this address. What it replaces it frees, also where another
+        # connection has just left the lock to take a reference (grpc/grpc issue 36693): to answer anew each time is a
+        # crash within seconds of many connections. So only a change is an answer, and that takes its time.
+        nonlocal in_use
+        if certificates.value is in_use:
+            return None
+        time.sleep(_SETTLE_S)
+        in_use = certificates.value
+        return _configuration(in_use)
+
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), configuration, require_client_authentication=certificates.value.client_ca is not None
+        _configuration(in_use), changed, require_client_authentication=in_use.client_ca is not None
     )
+
+
+def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
+    pairs = [(certificates.key, certificates.chain)]
+    return grpc.ssl_server_certificate_configuration(pairs, root_certificates=certificates.client_ca)
 
 
 def _options(settings: Settings, *, shares_port: bool) -> list[tuple[str, int]]:

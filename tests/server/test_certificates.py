@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mse_grad_server.certificates import read_certificates
 from mse_grad_server.config import Settings
@@ -68,6 +70,14 @@ def test_a_key_of_another_certificate_is_refused(ca: Authority) -> None:
 
 def test_a_key_with_a_password_is_refused(ca: Authority) -> None:
     assert "has a password" in refused(ca.issue("server", password=b"secret"))
+
+
+def test_a_key_that_grpc_does_not_offer_is_refused(ca: Authority) -> None:
+    pair = ca.issue("server")
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pair.key.write_bytes(pem)
+    assert "make an RSA or an EC key" in refused(pair)
 
 
 def test_files_of_another_kind_are_refused(ca: Authority) -> None:
