@@ -48,11 +48,12 @@ lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ f
 	@$(bin)/python -m ruff check
 	@$(bin)/python -m ruff format --check
 	@$(bin)/python -m mypy
+	@MYPYPATH=deploy/grafana $(bin)/python -m mypy deploy/grafana deploy/health.py
 	@$(bin)/python -m mypy --platform darwin proto client
 	@$(bin)/python -m mypy --platform win32 proto client
 	@$(bin)/lint-imports
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format --dry-run -Werror
-	@$(bin)/hadolint Dockerfile
+	@$(bin)/hadolint Dockerfile tests/deploy/monitoring.Dockerfile
 
 format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make lint` asks for
 	@$(bin)/python -m ruff check --fix
@@ -66,13 +67,13 @@ bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and 
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)
 
 image: $(VENV)/installed-image ## Build the image `cpu`, and list what is in it in build/image.cdx.json (CycloneDX)
-	@$(CONTAINER_TOOL) build --target cpu --tag $(IMAGE) $(IMAGE_FLAGS) .
+	@BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --target cpu --tag $(IMAGE) $(IMAGE_FLAGS) .
 	@mkdir -p build && rm -f build/image.tar
 	@$(CONTAINER_TOOL) save --output build/image.tar $(IMAGE)
 	@$(bin)/syft scan docker-archive:build/image.tar --quiet --output cyclonedx-json=build/image.cdx.json
 	@rm build/image.tar
 
-image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Hold the image and compose.yaml to what they promise, with podman as root
+image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Run image and compose files, as root
 	@$(bin)/python -m pytest tests/deploy/check_image.py tests/deploy/check_compose.py $(ARGS)
 
 simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/

@@ -138,7 +138,7 @@ def service_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Time by phase, p99",
-                "Of a message, on an NPU of a block. queue: waiting for a thread, a slot or a turn; decode: reading and "
+                "Of a message, on an NPU of a block. queue: waiting for a thread, a slot, a turn; decode: reading and "
                 "check; copy_in, copy_out: to the NPU and back; kernel: computing; encode: the answer.",
                 "s",
                 [Query(quantile(0.99, "mse_grad_phase_seconds", "phase"), "{{phase}}")],

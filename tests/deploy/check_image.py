@@ -1,53 +1,45 @@
-"""The image `cpu`, built and run as deploy/ runs it. For `make image-test` alone: it needs podman or docker.
-
-Environment: CONTAINER_TOOL, "podman" or "docker", else the first of them that is here; IMAGE_BUILD_FLAGS for `build`.
-"""
+"""The image `cpu`, built and run as deploy/ runs it. For `make image-test` alone: it needs podman and root."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from mse_grad_client import MseGradClient
 from support.host import PATIENCE_S, until
 from support.operands import expected, operands
+from support.podman import Podman
 
-pytestmark = pytest.mark.timeout(1800)
+from .conftest import Image
 
-ROOT = Path(__file__).parents[2]
-TAG = "mse-grad:image-test"
-RESTRICTED = ["--network", "host", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
-TOOL = os.environ.get("CONTAINER_TOOL") or ("podman" if shutil.which("podman") else "docker")
+pytestmark = pytest.mark.timeout(900)
 
-
-def tool(*arguments: str) -> str:
-    """Runs the container tool; returns both of its streams."""
-    ended = subprocess.run([TOOL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    assert ended.returncode == 0, f"{shlex.join([TOOL, *arguments])}\n{ended.stdout}"
-    return ended.stdout
+# Podman would mount a tmpfs on /tmp and others; docker does not.
+READ_ONLY = ["--read-only", "--read-only-tmpfs=false"]
+RESTRICTED = ["--network", "host", *READ_ONLY, "--cap-drop", "all", "--security-opt", "no-new-privileges"]
+DRAIN_S = 20
+# Of the packages of Python and Debian that the image brings along, without its base.
+MOST_ADDED_BYTES = 240e6
 
 
 class Container:
     """One that runs the server on a free port of the host's loopback."""
 
-    def __init__(self) -> None:
-        flags = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
-        self.name = tool("run", "--detach", *RESTRICTED, TAG, *flags).split()[-1]
+    def __init__(self, podman: Podman, tag: str) -> None:
+        flags = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--drain-timeout-s", str(DRAIN_S)]
+        self.podman = podman
+        self.name = podman.run("run", "--detach", *RESTRICTED, tag, *flags).strip()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Returns the lines of its log with this event, oldest first."""
-        lines = [json.loads(line) for line in tool("logs", self.name).splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.podman.log(self.name).splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
     def address(self, *, start: int = 1) -> str:
@@ -60,23 +52,16 @@ class Container:
         with urllib.request.urlopen(page, timeout=PATIENCE_S) as answer:
             return re.search(rb"^mse_grad_in_flight_requests [1-9]", answer.read(), re.MULTILINE) is not None
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, environment: str = "NONE=") -> str:
         """Runs a command in it; returns what that printed."""
-        return tool("exec", self.name, *command)
-
-
-@pytest.fixture(scope="module")
-def image() -> str:
-    flags = shlex.split(os.environ.get("IMAGE_BUILD_FLAGS", ""))
-    tool("build", *flags, "--target", "cpu", "--tag", TAG, str(ROOT))
-    return TAG
+        return self.podman.run("exec", "--env", environment, self.name, *command)
 
 
 @pytest.fixture
-def container(image: str) -> Iterator[Container]:
-    started = Container()
+def container(podman: Podman, image: Image) -> Iterator[Container]:
+    started = Container(podman, image.tag)
     yield started
-    tool("rm", "--force", started.name)
+    podman.run("rm", "--force", started.name)
 
 
 def computes(address: str) -> bool:
@@ -89,29 +74,31 @@ def test_it_answers_from_outside_and_says_that_it_is_well(container: Container) 
     address = container.address()
     assert computes(address)
     health = ["python3", "/opt/mse-grad/bin/mse-grad-health"]
-    tool("exec", "--env", f"MSE_GRAD_LISTEN={address}", container.name, *health)
+    container.run(*health, environment=f"MSE_GRAD_LISTEN={address}")
     with pytest.raises(AssertionError, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
-        tool("exec", "--env", "MSE_GRAD_LISTEN=127.0.0.1:1", container.name, *health)
+        container.run(*health, environment="MSE_GRAD_LISTEN=127.0.0.1:1")
 
 
 def test_it_has_a_name_no_rights_and_nothing_to_write_on(container: Container) -> None:
     assert container.run("id", "--user", "--name").strip() == "mse-grad"
-    status = container.run("cat", "/proc/1/status").splitlines()
-    assert [line.split()[1] for line in status if line.startswith("CapEff:")] == ["0" * 16]
+    status = dict(line.split(":\t", 1) for line in container.run("cat", "/proc/1/status").splitlines())
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Uid"].split()[0]) == ("1", "10001")
     with pytest.raises(AssertionError, match="Read-only file system"):
-        container.run("touch", "/opt/mse-grad/here")
+        container.run("touch", "/tmp/here")
     assert computes(container.address())
     assert [start["device"] == "numpy" for start in container.events("ready")] == [False]
 
 
-def test_a_signal_ends_it_after_what_was_accepted(container: Container) -> None:
+def test_a_signal_ends_it_within_its_bound_after_what_was_accepted(container: Container) -> None:
     given = operands((20_000_000,))
     with MseGradClient(container.address()) as client, ThreadPoolExecutor(3) as threads:
         running = [threads.submit(client.compute, *given, timeout_s=PATIENCE_S) for _ in range(3)]
         until(container.is_busy)
-        tool("kill", "--signal", "TERM", container.name)
+        # SIGTERM, and where it is late SIGKILL, which ends it with 137.
+        container.podman.run("stop", "--time", str(DRAIN_S + 10), container.name)
+        assert container.podman.run("wait", container.name).strip() == "0"
         answered = [done for done in running if done.exception(PATIENCE_S) is None]
-        assert tool("wait", container.name).split()[-1] == "0"
         wanted = expected(*given).tobytes()
         assert all(done.result().tobytes() == wanted for done in answered)
     (draining,) = container.events("draining")
@@ -120,7 +107,31 @@ def test_a_signal_ends_it_after_what_was_accepted(container: Container) -> None:
 
 def test_it_serves_again_after_it_was_killed(container: Container) -> None:
     assert computes(container.address())
-    tool("kill", container.name)
-    tool("wait", container.name)
-    tool("start", container.name)
+    container.podman.run("kill", container.name)
+    assert container.podman.run("wait", container.name).strip() == "137"
+    container.podman.run("start", container.name)
     assert computes(container.address(start=2))
+
+
+def test_it_is_small_labelled_and_asked_for_its_health(podman: Podman, image: Image) -> None:
+    (found,) = json.loads(podman.run("image", "inspect", image.tag))
+    (base,) = json.loads(podman.run("image", "inspect", image.base))
+    assert found["Size"] - base["Size"] < MOST_ADDED_BYTES
+    config = found["Config"]
+    assert (config["User"], config["StopSignal"]) == ("10001:10001", "SIGTERM")
+    assert config["Entrypoint"] == ["mse-grad-server"]
+    names = {"title", "description", "version", "licenses"}
+    assert {f"org.opencontainers.image.{name}" for name in names} <= set(config["Labels"])
+    assert found["Healthcheck"]["Test"][-1].endswith("mse-grad-health")
+
+
+def test_the_list_of_contents_has_the_packages_of_debian_and_of_python(container: Container, image: Image) -> None:
+    parts = json.loads(image.contents.read_text())["components"]
+    listed = {unquote(part["purl"]).split("?")[0] for part in parts if "purl" in part}
+    python = "from importlib.metadata import distributions as all;print(*(f'{d.name}@{d.version}' for d in all()))"
+    installed = container.run("python3", "-c", python).lower().replace("_", "-").split()
+    assert "mse-grad@0.1.0" in installed
+    assert {f"pkg:pypi/{name}" for name in installed} <= listed
+    debian = container.run("dpkg-query", "--show", "--showformat", "${Package}\n").split()
+    assert "libc6" in debian
+    assert set(debian) <= {purl.split("/")[2].split("@")[0] for purl in listed if purl.startswith("pkg:deb/")}

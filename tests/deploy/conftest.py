@@ -1,13 +1,19 @@
-"""A real Prometheus that scrapes real servers: one process, several workers, a simulated NPU with its exporter."""
+"""A real Prometheus that scrapes real servers: one process, several workers, a simulated NPU with its exporter.
+
+And, for `make image-test`, the image `cpu` in a podman of its own.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -20,10 +26,12 @@ from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
 from mse_grad_client import DeadlineExceeded, MseGradClient
 from support.backends import ascend_flags
 from support.host import pid_of
+from support.podman import Podman, running_podman
 from support.prometheus import Prometheus, running_prometheus
 from support.server import ServerProcess, running_server
 from support.tools import require_program
 
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 CHIP_VALUES = {"utilization": 80, "temperature": 60, "power": 250, "hbm_used_memory": 2000, "health_status": 1}
 
@@ -67,6 +75,49 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         load()
         os.kill(pid_of(host, "cpu:1"), signal.SIGKILL)
         yield Watched(prometheus, load)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image `cpu` as `make image` made it.
+
+    Attributes:
+        tag: Its name.
+        base: Name of the image below it.
+        contents: The list of what is in it.
+    """
+
+    tag: str
+    base: str
+    contents: Path
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    with running_podman() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def debian(podman: Podman) -> str:
+    """Name of the base: what DEBIAN_IMAGE names, or else what `make image-test` had debootstrap make."""
+    given = os.environ.get("DEBIAN_IMAGE")
+    if not given:
+        given = "localhost/debian:bookworm"
+        podman.run("import", str(ROOT / "build/debian.tar"), given)
+    return given
+
+
+@pytest.fixture(scope="session")
+def image(podman: Podman, debian: str) -> Image:
+    tag = "localhost/mse-grad:cpu"
+    flags = shlex.join([*podman.build_flags, "--build-arg", f"DEBIAN_IMAGE={debian}"])
+    given = {"VENV": sys.prefix, "CONTAINER_TOOL": "podman", "IMAGE": tag, "IMAGE_FLAGS": flags}
+    made = podman.succeed(
+        "make", "--no-print-directory", "image", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT
+    )
+    assert tag in made
+    return Image(tag, debian, ROOT / "build/image.cdx.json")
 
 
 class _ChipExporter:

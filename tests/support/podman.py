@@ -1,0 +1,126 @@
+"""Podman with storage and settings of its own, so that the host's images, containers and limits do not matter.
+
+It needs root, runc and a kernel that lets this process mount and make namespaces. What is missing fails.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shlex
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["Podman", "running_podman"]
+
+# Copies of whole layers where the kernel, or the file system below, has no overlays.
+_DRIVERS = ("overlay", "vfs")
+# Below what a host without CAP_SYS_RESOURCE can give; podman's own default is above.
+_MOST_FILES = _MOST_PROCESSES = 4096
+_CERTIFICATES = "/run/host-certificates.crt"
+
+
+class Podman:
+    """Runs podman; made by `running_podman`.
+
+    Attributes:
+        environment: What others need to start podman on the same storage, such as podman-compose.
+        build_flags: With which `build` reaches what pip reaches on this host.
+    """
+
+    def __init__(self, folder: Path, driver: str) -> None:
+        """Takes an empty folder of its own, with a short name, and the driver of its storage."""
+        self._folder = folder
+        storage, settings = folder / "storage.conf", folder / "containers.conf"
+        storage.write_text(
+            f'[storage]\ndriver = "{driver}"\ngraphroot = "{folder}/storage"\nrunroot = "{folder}/run"\n'
+        )
+        files = min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        settings.write_text(
+            f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc={_MOST_PROCESSES}:{_MOST_PROCESSES}"]\n'
+            '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "runc"\n'
+            f'tmp_dir = "{folder}/libpod"\n'
+        )
+        self.environment = {
+            **os.environ,
+            "CONTAINERS_CONF": str(settings),
+            "CONTAINERS_STORAGE_CONF": str(storage),
+        }
+        self.build_flags = ["--network", "host", *self._as_pip_of_this_host()]
+
+    def run(self, *arguments: str, cwd: Path | None = None) -> str:
+        """Runs `podman` with `arguments`; returns its standard output, and fails with both streams where it failed."""
+        return self.succeed("podman", *arguments, cwd=cwd)
+
+    def succeed(self, *command: str, cwd: Path | None = None) -> str:
+        """Runs a command that starts podman; likewise."""
+        ended = subprocess.run(command, env=self.environment, cwd=cwd, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{shlex.join(command)}: {ended.returncode}\n{ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def log(self, container: str) -> str:
+        """Returns what a container wrote to its two streams."""
+        command = ["podman", "logs", container]
+        both = subprocess.STDOUT
+        return subprocess.run(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=both, text=True, check=True
+        ).stdout
+
+    def close(self) -> None:
+        """Ends its containers and takes their mounts away."""
+        self.run("rm", "--all", "--force", "--time", "0")
+        mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for path in reversed(mounted):
+            if path.startswith(f"{self._folder}/"):
+                subprocess.run(["umount", path], check=True)
+
+    def _as_pip_of_this_host(self) -> list[str]:
+        flags = []
+        listed = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+        )
+        given = {line.split("=", 1)[0].rsplit(".", 1)[-1]: line.split("=", 1)[1] for line in listed.stdout.splitlines()}
+        settings = [f"index-url = {given['index-url']}"] if "index-url" in given else []
+        certificates = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
+        if certificates is not None:
+            settings.append(f"cert = {_CERTIFICATES}")
+            flags += ["--volume", f"{certificates}:{_CERTIFICATES}:ro"]
+        config = self._folder / "pip.conf"
+        config.write_text("\n".join(["[global]", *settings, ""]).replace("'", ""))
+        return [*flags, "--volume", f"{config}:/etc/pip.conf:ro"]
+
+
+@contextmanager
+def running_podman() -> Iterator[Podman]:
+    """Yields podman on the first driver that works here, and takes away in the end all that it made."""
+    for program in ("podman", "runc"):
+        assert shutil.which(program), f"{program} is not installed"
+    assert os.geteuid() == 0, "containers are built and run as root here"
+    # A short name: podman puts sockets below it, and their paths have 108 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))
+    try:
+        podman = _first_that_works(folder)
+        try:
+            yield podman
+        finally:
+            podman.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _first_that_works(folder: Path) -> Podman:
+    refusals = []
+    for driver in _DRIVERS:
+        (folder / driver).mkdir()
+        podman = Podman(folder / driver, driver)
+        ended = subprocess.run(["podman", "info"], env=podman.environment, capture_output=True, text=True, check=False)
+        if ended.returncode == 0:
+            return podman
+        refusals.append(f"{driver}: {ended.stderr}")
+    raise AssertionError("podman cannot keep images here\n" + "\n".join(refusals))
