@@ -10,6 +10,8 @@ from mse_grad_client.errors import (
     MseGradError,
     PermissionDenied,
     ResourceExhausted,
+    TlsFailed,
+    Unauthenticated,
     Unavailable,
     Unimplemented,
 )
@@ -29,6 +31,8 @@ __all__ = [
     "ResourceExhausted",
     "RetryOptions",
     "ServerInfo",
+    "TlsFailed",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
 ]

@@ -15,7 +15,10 @@ try:
 except ImportError:
     cygrpc = None
 
-__all__ = ["Call", "DirectCall", "ThreadedCall", "open_call"]
+__all__ = ["Call", "DirectCall", "Metadata", "ThreadedCall", "open_call"]
+
+
+Metadata = tuple[tuple[str, str], ...]
 
 
 class Call(Protocol):
@@ -40,20 +43,21 @@ class Call(Protocol):
         """
 
 
-def open_call(channel: grpc.Channel, method: str, pull: Callable[[], bytes | None]) -> Call:
+def open_call(channel: grpc.Channel, method: str, pull: Callable[[], bytes | None], metadata: Metadata = ()) -> Call:
     """Starts the RPC.
 
     Args:
         channel: Open.
         method: Full name, "/package.Service/Method".
         pull: Returns the next message to send, or None where there is none now; called by one thread at a time.
+        metadata: What the RPC begins with.
     """
     if cygrpc is not None:
         try:
-            return DirectCall(channel, method, pull)
+            return DirectCall(channel, method, pull, metadata)
         except (AttributeError, TypeError):  # not the gRPC that we know: its public surface does the same, slower
             pass
-    return ThreadedCall(channel, method, pull)
+    return ThreadedCall(channel, method, pull, metadata)
 
 
 class DirectCall:
@@ -65,14 +69,16 @@ class DirectCall:
     their ends.
     """
 
-    def __init__(self, channel: grpc.Channel, method: str, pull: Callable[[], bytes | None]) -> None:
+    def __init__(
+        self, channel: grpc.Channel, method: str, pull: Callable[[], bytes | None], metadata: Metadata = ()
+    ) -> None:
         self._pull = pull
         self._lock = threading.Lock()
         self._is_sending = False
         self._is_receiving = False
         self._error: grpc.RpcError | StopIteration | None = None
         opening = (
-            cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),
+            cygrpc.SendInitialMetadataOperation(metadata, _NO_FLAGS),
             cygrpc.ReceiveStatusOnClientOperation(_NO_FLAGS),
         )
         self._call: Any = channel._channel.segregated_call(  # type: ignore[attr-defined]
@@ -80,7 +86,7 @@ class DirectCall:
             method.encode(),
             None,
             None,
-            (),
+            metadata,
             None,
             ((opening, _ENDED), ((cygrpc.ReceiveInitialMetadataOperation(_NO_FLAGS),), _OPENED)),
             None,
@@ -142,12 +148,14 @@ class DirectCall:
 class ThreadedCall:
     """The same through gRPC's public surface, whose own thread pulls."""
 
-    def __init__(self, channel: grpc.Channel, method: str, pull: Callable[[], bytes | None]) -> None:
+    def __init__(
+        self, channel: grpc.Channel, method: str, pull: Callable[[], bytes | None], metadata: Metadata = ()
+    ) -> None:
         self._pull = pull
         self._waking = threading.Semaphore(0)
         self._is_over = False
         callable: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
-        self._call: Any = callable(self._messages())
+        self._call: Any = callable(self._messages(), metadata=metadata)
 
     @property
     def is_sending(self) -> bool:

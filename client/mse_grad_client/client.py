@@ -53,7 +53,9 @@ class MseGradClient:
         options: See `ClientOptions`.
 
     Raises:
-        ValueError: `address` has none of these forms.
+        ValueError: `address` has none of these forms, or a token would go to another machine in the clear.
+        TlsFailed: A file of certificates in `options` cannot be used.
+        Unauthenticated: The file of the token cannot be used.
     """
 
     def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
@@ -67,6 +69,11 @@ class MseGradClient:
     def address(self) -> str:
         """The address as it was given."""
         return self._transport.address
+
+    @property
+    def options(self) -> ClientOptions:
+        """The options as they were given."""
+        return self._options
 
     def compute(
         self,
@@ -103,6 +110,8 @@ class MseGradClient:
             InvalidArgument: A rule of the operator is broken (a ValueError); sending it again cannot help.
             DeadlineExceeded: The time ran out (a TimeoutError).
             Unavailable: No server answered (a ConnectionError).
+            TlsFailed: The server's certificate is not trusted (a ConnectionError).
+            Unauthenticated: The server does not know the token (a PermissionError).
             Unimplemented: The server's backend cannot compute this dtype (a NotImplementedError).
             ResourceExhausted: A limit of the server is reached and stayed so over all retries.
             InternalError: The server failed.

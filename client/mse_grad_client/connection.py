@@ -12,6 +12,7 @@ import grpc
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.address import grpc_target, is_on_this_host
+from mse_grad_client.credentials import Credentials
 from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError, Unavailable, from_rpc_error
 from mse_grad_client.exchange import Exchange
 from mse_grad_client.options import ClientOptions
@@ -47,6 +48,7 @@ class Connection:
     Args:
         address: "host:port", "[ipv6]:port" or "unix:/path".
         options: Those of the client.
+        credentials: Whom it trusts and who it is.
         closed: Set where the client is closed; nothing is opened from then on.
         region: Memory to share with a worker on this host; None where none is to be shared.
         on_stream: Called whenever a stream was opened, in the thread that needed it.
@@ -64,6 +66,7 @@ class Connection:
         address: str,
         *,
         options: ClientOptions,
+        credentials: Credentials,
         closed: threading.Event,
         region: Region | None = None,
         on_stream: Callable[[], None] | None = None,
@@ -72,6 +75,8 @@ class Connection:
         self.in_flight_bytes = 0
         self._target = grpc_target(address)
         self._options = options
+        self._credentials = credentials
+        self._credentials_state: list[object] = []
         self._closed = closed
         self._on_stream = on_stream
         self._sharing = None if region is None or not is_on_this_host(address) else Sharing(region, options)
@@ -91,7 +96,9 @@ class Connection:
             stream = self._stream
             if stream is not None and stream.takes_requests:
                 return stream, False
-            stream = self._stream = Stream(self._open_channel(), address=self.address)
+            stream = self._stream = Stream(
+                self._open_channel(), address=self.address, metadata=self._credentials.metadata(self.address)
+            )
         if self._on_stream is not None:
             self._on_stream()
         return stream, True
@@ -129,7 +136,8 @@ class Connection:
             channel = self._open_channel()
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_SERVICE}/{method}")
         try:
-            return call(message, timeout=_time_left_s(deadline), metadata=(("x-request-id", request_id),))
+            metadata = (("x-request-id", request_id), *self._credentials.metadata(self.address))
+            return call(message, timeout=_time_left_s(deadline), metadata=metadata)
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise ClientClosed("the client was closed") from error
@@ -143,12 +151,19 @@ class Connection:
         return pb.GetServerInfoResponse.FromString(answer)
 
     def ask_server_info(self, *, timeout_s: float) -> InfoCall:
-        """Returns a GetServerInfo RPC under way, which ends within `timeout_s`; raises ClientClosed."""
+        """Returns a GetServerInfo RPC under way, which ends within `timeout_s`.
+
+        Raises:
+            ClientClosed: The client was closed.
+            TlsFailed, Unauthenticated: A file of the credentials cannot be used.
+        """
         with self._lock:
             method: grpc.UnaryUnaryMultiCallable[bytes, pb.GetServerInfoResponse] = self._open_channel().unary_unary(
                 f"{_SERVICE}/GetServerInfo", response_deserializer=pb.GetServerInfoResponse.FromString
             )
-            call: InfoCall = method.future(_INFO_REQUEST, timeout=timeout_s)
+            call: InfoCall = method.future(
+                _INFO_REQUEST, timeout=timeout_s, metadata=self._credentials.metadata(self.address)
+            )
             return call
 
     def close(self, error: MseGradError) -> None:
@@ -166,10 +181,16 @@ class Connection:
     def _open_channel(self) -> grpc.Channel:
         if self._closed.is_set():
             raise ClientClosed("the client was closed; make another one")
+        state = self._credentials.state()
+        if self._channel is not None and state != self._credentials_state and not self._has_live_stream:
+            self._channel.close()  # it would show the certificate that it was opened with
+            self._channel = None
         if self._channel is None:
-            self._channel = grpc.insecure_channel(
+            self._credentials_state = state
+            self._channel = self._credentials.channel(
+                self.address,
                 self._target,
-                options=[
+                [
                     ("grpc.max_receive_message_length", self._options.max_unary_bytes),
                     ("grpc.max_send_message_length", -1),
                     ("grpc.keepalive_time_ms", int(self._options.keepalive_s * 1000)),
@@ -180,6 +201,10 @@ class Connection:
                 ],
             )
         return self._channel
+
+    @property
+    def _has_live_stream(self) -> bool:
+        return self._stream is not None and self._stream.takes_requests
 
     def _limits(self, stream: Stream, deadline: float | None) -> pb.Limits:
         limits = stream.wait_opened(_time_left_s(deadline))

@@ -4,6 +4,8 @@
     ├── InvalidArgument     (ValueError)           the request breaks a rule of the operator
     ├── DeadlineExceeded    (TimeoutError)         the time given ran out before the gradient arrived
     ├── Unavailable         (ConnectionError)      no server answered, or it is not ready or draining
+    ├── TlsFailed           (ConnectionError)      a certificate is not trusted, or cannot be used
+    ├── Unauthenticated     (PermissionError)      the server does not know the token
     ├── ResourceExhausted                          a limit of the server is reached
     ├── Unimplemented       (NotImplementedError)  this server's backend cannot compute it
     ├── PermissionDenied    (PermissionError)      the server does not serve this caller
@@ -16,6 +18,7 @@ Codes are those of gRPC; reasons those of `mse_grad.reasons`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -33,6 +36,8 @@ __all__ = [
     "MseGradError",
     "PermissionDenied",
     "ResourceExhausted",
+    "TlsFailed",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "from_contract_error",
@@ -98,6 +103,18 @@ class Unavailable(MseGradError, ConnectionError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class TlsFailed(MseGradError, ConnectionError):
+    """A certificate is not trusted, or cannot be used; connecting again cannot help."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class Unauthenticated(MseGradError, PermissionError):
+    """The server serves those alone who show a token that it knows."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
 class ResourceExhausted(MseGradError):
     """A limit of the server is reached."""
 
@@ -143,6 +160,7 @@ _BY_CODE: dict[grpc.StatusCode, type[MseGradError]] = {
         ResourceExhausted,
         Unimplemented,
         PermissionDenied,
+        Unauthenticated,
         Cancelled,
         InternalError,
     )
@@ -184,12 +202,37 @@ def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
     details = error.details() or "the server gave no details"
     # This side cancels no call but when it disconnects: a server that ends cancels what came too late for its drain.
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if failed := _tls_failure(details, address):
+            return TlsFailed(failed, reason=Reason.TLS_FAILED)
+        if details.startswith("failed to connect") and details.endswith("Socket closed"):
+            details += (
+                "; so ends a connection without TLS where the server speaks it (tls_ca), and one without a certificate "
+                "where it asks for one (tls_certificate, tls_key)"
+            )
         return Unavailable(f"no answer from {address}: {details}", reason=Reason.CONNECTION_LOST)
     reason = Reason.DEADLINE_EXCEEDED if code is grpc.StatusCode.DEADLINE_EXCEEDED else None
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         # A message past gRPC's own limit never reaches the server's code, whose words would name the way around.
         reason, details = Reason.MESSAGE_TOO_LARGE, f"{details}; compute sends tensors of any size, in chunks"
     return _BY_CODE.get(code, MseGradError)(details, reason=reason, code=code, request_id=str(request_id or ""))
+
+
+def _tls_failure(details: str, address: str) -> str:
+    """Returns what to say of TLS that failed, as gRPC tells it in words alone; "" where it did not."""
+    if "Hostname Verification Check failed" in details:
+        return (
+            f"the certificate of {address} is for other names; use an address with one of them, or say with "
+            "tls_server_name which it has"
+        )
+    found = re.search(r"(?:CERTIFICATE_VERIFY_FAILED|BAD_SIGNATURE): ([^:]+)", details)
+    if found:
+        return (
+            f"the certificate of {address} is not trusted ({found[1]}); name the CA that signed it with tls_ca, or "
+            "have it renewed where it has expired"
+        )
+    if "WRONG_VERSION_NUMBER" in details:
+        return f"{address} does not speak TLS; is it the port of mse-grad-server, with --tls-certificate?"
+    return f"TLS with {address} failed: {details}" if "handshake" in details else ""
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 __all__ = ["MAX_TIMEOUT_S", "ClientOptions", "RetryOptions"]
@@ -55,6 +56,16 @@ class ClientOptions:
             smaller ones are faster in a message.
         copied_from_bytes: Bytes of predict from which on other arrays are copied through shared memory; likewise.
         retry: How requests that got no answer are sent again.
+        tls: Whether to use TLS and trust the CAs that come with gRPC; unix sockets never need it. Any other option of
+            TLS implies it.
+        tls_ca: PEM file of the CAs to trust instead, for a server with a certificate of a CA of one's own.
+        tls_certificate: PEM file of this client's certificate, where the server asks for one (mTLS).
+        tls_key: PEM file of its private key, without a password.
+        tls_server_name: Name that the server's certificate has to have, where that is not the host of the address:
+            behind a tunnel, for example.
+        token: Token to show to the server.
+        token_file: File that holds it; read for each stream and call, so that it may be exchanged.
+        insecure_token: Whether a token may go to other machines without TLS, where everybody on the way reads it.
     """
 
     chunk_bytes: int | None = None
@@ -67,6 +78,19 @@ class ClientOptions:
     shared_from_bytes: int = 16 * 1024
     copied_from_bytes: int = 128 * 1024
     retry: RetryOptions = field(default_factory=RetryOptions)
+    tls: bool = False
+    tls_ca: str | os.PathLike[str] | None = None
+    tls_certificate: str | os.PathLike[str] | None = None
+    tls_key: str | os.PathLike[str] | None = None
+    tls_server_name: str = ""
+    token: str = field(default="", repr=False)
+    token_file: str | os.PathLike[str] | None = None
+    insecure_token: bool = False
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether connections over a network are encrypted."""
+        return bool(self.tls or self.tls_ca or self.tls_certificate or self.tls_server_name)
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the option that is out of range."""
@@ -89,3 +113,7 @@ class ClientOptions:
             )
         if self.max_unary_bytes < 1024:
             raise ValueError(f"max_unary_bytes is {self.max_unary_bytes}; it must be at least 1024")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together: name both, or neither")
+        if self.token and self.token_file:
+            raise ValueError("token and token_file exclude each other: name one")

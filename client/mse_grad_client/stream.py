@@ -13,7 +13,7 @@ import grpc
 from mse_grad.frame import Chunk, Header, decode_stream_response, encode_stream_request
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.call import Call, open_call
+from mse_grad_client.call import Call, Metadata, open_call
 from mse_grad_client.errors import InternalError, MseGradError, Unavailable, from_rpc_error, from_status
 from mse_grad_client.exchange import Exchange
 
@@ -51,7 +51,7 @@ class Stream:
         opened: What the server said when it opened the stream; None before that.
     """
 
-    def __init__(self, channel: grpc.Channel, *, address: str) -> None:
+    def __init__(self, channel: grpc.Channel, *, address: str, metadata: Metadata = ()) -> None:
         self._address = address
         self._outbox: deque[_Item] = deque()
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class Stream:
         self._close_error: MseGradError | None = None
         self._end_error: MseGradError | None = None
         self._going_away = False
-        self._call: Call | None = open_call(channel, METHOD, self._next_message)
+        self._call: Call | None = open_call(channel, METHOD, self._next_message, metadata)
         self._reading = threading.Lock()  # held by the thread that reads answers
         self._reader_wanted = threading.Semaphore()  # at once, for the opening
         self._reader = threading.Thread(target=self._read_when_wanted, name="mse-grad-reader", daemon=True)

@@ -13,6 +13,7 @@ from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.address import is_on_this_host
 from mse_grad_client.connection import Connection
+from mse_grad_client.credentials import Credentials
 from mse_grad_client.errors import ClientClosed, InternalError, MseGradError, Unavailable
 from mse_grad_client.exchange import Exchange
 from mse_grad_client.fleet import Fleet
@@ -61,6 +62,7 @@ class Transport:
         self.closed = threading.Event()
         self.region = Region() if options.shared_memory and is_on_this_host(address) else None
         self._options = options
+        self._credentials = Credentials(options, given=address)
         self._repeats = options.retry.max_attempts > 1
         self._begin()
 
@@ -189,7 +191,14 @@ class Transport:
 
     def _connect(self, address: str) -> Connection:
         watch = self._watch if self._options.all_workers else None
-        return Connection(address, options=self._options, closed=self.closed, region=self.region, on_stream=watch)
+        return Connection(
+            address,
+            options=self._options,
+            credentials=self._credentials,
+            closed=self.closed,
+            region=self.region,
+            on_stream=watch,
+        )
 
     def _watch(self) -> None:
         self._watcher.start()

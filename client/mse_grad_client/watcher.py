@@ -9,7 +9,7 @@ import grpc
 
 from mse_grad_client.address import worker_address
 from mse_grad_client.connection import Connection, InfoCall
-from mse_grad_client.errors import ClientClosed
+from mse_grad_client.errors import ClientClosed, TlsFailed, Unauthenticated
 from mse_grad_client.fleet import Fleet
 from mse_grad_client.info import Endpoint, ServerInfo
 
@@ -66,6 +66,8 @@ class Watcher:
                 is_settled = self._look()
             except ClientClosed:
                 return
+            except (TlsFailed, Unauthenticated):  # a file of certificates or of the token is not to be read now
+                is_settled = False
             if self._fleet.look_wanted.wait(_PERIOD_S if is_settled else pause_s):
                 pause_s = _SOON_S
                 self._stopping.wait(_SOON_S)

@@ -12,6 +12,7 @@ import pytest
 from mse_grad.frame import StreamRequest
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client import ClientOptions
 from mse_grad_client.doctor import Finding, Level, examine_server
 from support.scripted_server import Script, ScriptedServer, refused
 
@@ -34,7 +35,7 @@ def info(*states: pb.WorkerState, version: str = "", addresses: tuple[str, ...] 
 
 
 def examine(address: str) -> dict[str, Finding]:
-    return {finding.subject: finding for finding in examine_server(address, timeout_s=TIMEOUT_S)}
+    return {finding.subject: finding for finding in examine_server(address, ClientOptions(timeout_s=TIMEOUT_S))}
 
 
 def examine_scripted(told: pb.GetServerInfoResponse, *scripts: Script) -> dict[str, Finding]:

@@ -8,6 +8,7 @@ import pytest
 
 from mse_grad_client import ClientOptions
 from mse_grad_client.connection import Connection
+from mse_grad_client.credentials import Credentials
 from mse_grad_client.errors import ClientClosed
 from mse_grad_client.fleet import Fleet
 
@@ -16,7 +17,9 @@ class FakeConnection(Connection):
     """Opens nothing; takes requests as the test says."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(address, options=ClientOptions(), closed=threading.Event())
+        options = ClientOptions()
+        credentials = Credentials(options, given=address)
+        super().__init__(address, options=options, credentials=credentials, closed=threading.Event())
         self.is_live = True
         self.is_closed = False
 

@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mse_grad_client.address import grpc_target
+from mse_grad_client.commands.connection import access_options, options_of
 from mse_grad_client.commands.screen import screen
 from mse_grad_client.doctor import Finding, Host, Level, examine_npu, examine_server, examine_software
 from mse_grad_client.doctor.npu import has_npu
+from mse_grad_client.errors import MseGradError
 
 __all__ = ["doctor"]
 
@@ -41,9 +43,17 @@ _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
     show_default=True,
     help="Bound on each step towards the server, in seconds.",
 )
+@access_options
 @click.pass_context
 def doctor(
-    context: click.Context, address: str | None, as_json: bool, npu: bool | None, root: Path, timeout_s: float
+    context: click.Context,
+    /,
+    address: str | None,
+    as_json: bool,
+    npu: bool | None,
+    root: Path,
+    timeout_s: float,
+    **access: Any,
 ) -> None:
     """Look for what keeps this machine from gradients, and say the way out.
 
@@ -55,10 +65,11 @@ def doctor(
     report: dict[str, list[Finding]] = {"client": list(examine_software())}
     if address is not None:
         try:
-            grpc_target(address)
+            report[f"server at {address}"] = list(examine_server(address, options_of(**access, timeout_s=timeout_s)))
         except ValueError as wrong:
             raise click.BadParameter(str(wrong), param_hint="ADDR") from wrong
-        report[f"server at {address}"] = list(examine_server(address, timeout_s=timeout_s))
+        except MseGradError as unusable:
+            raise click.UsageError(str(unusable)) from unusable
     is_npu_host = has_npu(host) if npu is None else npu
     if is_npu_host:
         report["host of an NPU"] = list(examine_npu(host))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 from rich.table import Table
 
-from mse_grad_client.commands.connection import connect, reached, wait_option
+from mse_grad_client.commands.connection import access_options, connect, options_of, reached, wait_option
 from mse_grad_client.commands.screen import screen
 from mse_grad_client.info import Limits, ServerInfo
 
@@ -19,9 +20,10 @@ __all__ = ["info"]
 @click.argument("address", metavar="ADDR")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @wait_option
-def info(address: str, as_json: bool, wait_s: float) -> None:
+@access_options
+def info(address: str, as_json: bool, wait_s: float, **access: Any) -> None:
     """Show what the server at ADDR is, accepts and computes with."""
-    with connect(address) as client, reached(client, wait_s=wait_s) as found:
+    with connect(address, options_of(**access)) as client, reached(client, wait_s=wait_s) as found:
         if as_json:
             click.echo(json.dumps(asdict(found), indent=2))
             return

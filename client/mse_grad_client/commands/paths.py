@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,12 +33,18 @@ def open_paths(client: MseGradClient, found: ServerInfo, stack: ExitStack) -> di
     if found.limits.max_unary_bytes >= _UNARY_BYTES:
         paths["unary"] = client.compute_unary
     for chunk_bytes, window_chunks in _SMALL_CHUNKS:
-        small = connect(client.address, chunk_bytes=chunk_bytes, window_chunks=window_chunks, shared_memory=False)
+        small = connect(
+            client.address,
+            replace(client.options, chunk_bytes=chunk_bytes, window_chunks=window_chunks, shared_memory=False),
+        )
         paths[f"stream in {chunk_bytes}-byte chunks"] = stack.enter_context(small).compute
     paths["one of many"] = one_of_many(client)
     if found.transport == "shared_memory":
-        paths["stream"] = stack.enter_context(connect(client.address, shared_memory=False)).compute
-        sharing = stack.enter_context(connect(client.address, shared_from_bytes=0, copied_from_bytes=0))
+        streaming = connect(client.address, replace(client.options, shared_memory=False))
+        paths["stream"] = stack.enter_context(streaming).compute
+        sharing = stack.enter_context(
+            connect(client.address, replace(client.options, shared_from_bytes=0, copied_from_bytes=0))
+        )
         paths["copied to shared memory"] = sharing.compute
         paths["in shared memory"] = in_shared_memory(sharing)
     return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.console import Console
 from mse_grad.tensor import DTYPES, Array
 from mse_grad_client.bar import BarReport, Case, Comparison, Dout, compare, run_bar
 from mse_grad_client.client import MseGradClient
-from mse_grad_client.commands.connection import connect, reached, wait_option
+from mse_grad_client.commands.connection import access_options, connect, options_of, reached, wait_option
 from mse_grad_client.commands.paths import open_paths
 from mse_grad_client.commands.peer import PEERS, peer_compute, peer_dtypes
 from mse_grad_client.commands.report import render, render_comparisons
@@ -33,9 +34,18 @@ __all__ = ["verify"]
     help="Show PyTorch's own gradient next to it, on an NPU or the CPU.",
 )
 @wait_option
+@access_options
 @click.pass_context
 def verify(
-    context: click.Context, address: str, as_json: bool, quick: bool, seed: int, against: str | None, wait_s: float
+    context: click.Context,
+    /,
+    address: str,
+    as_json: bool,
+    quick: bool,
+    seed: int,
+    against: str | None,
+    wait_s: float,
+    **access: Any,
 ) -> None:
     """Hold the server at ADDR against the numerical contract and print the figures.
 
@@ -44,7 +54,7 @@ def verify(
     """
     peer = peer_compute(against) if against else None
     comparisons: list[Comparison] = []
-    with connect(address) as client, reached(client, wait_s=wait_s) as found:
+    with connect(address, options_of(**access)) as client, reached(client, wait_s=wait_s) as found:
         report = _run(client, found, quick=quick, seed=seed)
         if against and peer:
             dtypes = [dtype for dtype in peer_dtypes(against) if dtype.name in found.dtypes]

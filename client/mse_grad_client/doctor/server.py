@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -17,9 +18,11 @@ from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import FLOAT32, Array, Reduction
 from mse_grad_client.address import grpc_target, host_and_port, worker_address
 from mse_grad_client.client import MseGradClient
+from mse_grad_client.credentials import Credentials
 from mse_grad_client.doctor.finding import Finding, Level, error, ok, warning
 from mse_grad_client.doctor.software import version_of
-from mse_grad_client.errors import MseGradError
+from mse_grad_client.doctor.tls import examine_tls, speaks_tls
+from mse_grad_client.errors import MseGradError, Unauthenticated
 from mse_grad_client.info import ServerInfo
 from mse_grad_client.options import ClientOptions, RetryOptions
 
@@ -29,33 +32,46 @@ _IS_IT_RUNNING = "is mse-grad-server running there, with this --listen?"
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXIES = ("no_grpc_proxy", "no_proxy")
 _HEALTH = {b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}  # HealthCheckResponse, on the wire
+_TIMEOUT_S = 5.0
 _ELEMENTS = 1024
 _CALLS = 20
 
 
-def examine_server(address: str, *, timeout_s: float) -> Iterator[Finding]:
+def examine_server(address: str, options: ClientOptions) -> Iterator[Finding]:
     """Yields what there is to say of the server at `address`, up to the first error.
 
     Args:
         address: "host:port", "[ipv6]:port" or "unix:/path".
-        timeout_s: Bound on each step, in seconds.
+        options: How to reach it; `timeout_s` bounds each step.
 
     Raises:
-        ValueError: `address` has none of these forms.
+        ValueError: `address` has none of these forms, or a token would go to another machine in the clear.
+        MseGradError: A file of the options cannot be used.
     """
-    grpc_target(address)
+    credentials = Credentials(options, given=address)
+    timeout_s = options.timeout_s or _TIMEOUT_S
     reached = _reach(address, timeout_s)
     yield reached
     if reached.level is Level.ERROR:
         return
     yield from _examine_proxy(address)
-    options = ClientOptions(timeout_s=timeout_s, retry=RetryOptions(max_attempts=1))
-    yield _examine_health(address, timeout_s)
-    with MseGradClient(address, options=options) as client:
+    if options.uses_tls and not address.startswith("unix:"):
+        encrypted = examine_tls(address, options)
+        yield encrypted
+        if encrypted.level is Level.ERROR:
+            return
+    yield _examine_health(address, credentials, timeout_s)
+    with MseGradClient(address, options=replace(options, retry=RetryOptions(max_attempts=1))) as client:
         try:
             info = client.server_info()
+        except Unauthenticated as refusal:
+            yield error("token", str(refusal), "--token-file names a file with a token that the server knows")
+            return
         except MseGradError as failure:
-            yield error("server", f"does not answer as an mse-grad server: {failure}", _IS_IT_RUNNING)
+            if not options.uses_tls and speaks_tls(address, timeout_s=timeout_s):
+                yield error("TLS", "the server speaks it, and this client does not", "name its CA with --tls-ca")
+            else:
+                yield error("server", f"does not answer as an mse-grad server: {failure}", _IS_IT_RUNNING)
             return
         yield from _examine_info(info)
         yield _examine_workers(info, address, timeout_s)
@@ -106,8 +122,8 @@ def _examine_proxy(address: str) -> Iterator[Finding]:
     yield warning("proxy", f"gRPC goes through {proxy}", f"where that is not meant, set no_proxy={host}")
 
 
-def _examine_health(address: str, timeout_s: float) -> Finding:
-    with grpc.insecure_channel(grpc_target(address), options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+def _examine_health(address: str, credentials: Credentials, timeout_s: float) -> Finding:
+    with credentials.channel(address, grpc_target(address), [("grpc.use_local_subchannel_pool", 1)]) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
             health = _HEALTH.get(check(b"", timeout=timeout_s), "unknown")
