@@ -76,6 +76,7 @@ class Bench:
 
 @contextmanager
 def fails(code: int) -> Iterator[None]:
+    """Holds that the body of the `with` raises AclError with this code, and says something."""
     with pytest.raises(AclError) as raised:
         yield
     assert raised.value.code == code
@@ -83,6 +84,7 @@ def fails(code: int) -> Iterator[None]:
 
 
 def code_of(call: Callable[[], None]) -> int:
+    """Returns the code of the AclError that `call` raises, 0 for none."""
     try:
         call()
     except AclError as error:
@@ -91,6 +93,10 @@ def code_of(call: Callable[[], None]) -> int:
 
 
 def planned(bench: Bench, elements: int) -> tuple[int, list[int]]:
+    """Returns a repeatable executor of MseLossGrad on float32 and its tensors, for `forget`.
+
+    Its operands and y are the four quarters of the bench's device memory; `elements` at most 256.
+    """
     tensors = [bench.acl.create_tensor(elements, DataType.FLOAT) for _ in range(4)]
     predict, label, dout, y = tensors
     executor, _ = bench.opapi.plan((predict, label, dout, y), Reduction.SUM, None)
@@ -102,6 +108,7 @@ def planned(bench: Bench, elements: int) -> tuple[int, list[int]]:
 
 
 def forget(bench: Bench, executor: int, tensors: list[int]) -> None:
+    """Destroys what `planned` returned."""
     bench.acl.call("aclDestroyAclOpExecutor", executor)
     for tensor in tensors:
         bench.acl.call("aclDestroyTensor", tensor)
