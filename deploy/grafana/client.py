@@ -27,9 +27,12 @@ def client_dashboard() -> dict[str, Any]:
             Panel(
                 "Refusals by reason",
                 "SERVER_BUSY, TOO_MANY_OPEN_REQUESTS, NOT_READY, DRAINING and DEVICE_UNAVAILABLE carry a time to retry "
-                "after, which the SDK keeps to.",
+                "after, which the SDK keeps to. TOKEN_MISSING and TOKEN_UNKNOWN are RPCs without a token that holds.",
                 "reqps",
-                [Query(rate("mse_grad_refusals_total", "reason"), "{{reason}}")],
+                [
+                    Query(rate("mse_grad_refusals_total", "reason"), "{{reason}}"),
+                    Query(rate("mse_grad_unauthenticated_total", "reason"), "{{reason}}"),
+                ],
                 is_stacked=True,
             ),
             Panel(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -23,8 +23,9 @@ from prometheus_client.exposition import start_http_server
 
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
-from mse_grad_client import DeadlineExceeded, MseGradClient
+from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, Unauthenticated
 from support.backends import ascend_flags
+from support.certificates import Authority
 from support.host import pid_of
 from support.podman import Podman, running_podman
 from support.prometheus import Prometheus, running_prometheus
@@ -58,19 +59,28 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     variables = {"ASCEND_SIMULATOR_FAULTS": faults, "ASCEND_SIMULATOR_DEVICES": "1"}
     with ExitStack() as opened:
         alone = opened.enter_context(running_server("--max-unary-in-flight", "1"))
-        host = opened.enter_context(running_server("--workers", "2", "--ready-when", "all"))
+        ca, tokens = Authority(folder), folder / "tokens"
+        tokens.write_text("a-token-that-is-long-enough\n")
+        guards = (*ca.issue("server").flags, "--token-file", str(tokens))
+        access = ClientOptions(tls_ca=ca.certificate, token_file=tokens)
+        host = opened.enter_context(running_server("--workers", "2", "--ready-when", "all", *guards))
         npu_flags = (*ascend_flags(), "--devices", "0", "--fallback", "cpu")
         npu = opened.enter_context(running_server(*npu_flags, environment=variables))
         ours = {"alone": alone.metrics_address, "host": host.metrics_address, "npu": npu.metrics_address}
         exporter = opened.enter_context(_ChipExporter())
         targets = {"mse-grad": ours, "npu-exporter": {"npu": exporter.address}}
         prometheus = opened.enter_context(running_prometheus(folder, targets))
-        clients = [opened.enter_context(MseGradClient(server.address)) for server in (alone, host, npu)]
+        reached = ((alone, None), (host, access), (npu, None))
+        clients = [opened.enter_context(MseGradClient(at.address, options=options)) for at, options in reached]
+        without_token = replace(access, token_file=None)
+        stranger = opened.enter_context(MseGradClient(host.address, options=without_token))
 
         def load() -> None:
             for client in clients:
                 _compute(client)
             _be_refused(alone)
+            with pytest.raises(Unauthenticated):
+                stranger.compute(np.ones(3), np.ones(3), 1.0)
 
         load()
         os.kill(pid_of(host, "cpu:1"), signal.SIGKILL)
