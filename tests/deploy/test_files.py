@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mse_grad_client import ClientOptions, MseGradClient
 from mse_grad_server.config import ENVIRONMENT_PREFIX, Settings
 from support.prometheus import DEPLOY
 from support.server import running_server
@@ -57,7 +58,7 @@ def test_the_unit_is_valid_and_shut_in(kind: str, tmp_path: Path) -> None:
     assert float(exposed[1]) <= MOST_EXPOSED[kind]
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml", "compose.tls.yaml"])
 def test_compose_sets_what_the_server_knows_and_the_example_names(name: str) -> None:
     known = {ENVIRONMENT_PREFIX + field.upper() for field in Settings.model_fields}
     assert set(compose(name)["server"]["environment"]) <= known
@@ -80,6 +81,24 @@ def test_services_have_no_rights_and_no_address_that_others_reach() -> None:
     prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     scraped = [job["static_configs"][0]["targets"][0] for job in prometheus["scrape_configs"]]
     assert services["server"]["environment"]["MSE_GRAD_METRICS_LISTEN"] in scraped
+
+
+def test_the_commands_for_certificates_make_what_server_and_client_take(tmp_path: Path) -> None:
+    require_program("openssl")
+    text = (DEPLOY.parent / "docs/deploying.md").read_text()
+    (commands,) = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "openssl req" in block]
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    folder = tmp_path / "secrets/server"
+    environment = compose("compose.tls.yaml")["server"]["environment"]
+    names = {
+        name: value.replace("/run/secrets/mse-grad", str(folder))
+        for name, value in environment.items()
+        if str(value).startswith("/run/secrets/mse-grad/")
+    }
+    assert len(names) == 3
+    options = ClientOptions(tls_ca=tmp_path / "secrets/ca/ca.pem", token_file=folder / "tokens", timeout_s=60)
+    with running_server(environment=names) as server, MseGradClient(server.address, options=options) as client:
+        assert client.server_info().ready
 
 
 def test_the_health_command_says_whether_the_server_takes_requests() -> None:
