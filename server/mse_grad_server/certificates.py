@@ -81,7 +81,11 @@ def _require_fit(certificate: x509.Certificate, key_pem: bytes, settings: Settin
         raise CredentialsError(f"{where} holds no private key in PEM (-----BEGIN PRIVATE KEY-----)") from cause
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise CredentialsError(f"{where} is of a kind that gRPC does not offer; make an RSA or an EC key (P-256)")
-    if key.public_key().public_bytes(*_SPKI) != certificate.public_key().public_bytes(*_SPKI):
+    try:
+        fits = key.public_key().public_bytes(*_SPKI) == certificate.public_key().public_bytes(*_SPKI)
+    except (ValueError, UnsupportedAlgorithm):  # a key in the certificate that is none of the kinds above
+        fits = False
+    if not fits:
         raise CredentialsError(
             f"{where} is not the key of the first certificate in {settings.tls_certificate}; name the pair that was "
             "made together, the server's own certificate first"

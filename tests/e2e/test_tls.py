@@ -338,6 +338,50 @@ def test_a_stream_goes_on_with_the_token_that_took_the_place_of_its_own(guarded:
         compute_and_check(client)
 
 
+def test_a_client_whose_token_is_removed_computes_no_more(guarded: Guarded) -> None:
+    removed = "a-token-that-is-removed"
+    options = replace(guarded.options, token_file=None, token=removed, retry=RetryOptions())
+    rewrite(guarded.tokens, f"{TOKEN}\n{removed}\n")
+    with MseGradClient(guarded.server.address, options=options) as client:
+
+        def is_let_in() -> bool:
+            try:
+                compute_and_check(client)
+            except Unauthenticated:
+                return False
+            return True
+
+        until(is_let_in)
+        rewrite(guarded.tokens, TOKEN)
+        until(lambda: not is_let_in())
+
+
+def test_a_unix_socket_asks_for_tokens_too(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(TOKEN)
+    with running_server("--token-file", str(tokens), listen=f"unix:{tmp_path}/server.sock") as server:
+        assert isinstance(failure(server.address, ClientOptions(retry=ONCE)), Unauthenticated)
+        with MseGradClient(server.address, options=ClientOptions(token=TOKEN)) as client:
+            compute_and_check(client)
+
+
+def test_a_client_takes_its_renewed_certificate_when_it_connects_again(tmp_path: Path) -> None:
+    (tmp_path / "unknown").mkdir()
+    ca, unknown = Authority(tmp_path), Authority(tmp_path / "unknown")
+    own, known = unknown.issue("client"), ca.issue("client")
+    flags = (*ca.issue("server").flags, "--tls-client-ca", str(ca.certificate))
+    options = ClientOptions(tls_ca=ca.certificate, timeout_s=PATIENCE_S, retry=ONCE, **_own(own))
+    with running_server(*flags) as server, MseGradClient(server.address, options=options) as client:
+        with pytest.raises(Unavailable):
+            compute_and_check(client)
+        own.replace_with(known)
+        compute_and_check(client)
+        ended = command("doctor", "--no-npu", server.address, "--json", "--tls-ca", str(ca.certificate))
+        last = json.loads(ended.stdout)["findings"][f"server at {server.address}"][-1]
+        assert (last["subject"], last["level"]) == ("TLS", "error")
+        assert "--tls-certificate" in last["advice"]
+
+
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
 def test_a_server_does_not_start_with_files_that_it_cannot_use(tmp_path: Path, workers: list[str]) -> None:
     expired = Authority(tmp_path).issue("expired", days=(-2, -1))

@@ -29,7 +29,7 @@ wait_option = click.option(
 
 _FILE = click.Path(exists=True, dir_okay=False)
 _ACCESS = (
-    click.option("--tls/--no-tls", default=False, help="Speak TLS and trust public CAs; implied by the others of TLS."),
+    click.option("--tls", is_flag=True, help="Speak TLS and trust public CAs; implied by the others of TLS."),
     click.option("--tls-ca", type=_FILE, metavar="FILE", help="CAs to trust instead, in PEM."),
     click.option("--tls-certificate", type=_FILE, metavar="FILE", help="Own certificate, in PEM (mTLS)."),
     click.option("--tls-key", type=_FILE, metavar="FILE", help="Its private key, in PEM."),

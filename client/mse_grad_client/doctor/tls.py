@@ -13,6 +13,10 @@ from mse_grad_client.options import ClientOptions
 __all__ = ["examine_tls", "speaks_tls"]
 
 _SUBJECT = "TLS"
+_OWN_CERTIFICATE = (
+    "so does one that asks clients for certificates: name yours with --tls-certificate and --tls-key, of a CA that it "
+    "trusts"
+)
 _DAY_S = 86400
 # The alert of deploy/prometheus comes at the same time.
 _SOON_DAYS = 14
@@ -38,13 +42,9 @@ def examine_tls(address: str, options: ClientOptions) -> Finding:
     except ssl.SSLError as failure:
         if not speaks_tls(address, timeout_s=options.timeout_s):
             return error(_SUBJECT, "the server does not speak it", "leave the flags of TLS out, or look at the port")
-        return error(
-            _SUBJECT,
-            f"the server refused this client: {failure.reason or failure}",
-            "it wants a certificate of a client: --tls-certificate and --tls-key, of a CA that it trusts",
-        )
+        return error(_SUBJECT, f"the server refused this client: {failure.reason or failure}", _OWN_CERTIFICATE)
     except OSError as failure:
-        return error(_SUBJECT, f"the connection ended: {failure}", "the server's log, or a proxy's, may say why")
+        return error(_SUBJECT, f"the server ended the connection: {failure}", _OWN_CERTIFICATE)
     days = (end_s - time.time()) / _DAY_S
     text = f"the server's certificate is right for {name} and holds {days:.0f} more days"
     if days < _SOON_DAYS:
@@ -79,7 +79,7 @@ def _certificate_end_s(address: str, options: ClientOptions, name: str) -> float
     with _connect(address, options.timeout_s) as plain, context.wrap_socket(plain, server_hostname=name) as encrypted:
         # In TLS 1.3 what the server thinks of our certificate comes only after the handshake, before HTTP/2 begins.
         if not encrypted.recv(1):
-            raise ConnectionResetError("the server closed it after the handshake")
+            raise ConnectionResetError("closed after the handshake")
         found = encrypted.getpeercert() or {}
     return ssl.cert_time_to_seconds(str(found["notAfter"]))
 
