@@ -46,15 +46,16 @@ public:
         y_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(y) + begin, elements_);
 
         const uint32_t tile_bytes = tiling.tile_elements * sizeof(T);
-        pipe->InitBuffer(predict_queue_, kBuffers, tile_bytes);
-        pipe->InitBuffer(label_queue_, kBuffers, tile_bytes);
-        pipe->InitBuffer(y_queue_, kBuffers, tile_bytes);
+        const uint8_t buffers = static_cast<uint8_t>(tiling.buffers);
+        pipe->InitBuffer(predict_queue_, buffers, tile_bytes);
+        pipe->InitBuffer(label_queue_, buffers, tile_bytes);
+        pipe->InitBuffer(y_queue_, buffers, tile_bytes);
         if constexpr (kScalarDout) {
             dout_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(dout), 1);
-            pipe->InitBuffer(dout_queue_, kDoutBuffers, kMseLossGradUbBlockBytes);
+            pipe->InitBuffer(dout_queue_, 1, kMseLossGradUbBlockBytes);
         } else {
             dout_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(dout) + begin, elements_);
-            pipe->InitBuffer(dout_queue_, kDoutBuffers, tile_bytes);
+            pipe->InitBuffer(dout_queue_, buffers, tile_bytes);
         }
         if constexpr (kNarrow) {
             pipe->InitBuffer(gradient_buffer_, tiling.part_elements * sizeof(float));
@@ -73,7 +74,8 @@ public:
         if constexpr (kScalarDout) {
             ReadScalarDout();
         }
-        // The next tile is ordered before this one is computed, so that a full vector queue cannot hold it up.
+        // The next tile is ordered before this one is computed: the calls of a tile of 16-bit items are many, and once
+        // they fill the vector unit's queue, S stands still until the copy that they wait for is there.
         for (int64_t begin = 0; begin < elements_; begin += tile_elements_) {
             if (begin + tile_elements_ < elements_) {
                 CopyIn(begin + tile_elements_);
@@ -87,8 +89,11 @@ private:
     using Floats = AscendC::LocalTensor<float>;
     using Items = AscendC::LocalTensor<T>;
 
-    static constexpr int32_t kBuffers = 2;
-    static constexpr int32_t kDoutBuffers = kScalarDout ? 1 : kBuffers;
+    // How many EnQue come in a row, which is not how many buffers a queue has: the input queues hold this tile and the
+    // next. The compiler serves a depth of 1 best (asc-devkit docs, TQue简介.md).
+    static constexpr int32_t kInputDepth = 2;
+    static constexpr int32_t kDoutDepth = kScalarDout ? 1 : kInputDepth;
+    static constexpr int32_t kOutputDepth = 1;
     static constexpr bool kNarrow = sizeof(T) < sizeof(float);
     static constexpr int64_t kLineElements = kMseLossGradLineBytes / sizeof(T);
     // Queues take their event ids from the pipe, but none of them orders V before S: every id of that pair is free.
@@ -211,10 +216,10 @@ private:
         return AscendC::DataCopyExtParams(1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0);
     }
 
-    AscendC::TQue<AscendC::TPosition::VECIN, kBuffers> predict_queue_;
-    AscendC::TQue<AscendC::TPosition::VECIN, kBuffers> label_queue_;
-    AscendC::TQue<AscendC::TPosition::VECIN, kDoutBuffers> dout_queue_;
-    AscendC::TQue<AscendC::TPosition::VECOUT, kBuffers> y_queue_;
+    AscendC::TQue<AscendC::TPosition::VECIN, kInputDepth> predict_queue_;
+    AscendC::TQue<AscendC::TPosition::VECIN, kInputDepth> label_queue_;
+    AscendC::TQue<AscendC::TPosition::VECIN, kDoutDepth> dout_queue_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, kOutputDepth> y_queue_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> gradient_buffer_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> operand_buffer_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> scalar_buffer_;

@@ -18,6 +18,8 @@
 constexpr uint32_t kMseLossGradLineBytes = 512;
 // The unit and the alignment of UB.
 constexpr uint32_t kMseLossGradUbBlockBytes = 32;
+// Buffers of a stream: one is copied while the other is computed. UB is shared out for as many.
+constexpr uint32_t kMseLossGradMostBuffers = 2;
 
 // Only fixed-size fields, neither pointers nor member functions: the toolkit copies the struct as bytes.
 struct MseLossGradTilingData {
@@ -27,6 +29,7 @@ struct MseLossGradTilingData {
     uint32_t blocks;          // 0 for no elements
     uint32_t tile_elements;   // of one full copy between global memory and UB
     uint32_t part_elements;   // of a tile that are float32 at one time; divides tile_elements
+    uint32_t buffers;         // of a stream: 1 where no block has a second tile, else kMseLossGradMostBuffers
     float coefficient;        // 2, or 2 / numel for mean
 };
 

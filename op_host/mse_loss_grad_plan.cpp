@@ -13,7 +13,6 @@ constexpr uint64_t kMinTileBytes = 16 * 1024;
 constexpr int64_t kMinBlockBytes = 8 * 1024;
 // Longest run of DataCopyPad (DataCopyExtParams.blockLen <= 2097151 bytes), in whole lines.
 constexpr uint64_t kMaxTileBytes = 2097151 / kMseLossGradLineBytes * kMseLossGradLineBytes;
-constexpr uint64_t kBuffers = 2;
 constexpr uint64_t kMaxParts = 8;
 
 bool Check(const Problem& problem, std::string* reason) {
@@ -43,7 +42,8 @@ bool Check(const Problem& problem, std::string* reason) {
 bool PlanTile(const Problem& problem, MseLossGradTilingData* tiling, std::string* reason) {
     const bool narrow = problem.item_bytes < sizeof(float);
     const uint64_t streams = problem.scalar_dout ? 3 : 4;
-    const uint64_t queue_bytes = kBuffers * streams * problem.item_bytes;       // a tile element
+    const uint64_t buffers = kMseLossGradMostBuffers * streams;
+    const uint64_t queue_bytes = buffers * problem.item_bytes;                  // a tile element
     const uint64_t scratch_bytes = narrow ? 2 * sizeof(float) : 0;              // a part element
     const uint64_t scalar_blocks = problem.scalar_dout ? (narrow ? 2 : 1) : 0;  // the item, and its float32
     const uint64_t fixed_bytes = scalar_blocks * kMseLossGradUbBlockBytes;
@@ -61,9 +61,8 @@ bool PlanTile(const Problem& problem, MseLossGradTilingData* tiling, std::string
             return true;
         }
     }
-    *reason = "UB has " + std::to_string(problem.ub_bytes) + " bytes; too few for " +
-              std::to_string(kBuffers * streams) + " buffers of " + std::to_string(kMinTileBytes) +
-              " bytes and the arithmetic between them";
+    *reason = "UB has " + std::to_string(problem.ub_bytes) + " bytes; too few for " + std::to_string(buffers) +
+              " buffers of " + std::to_string(kMinTileBytes) + " bytes and the arithmetic between them";
     return false;
 }
 
@@ -75,6 +74,9 @@ void PlanBlocks(const Problem& problem, MseLossGradTilingData* tiling) {
     tiling->blocks = static_cast<uint32_t>(blocks);
     tiling->lines_per_block = lines / blocks;
     tiling->extra_lines = lines % blocks;
+    // Two buffers overlap the copies of one tile with the arithmetic of another (Ascend C guide, "double buffering").
+    const int64_t most_lines = tiling->lines_per_block + (tiling->extra_lines > 0 ? 1 : 0);
+    tiling->buffers = most_lines * line_elements > tiling->tile_elements ? kMseLossGradMostBuffers : 1;
 }
 
 float Coefficient(const Problem& problem) {

@@ -25,7 +25,8 @@ struct Problem {
 // Fills `tiling` and returns true, or says in `reason` what was wrong and what is allowed, and returns false.
 //
 // Whole 512-byte lines are dealt out evenly, the first blocks one line more; small tensors use few blocks. A full tile
-// is a copy of at least 16 KB and all buffers together fit UB. No elements: no block, and nothing is divided.
+// is a copy of at least 16 KB and all buffers together fit UB, two of them a stream where a block has a second tile.
+// No elements: no block, and nothing is divided.
 // Thread safety: pure.
 bool Plan(const Problem& problem, MseLossGradTilingData* tiling, std::string* reason);
 

@@ -123,6 +123,15 @@ def test_parts_make_up_the_tile_and_start_where_ub_is_aligned(host: OperatorHost
 
 
 @given(launch=LAUNCHES)
+@example(launch=Launch(6016, 4, scalar_dout=False, cores=1, ub_bytes=UB_BYTES["910B"]))  # one tile
+@example(launch=Launch(6017, 4, scalar_dout=False, cores=1, ub_bytes=UB_BYTES["910B"]))
+def test_streams_have_two_buffers_where_a_block_has_a_second_tile(host: OperatorHost, launch: Launch) -> None:
+    plan = launch.plan(host)
+    tiles = max(-(-(end - begin) // plan.tile_elements) for begin, end in plan.ranges)
+    assert plan.buffers == min(tiles, 2)
+
+
+@given(launch=LAUNCHES)
 def test_all_cores_work_from_2_mib_of_input_on(host: OperatorHost, launch: Launch) -> None:
     blocks = len(launch.plan(host).ranges)
     assert blocks <= launch.cores
@@ -147,7 +156,11 @@ def test_no_further_line_of_a_tile_would_fit_ub(
     plan = launch.plan(host)
     line_elements = LINE_BYTES // item_bytes
     parts = plan.tile_elements // plan.part_elements
-    larger = Plan(plan.ranges, plan.tile_elements + parts * line_elements, plan.part_elements + line_elements, 0)
+    larger = replace(
+        plan,
+        tile_elements=plan.tile_elements + parts * line_elements,
+        part_elements=plan.part_elements + line_elements,
+    )
     assert ub_use_bytes(launch, larger) > launch.ub_bytes
 
 
@@ -236,7 +249,7 @@ def test_python_reads_the_struct_as_the_compiler_lays_it_out(host: OperatorHost)
 
 
 def ub_use_bytes(launch: Launch, plan: Plan) -> int:
-    """What the kernel asks of UB: its InitBuffer calls, one by one."""
+    """What the kernel asks of UB at most: its InitBuffer calls, one by one, where a block has a second tile."""
     tile_bytes = plan.tile_elements * launch.item_bytes
     streams = 3 * 2 * tile_bytes
     dout = 32 if launch.scalar_dout else 2 * tile_bytes

@@ -37,7 +37,8 @@ ENDS_THE_LAUNCH = {
     "muls_of_bfloat16": ("unsupported", "Muls of bfloat16_t: Ascend910B3 has no such instruction"),
     "cast_none_to_bfloat16": ("unsupported", "Cast from float to bfloat16_t in rounding mode 0"),
     "one_buffer_where_two_are_claimed": ("queue", "AllocTensor finds no free buffer in queue 0 (VECIN, depth 2, 1 x"),
-    "two_buffers_where_the_depth_is_one": ("queue", "EnQue number 2 in a row on queue 0 (VECIN, depth 1, 2 x"),
+    "two_tiles_in_a_queue_of_depth_one": ("queue", "EnQue number 2 in a row on queue 0 (VECIN, depth 1, 2 x"),
+    "two_buffers_where_the_configuration_says_one": ("argument", "InitBuffer of 2 buffers; TQueConfig says 1"),
     "scalar_read_without_a_flag": ("race", "no queue or flag makes one of V and S wait for the other"),
     "no_barrier_between_vector_calls": ("race", "no PipeBarrier<PIPE_V> lies between them"),
 }

@@ -46,6 +46,7 @@ ARGUMENTS = [
 BUFFERS = [
     ("more_ub_than_the_platform_reports", "unified-buffer", "more than the 196352 of UB that Ascend910B3 has"),
     ("buffer_of_no_bytes", "argument", "InitBuffer of 0 bytes"),
+    ("other_length_than_configured", "argument", "InitBuffer of 512 bytes; TQueConfig says 256"),
     ("too_many_buffers", "queue", "more than 64 buffers"),
     ("too_many_queue_buffers", "queue", "10 buffers in the queues at one position; there are events for 8"),
     ("two_pipes", "queue", "a second TPipe"),

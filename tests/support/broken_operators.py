@@ -68,25 +68,19 @@ class BrokenHost:
 _COPY_OUT = "AscendC::DataCopyPad(y_[begin], y, Copy(TileCount(begin)));"
 _TILE_COUNT = "return static_cast<uint32_t>(left < tile_elements_ ? left : tile_elements_);"
 _PREDICT_DEQUE = "Items predict = predict_queue_.template DeQue<T>();"
-_PREDICT_BUFFERS = "pipe->InitBuffer(predict_queue_, kBuffers, tile_bytes);"
-_ALL_BUFFERS = (
-    (_PREDICT_BUFFERS, "kBuffers"),
-    ("pipe->InitBuffer(label_queue_, kBuffers, tile_bytes);", "kBuffers"),
-    ("pipe->InitBuffer(dout_queue_, kDoutBuffers, tile_bytes);", "kDoutBuffers"),
-    ("pipe->InitBuffer(y_queue_, kBuffers, tile_bytes);", "kBuffers"),
-)
-_PREDICT_QUEUE = "AscendC::TQue<AscendC::TPosition::VECIN, kBuffers> predict_queue_;"
+_BUFFERS = "const uint8_t buffers = static_cast<uint8_t>(tiling.buffers);"
+_PREDICT_BUFFERS = "pipe->InitBuffer(predict_queue_, buffers, tile_bytes);"
+_Y_BUFFERS = "pipe->InitBuffer(y_queue_, buffers, tile_bytes);"
+_PREDICT_QUEUE = "AscendC::TQue<AscendC::TPosition::VECIN, kInputDepth> predict_queue_;"
+_Y_QUEUE = "AscendC::TQue<AscendC::TPosition::VECOUT, kOutputDepth> y_queue_;"
 _LAST_CAST = "AscendC::Cast(y[begin], gradient, AscendC::RoundMode::CAST_RINT, part);"
 
 BROKEN_KERNELS = (
     BrokenKernel(
         "no_queue_between_vector_and_copy_out",
         (
-            Edit(
-                "AscendC::TQue<AscendC::TPosition::VECOUT, kBuffers> y_queue_;",
-                "AscendC::TBuf<AscendC::TPosition::VECOUT> y_queue_;",
-            ),
-            Edit("pipe->InitBuffer(y_queue_, kBuffers, tile_bytes);", "pipe->InitBuffer(y_queue_, tile_bytes);"),
+            Edit(_Y_QUEUE, "AscendC::TBuf<AscendC::TPosition::VECOUT> y_queue_;"),
+            Edit(_Y_BUFFERS, "pipe->InitBuffer(y_queue_, tile_bytes);"),
             Edit("Items y = y_queue_.template AllocTensor<T>();", "Items y = y_queue_.template Get<T>();"),
             Edit("y_queue_.EnQue(y);", ""),
             Edit("Items y = y_queue_.template DeQue<T>();", "Items y = y_queue_.template Get<T>();"),
@@ -176,11 +170,22 @@ BROKEN_KERNELS = (
     ),
     BrokenKernel(
         "one_buffer_where_two_are_claimed",
-        (Edit(_PREDICT_BUFFERS, _PREDICT_BUFFERS.replace("kBuffers", "1")),),
+        (Edit(_PREDICT_BUFFERS, _PREDICT_BUFFERS.replace("buffers,", "1,")),),
     ),
     BrokenKernel(
-        "two_buffers_where_the_depth_is_one",
-        (Edit(_PREDICT_QUEUE, _PREDICT_QUEUE.replace("kBuffers", "1")),),
+        "two_tiles_in_a_queue_of_depth_one",
+        (Edit(_PREDICT_QUEUE, _PREDICT_QUEUE.replace("kInputDepth", "1")),),
+    ),
+    BrokenKernel(
+        "two_buffers_where_the_configuration_says_one",
+        (
+            Edit(
+                "template <typename T, bool kScalarDout>\nclass MseLossGrad {",
+                "constexpr AscendC::TQueConfig kOneBuffer = {false, false, false, 0, 1};\n\n"
+                "template <typename T, bool kScalarDout>\nclass MseLossGrad {",
+            ),
+            Edit(_Y_QUEUE, _Y_QUEUE.replace("kOutputDepth", "kOutputDepth, &kOneBuffer")),
+        ),
         origin=(V2,),
     ),
     BrokenKernel(
@@ -215,7 +220,7 @@ BROKEN_KERNELS = (
                 "            }\n",
                 "            CopyIn(begin);\n",
             ),
-            *(Edit(text, text.replace(count, "1")) for text, count in _ALL_BUFFERS),
+            Edit(_BUFFERS, "const uint8_t buffers = 1;"),
         ),
         origin=(SAMPLE,),
     ),

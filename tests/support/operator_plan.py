@@ -38,6 +38,7 @@ class TilingData(ctypes.Structure):
         ("blocks", ctypes.c_uint32),
         ("tile_elements", ctypes.c_uint32),
         ("part_elements", ctypes.c_uint32),
+        ("buffers", ctypes.c_uint32),
         ("coefficient", ctypes.c_float),
     )
 
@@ -50,12 +51,14 @@ class Plan:
         ranges: First and past-the-last element of each block.
         tile_elements: Elements of a full copy.
         part_elements: Elements of a tile that are float32 at one time.
+        buffers: Buffers of a stream.
         coefficient: As the kernel gets it, a float32 value.
     """
 
     ranges: tuple[tuple[int, int], ...]
     tile_elements: int
     part_elements: int
+    buffers: int
     coefficient: float
 
 
@@ -105,6 +108,7 @@ class OperatorHost:
             ranges=tuple(pairwise(begins)),
             tile_elements=tiling.tile_elements,
             part_elements=tiling.part_elements,
+            buffers=tiling.buffers,
             coefficient=tiling.coefficient,
         )
 

@@ -27,6 +27,13 @@ LOCAL_KERNEL(buffer_of_no_bytes) {
     pipe.InitBuffer(scratch, 0);
 }
 
+LOCAL_KERNEL(other_length_than_configured) {
+    static constexpr TQueConfig config = {false, false, false, kBytes, 1};
+    TPipe pipe;
+    TQue<TPosition::VECIN, 1, &config> queue;
+    pipe.InitBuffer(queue, 1, 2 * kBytes);
+}
+
 LOCAL_KERNEL(too_many_buffers) {
     TPipe pipe;
     Scratch scratch[65];

@@ -4,6 +4,7 @@
 #define BASIC_API_KERNEL_TPIPE_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "basic_api/kernel_tensor.h"
 #include "basic_api/kernel_type.h"
@@ -22,12 +23,25 @@ namespace AscendC {
 
 class TPipe;
 
+// TQue简介.md: what InitBuffer will be told, known when the kernel is compiled; 0 for what it alone decides.
+struct TQueConfig {
+    bool nd2nz = false;
+    bool nz2nd = false;
+    bool scmBlockGroup = false;
+    uint32_t bufferLen = 0;  // bytes
+    uint32_t bufferNumber = 0;
+    uint32_t consumerSize = 0;
+    TPosition consumer[8] = {};
+    bool enableStaticEvtId = false;
+    bool enableLoopQueue = false;
+};
+
 // A ring of buffers that carries tensors, and the order of their use, from one pipe to the next. For VECIN: EnQue sets
 // and DeQue awaits MTE2_V, FreeTensor sets and the AllocTensor that reuses the buffer awaits V_MTE2. For VECOUT: V_MTE3
 // and MTE3_V.
 //
 // `depth` is how many EnQue may come in a row (TQue简介.md), not the number of buffers. Not modelled: depth 0 (in-place
-// tensors), other positions, and the format conversions of `mask`.
+// tensors), other positions, and the format conversions of `mask`, which may also be the address of a TQueConfig.
 template <TPosition pos, int32_t depth, auto mask = 0>
 class TQue {
     static_assert(pos == TPosition::VECIN || pos == TPosition::VECOUT, "the simulator models queues VECIN and VECOUT");
@@ -104,7 +118,7 @@ private:
 
 // Shares out UB. At most one exists at a time (TPipe构造函数.md).
 // Limits (TPipe/InitBuffer.md, TQue简介.md): at most 64 buffers, at most 8 of queues at one position, lengths rounded
-// up to 32 bytes, no more bytes than the UB that the platform reports.
+// up to 32 bytes, no more bytes than the UB that the platform reports; what a TQueConfig says, InitBuffer says too.
 class TPipe {
 public:
     TPipe() { sim::OpenPipe(); }
@@ -114,6 +128,9 @@ public:
 
     template <TPosition pos, int32_t depth, auto mask>
     bool InitBuffer(TQue<pos, depth, mask>& que, uint8_t num, uint32_t len) {
+        if constexpr (std::is_pointer_v<decltype(mask)>) {
+            sim::CheckQueueConfig(mask->bufferNumber, mask->bufferLen, num, len);
+        }
         que.queue_ = sim::InitQueue(sim::PositionOf(pos), depth, num, len);
         return true;
     }

@@ -31,6 +31,8 @@ int64_t BlockCount();
 void OpenPipe();
 void DestroyPipe();         // with a barrier on all pipes
 void ClosePipe() noexcept;  // at the end of the object's life
+// Throws unless `buffers` and `bytes` are what a TQueConfig says; 0 says nothing.
+void CheckQueueConfig(uint32_t config_buffers, uint32_t config_bytes, uint32_t buffers, uint32_t bytes);
 int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
 LocalRange InitTBuf(UbPosition position, uint32_t bytes);
 

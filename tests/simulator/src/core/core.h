@@ -57,6 +57,7 @@ public:
     void OpenPipe();
     void DestroyPipe();
     void ClosePipe() noexcept;
+    void CheckQueueConfig(uint32_t config_buffers, uint32_t config_bytes, uint32_t buffers, uint32_t bytes);
     int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
     LocalRange InitTBuf(UbPosition position, uint32_t bytes);
     LocalRange AllocTensor(int32_t queue);

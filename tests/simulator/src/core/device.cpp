@@ -13,6 +13,9 @@ int64_t BlockCount() { return CurrentCore().launch().blocks; }
 void OpenPipe() { CurrentCore().OpenPipe(); }
 void DestroyPipe() { CurrentCore().DestroyPipe(); }
 void ClosePipe() noexcept { CurrentCore().ClosePipe(); }
+void CheckQueueConfig(uint32_t config_buffers, uint32_t config_bytes, uint32_t buffers, uint32_t bytes) {
+    CurrentCore().CheckQueueConfig(config_buffers, config_bytes, buffers, bytes);
+}
 int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes) {
     return CurrentCore().InitQueue(position, depth, buffers, bytes);
 }

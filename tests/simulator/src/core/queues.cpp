@@ -60,6 +60,16 @@ LocalRange Core::TakeUb(UbPosition position, uint32_t bytes, const char* call) {
     return buffer.range;
 }
 
+void Core::CheckQueueConfig(uint32_t config_buffers, uint32_t config_bytes, uint32_t buffers, uint32_t bytes) {
+    current_ = {Pipe::kScalar, 0, "InitBuffer", 0};
+    if (config_buffers != 0 && config_buffers != buffers) {
+        Fail(Cause::kArgument, Format("InitBuffer of %u buffers; TQueConfig says %u", buffers, config_buffers));
+    }
+    if (config_bytes != 0 && config_bytes != bytes) {
+        Fail(Cause::kArgument, Format("InitBuffer of %u bytes; TQueConfig says %u", bytes, config_bytes));
+    }
+}
+
 int32_t Core::InitQueue(UbPosition position, int32_t depth, uint32_t count, uint32_t bytes) {
     current_ = {Pipe::kScalar, 0, "InitBuffer", 0};
     uint32_t at_position = count;
