@@ -16,11 +16,11 @@ DEBIAN_ROOT := $(if $(DEBIAN_IMAGE),,build/debian.tar)
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers image image-test simulator \
-	simulator-report operator-bar generate clean
+.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers image image-test \
+	dashboard-pictures simulator simulator-report operator-bar generate clean
 
 help: ## Say what there is
-	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed ## Start a server, compute through it on real input, check every gradient
 	@$(bin)/python client/examples/demo.py
@@ -76,6 +76,9 @@ image: $(VENV)/installed-image ## Build the image `cpu`, and list what is in it 
 image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Run image and compose files, as root
 	@$(bin)/python -m pytest tests/deploy/check_image.py tests/deploy/check_compose.py $(ARGS)
 
+dashboard-pictures: $(VENV)/installed-test $(VENV)/installed-pictures ## Draw the dashboards into build/dashboards
+	@$(bin)/python -m pytest tests/deploy/check_pictures.py $(ARGS)
+
 simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
 	@mkdir -p build
 	@flock build/simulator.lock $(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile
@@ -113,7 +116,7 @@ $(VENV)/installed: pyproject.toml $(wildcard kernel/cpu/*.cpp kernel/cpu/*.h ker
 	@$(pip) --editable '.[server,cli]'
 	@touch $@
 
-$(VENV)/installed-test $(VENV)/installed-lint $(VENV)/installed-image: $(VENV)/installed-%: $(VENV)/installed
+$(addprefix $(VENV)/installed-,test lint image pictures): $(VENV)/installed-%: $(VENV)/installed
 	@echo "installing what $* needs into $(VENV)"
 	@$(pip) --group $*
 	@touch $@

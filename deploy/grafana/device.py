@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from panels import Panel, Query, Row, dashboard
-from queries import OURS, VARIABLES, grown, marks, quantile, rate
+from queries import VARIABLES, grown, marks, of_npus, rare_quantile, rate_of_npus
 
 __all__ = ["device_dashboard"]
 
@@ -13,22 +13,19 @@ _CHIP = 'instance=~"$instance",worker=~"$worker"'
 # Documents of Atlas A2 give its memory about 1.6 TB/s; the kernel reads three operands and writes one gradient.
 _DEVICE_BYTES_PER_S = 1.6e12
 _FLOAT32_ELEMENT_BYTES = 16
-# A process alone has no label `worker`.
-_NPU = 'worker=~"npu:.*|"'
 
 
 def device_dashboard() -> dict[str, Any]:
     """Returns the dashboard of the NPUs."""
     name = "{{instance}} {{worker}}"
-    npu = f"{OURS},{_NPU}"
     glance = Row(
-        "At a glance (a server on the CPU has no device: 0)",
+        "At a glance",
         (
             Panel(
                 "Devices that take gradients",
                 "Alert MseGradDeviceDown.",
                 "none",
-                [Query(f"sum(mse_grad_device_available{{{npu}}})")],
+                [Query(f"sum({of_npus('mse_grad_device_available')})")],
                 warn=1,
                 is_low_bad=True,
                 is_number=True,
@@ -38,7 +35,7 @@ def device_dashboard() -> dict[str, Any]:
                 "Devices that rest",
                 "Three repairs in a minute open the circuit. Alert MseGradDeviceCircuitOpen.",
                 "none",
-                [Query(f"sum(mse_grad_device_circuit_open{{{npu}}})")],
+                [Query(f"sum({of_npus('mse_grad_device_circuit_open')})")],
                 warn=1,
                 alarm=1,
                 is_number=True,
@@ -60,8 +57,8 @@ def device_dashboard() -> dict[str, Any]:
                 "percentunit",
                 [
                     Query(
-                        f"{rate('mse_grad_fallback_elements_total', 'job', _NPU)} / "
-                        f"{rate('mse_grad_elements_total', 'job', _NPU)}"
+                        f"{rate_of_npus('mse_grad_fallback_elements_total', 'job')} / "
+                        f"{rate_of_npus('mse_grad_elements_total', 'job')}"
                     )
                 ],
                 warn=0.001,
@@ -80,7 +77,7 @@ def device_dashboard() -> dict[str, Any]:
                 "percentunit",
                 [
                     Query(
-                        f"{_FLOAT32_ELEMENT_BYTES} * {rate('mse_grad_elements_total', 'instance, worker', _NPU)} "
+                        f"{_FLOAT32_ELEMENT_BYTES} * {rate_of_npus('mse_grad_elements_total', 'instance, worker')} "
                         f"/ {_DEVICE_BYTES_PER_S:.0f}",
                         name,
                     )
@@ -90,7 +87,7 @@ def device_dashboard() -> dict[str, Any]:
                 "Blocks computed",
                 "A gradient is computed in blocks of --device-block-bytes.",
                 "cps",
-                [Query(rate("mse_grad_device_blocks_total", "instance, worker", _NPU), name)],
+                [Query(rate_of_npus("mse_grad_device_blocks_total", "instance, worker"), name)],
             ),
             Panel(
                 "Launches whose plan was kept",
@@ -98,9 +95,9 @@ def device_dashboard() -> dict[str, Any]:
                 "percentunit",
                 [
                     Query(
-                        f"{rate('mse_grad_device_plan_hits_total', 'instance, worker', _NPU)} / "
-                        f"({rate('mse_grad_device_plan_hits_total', 'instance, worker', _NPU)} + "
-                        f"{rate('mse_grad_device_plans_total', 'instance, worker', _NPU)})",
+                        f"{rate_of_npus('mse_grad_device_plan_hits_total', 'instance, worker')} / "
+                        f"({rate_of_npus('mse_grad_device_plan_hits_total', 'instance, worker')} + "
+                        f"{rate_of_npus('mse_grad_device_plans_total', 'instance, worker')})",
                         name,
                     )
                 ],
@@ -114,8 +111,8 @@ def device_dashboard() -> dict[str, Any]:
                 "On the NPU, and pinned on the host for it: --device-slots times what --device-block-bytes asks for.",
                 "bytes",
                 [
-                    Query(f"mse_grad_device_memory_bytes{{{npu}}}", f"{name} device"),
-                    Query(f"mse_grad_device_pinned_bytes{{{npu}}}", f"{name} pinned"),
+                    Query(of_npus("mse_grad_device_memory_bytes"), f"{name} device"),
+                    Query(of_npus("mse_grad_device_pinned_bytes"), f"{name} pinned"),
                 ],
                 columns=12,
             ),
@@ -124,8 +121,8 @@ def device_dashboard() -> dict[str, Any]:
                 "As the runtime says every 15 s: what this server and other processes on the device leave.",
                 "bytes",
                 [
-                    Query(f"mse_grad_device_free_bytes{{{npu}}}", name),
-                    Query(f"max(mse_grad_device_total_bytes{{{npu}}})", "there is"),
+                    Query(of_npus("mse_grad_device_free_bytes"), name),
+                    Query(f"max({of_npus('mse_grad_device_total_bytes')})", "there is"),
                 ],
                 dashed=("there is",),
                 columns=12,
@@ -139,7 +136,7 @@ def device_dashboard() -> dict[str, Any]:
                 "Takes gradients",
                 "1 while the device takes gradients, 0 while it is repaired or rests.",
                 "none",
-                [Query(f"mse_grad_device_available{{{npu}}}", name)],
+                [Query(of_npus("mse_grad_device_available"), name)],
                 most=1,
             ),
             Panel(
@@ -169,9 +166,9 @@ def device_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Time of a repair",
-                "p99, from the failure until gradients come again, by the rung that helped.",
+                "p99 over ten minutes, from the failure until gradients come again, by the rung that helped.",
                 "s",
-                [Query(quantile(0.99, "mse_grad_device_repair_seconds", "rung"), "{{rung}}")],
+                [Query(rare_quantile(0.99, "mse_grad_device_repair_seconds", "rung", "10m"), "{{rung}}")],
                 warn=1,
                 alarm=10,
                 columns=12,
@@ -182,11 +179,11 @@ def device_dashboard() -> dict[str, Any]:
                 "cps",
                 [
                     Query(
-                        f"{rate('mse_grad_elements_total', 'job', _NPU)} - "
-                        f"{rate('mse_grad_fallback_elements_total', 'job', _NPU)}",
+                        f"{rate_of_npus('mse_grad_elements_total', 'job')} - "
+                        f"{rate_of_npus('mse_grad_fallback_elements_total', 'job')}",
                         "device",
                     ),
-                    Query(rate("mse_grad_fallback_elements_total", "job", _NPU), "fallback"),
+                    Query(rate_of_npus("mse_grad_fallback_elements_total", "job"), "fallback"),
                 ],
                 is_stacked=True,
                 columns=12,

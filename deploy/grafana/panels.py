@@ -45,6 +45,7 @@ class Panel:
         values: Words for values.
         columns: Width; a row has 24.
         dashed: Legends of series that are bounds rather than measurements.
+        colors: Of series whose names say how bad they are, by legend.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Panel:
     values: Mapping[str, str] = field(default_factory=dict)
     columns: int = 8
     dashed: Sequence[str] = ()
+    colors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
             }
             for index, query in enumerate(panel.queries)
         ],
-        "fieldConfig": {"defaults": defaults, "overrides": [_dashed(name) for name in panel.dashed]},
+        "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _NUMBER_OPTIONS if panel.is_number else _LINES_OPTIONS,
     }
 
@@ -200,6 +202,17 @@ def _lines(panel: Panel, *, has_threshold: bool) -> dict[str, Any]:
         "spanNulls": False,
         "stacking": {"mode": "normal" if panel.is_stacked else "none", "group": "A"},
         "thresholdsStyle": {"mode": "dashed" if has_threshold else "off"},
+    }
+
+
+def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    return [_dashed(name) for name in panel.dashed] + [_colored(*one) for one in panel.colors.items()]
+
+
+def _colored(name: str, color: str) -> dict[str, Any]:
+    return {
+        "matcher": {"id": "byName", "options": name},
+        "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": color}}],
     }
 
 

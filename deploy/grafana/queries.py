@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["OURS", "VARIABLES", "grown", "marks", "quantile", "rate"]
+__all__ = ["OURS", "VARIABLES", "grown", "marks", "of_npus", "quantile", "rare_quantile", "rate", "rate_of_npus"]
 
 OURS = 'job="mse-grad",instance=~"$instance",worker=~"$worker"'
 _RATE = "$__rate_interval"
+# Every server has the metrics of devices; on a CPU they stay 0.
+_NPUS = 'and on (job, instance, worker) mse_grad_build_info{backend=~".*ascend.*"}'
 
 VARIABLES = (
     {"name": "instance", "label": "Host", "query": 'label_values(mse_grad_ready{job="mse-grad"}, instance)'},
@@ -26,6 +28,16 @@ def rate(metric: str, by: str, labels: str = "") -> str:
     return f"sum by ({by}) (rate({metric}{{{selector}}}[{_RATE}]))"
 
 
+def of_npus(metric: str) -> str:
+    """Returns PromQL for a gauge of ours, of those workers alone that compute on an NPU."""
+    return f"({metric}{{{OURS}}} {_NPUS})"
+
+
+def rate_of_npus(metric: str, by: str) -> str:
+    """Returns PromQL for how fast a counter of theirs grows, a second, summed by some labels."""
+    return f"sum by ({by}) (rate({metric}{{{OURS}}}[{_RATE}]) {_NPUS})"
+
+
 def quantile(of: float, metric: str, by: str) -> str:
     """Returns PromQL for a quantile of a histogram of ours."""
     return f"histogram_quantile({of}, {rate(f'{metric}_bucket', f'{by}, le')})"
@@ -38,6 +50,11 @@ def grown(metric: str, by: str, window: str) -> str:
     """
     counter = f"{metric}{{{OURS}}}"
     return f"sum by ({by}) (clamp_min({counter} - ({counter} offset {window} or 0 * {counter}), 0))"
+
+
+def rare_quantile(of: float, metric: str, by: str, window: str) -> str:
+    """Returns PromQL for a quantile of what a histogram of rare events saw in a window, the first included."""
+    return f"histogram_quantile({of}, {grown(f'{metric}_bucket', f'{by}, le', window)})"
 
 
 def marks() -> Sequence[dict[str, Any]]:

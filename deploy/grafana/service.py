@@ -9,6 +9,18 @@ from queries import OURS, VARIABLES, grown, marks, quantile, rate
 
 __all__ = ["service_dashboard"]
 
+# Green is well, blue is somebody's wish, yellow passes by itself, orange and red want to be looked at.
+_CODES = {
+    "OK": "green",
+    "CANCELLED": "blue",
+    "INVALID_ARGUMENT": "purple",
+    "RESOURCE_EXHAUSTED": "yellow",
+    "DEADLINE_EXCEEDED": "orange",
+    "UNAVAILABLE": "red",
+    "INTERNAL": "dark-red",
+}
+_STATES = {"ready": "green", "starting": "blue", "draining": "yellow", "recovering": "orange", "gone": "red"}
+
 
 def service_dashboard() -> dict[str, Any]:
     """Returns the dashboard that an operator opens first."""
@@ -88,6 +100,7 @@ def service_dashboard() -> dict[str, Any]:
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "code"), "{{code}}")],
                 is_stacked=True,
+                colors=_CODES,
             ),
             Panel(
                 "Requests by dtype and reduction",
@@ -185,6 +198,7 @@ def service_dashboard() -> dict[str, Any]:
                     )
                 ],
                 is_stacked=True,
+                colors=_STATES,
             ),
             Panel(
                 "Queue",
@@ -232,13 +246,14 @@ def service_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "What runs",
-                "Version, backend, device, toolkit and hash of the kernel; how many workers run it. Two lines "
-                "while an update is under way.",
+                "Version, backend, device, toolkit, begin of the hash of the kernel; how many workers run it. Two "
+                "lines while an update is under way.",
                 "none",
                 [
                     Query(
-                        f"count by (version, backend, device, soc, cann, kernel_hash) (mse_grad_build_info{{{OURS}}})",
-                        "{{version}} {{backend}} {{device}} {{cann}} {{kernel_hash}}",
+                        "count by (version, backend, device, soc, cann, kernel) (label_replace("
+                        f'mse_grad_build_info{{{OURS}}}, "kernel", "$1", "kernel_hash", "(.{{0,12}}).*"))',
+                        "{{version}} {{backend}} {{device}} {{cann}} {{kernel}}",
                     )
                 ],
                 columns=12,

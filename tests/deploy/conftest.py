@@ -58,7 +58,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     faults = ";".join(f"aclnnMseLossGrad code=507015 mode=async after={after}" for after in (60, 90))
     variables = {"ASCEND_SIMULATOR_FAULTS": faults, "ASCEND_SIMULATOR_DEVICES": "1"}
     with ExitStack() as opened:
-        alone = opened.enter_context(running_server("--max-unary-in-flight", "1"))
+        alone = opened.enter_context(running_server("--max-unary-in-flight", "1", "--output-sample-every", "10"))
         ca, tokens = Authority(folder), folder / "tokens"
         tokens.write_text("a-token-that-is-long-enough\n")
         guards = (*ca.issue("server").flags, "--token-file", str(tokens))

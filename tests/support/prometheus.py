@@ -44,15 +44,12 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Returns the series that `expression` yields now; raises QueryError where it is none."""
-        text = urllib.parse.urlencode({"query": expression})
-        try:
-            with urllib.request.urlopen(f"http://{self.address}/api/v1/query?{text}", timeout=_PATIENCE_S) as answer:
-                found = json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise QueryError(json.load(error)["error"]) from None
-        data = found["data"]
+        data = self._ask("query", query=expression)
         return [{"value": data["result"]}] if data["resultType"] == "scalar" else list(data["result"])
+
+    def query_range(self, expression: str, *, begin_s: float, end_s: float, step_s: float) -> list[dict[str, Any]]:
+        """Returns the series that `expression` yields over a span of Unix time; likewise."""
+        return list(self._ask("query_range", query=expression, start=begin_s, end=end_s, step=step_s)["result"])
 
     def until(self, condition: Callable[[], T], *, why: str) -> T:
         """Returns what `condition` does as soon as that is true; fails with `why` where it never is."""
@@ -61,6 +58,16 @@ class Prometheus:
             assert time.monotonic() < give_up_s, why
             time.sleep(_LOOK_S)
         return found
+
+    def _ask(self, path: str, **parameters: object) -> dict[str, Any]:
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=_PATIENCE_S) as answer:
+                data: dict[str, Any] = json.load(answer)["data"]
+                return data
+        except urllib.error.HTTPError as error:
+            with error:
+                raise QueryError(json.load(error)["error"]) from None
 
 
 @contextmanager
