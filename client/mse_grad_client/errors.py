@@ -219,7 +219,7 @@ def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
 
 def _tls_failure(details: str, address: str) -> str:
     """Returns what to say of TLS that failed, as gRPC tells it in words alone; "" where it did not."""
-    if "Hostname Verification Check failed" in details:
+    if "Hostname Verification Check failed" in details or "is not in peer certificate" in details:
         return (
             f"the certificate of {address} is for other names; use an address with one of them, or say with "
             "tls_server_name which it has"

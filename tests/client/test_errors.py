@@ -24,6 +24,8 @@ BUILTIN_BASES = {
     "Unavailable": ConnectionError,
     "Unimplemented": NotImplementedError,
     "PermissionDenied": PermissionError,
+    "TlsFailed": ConnectionError,
+    "Unauthenticated": PermissionError,
     "ClientClosed": RuntimeError,
     "InternalError": RuntimeError,
 }
@@ -201,3 +203,64 @@ def test_a_client_that_closes_stops_trying() -> None:
     waits.set()
     with pytest.raises(mse_grad_client.ResourceExhausted):
         with_retries(failing(busy()), options=RetryOptions(), deadline=None, closed=waits)
+
+
+class EndedRpc(grpc.RpcError):
+    """An RPC that nobody answered."""
+
+    def __init__(self, details: str) -> None:
+        super().__init__(details)
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> None:
+        return None
+
+
+# What gRPC says, word for word, of one version or another.
+CONNECTING = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+HANDSHAKE = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+
+
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        (
+            f"{HANDSHAKE}CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+            ("not trusted (unable to get local issuer certificate)", "tls_ca"),
+        ),
+        (
+            f"{HANDSHAKE}CERTIFICATE_VERIFY_FAILED: certificate has expired: OK",
+            ("(certificate has expired)", "renewed"),
+        ),
+        (f"{HANDSHAKE}BAD_SIGNATURE: certificate signature failure: OK", ("not trusted", "tls_ca")),
+        (f"{HANDSHAKE}WRONG_VERSION_NUMBER: Invalid certificate verification context: OK", ("does not speak TLS",)),
+        (
+            "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+            ("names",),
+        ),
+        ("Peer name elsewhere is not in peer certificate", ("other names", "tls_server_name")),
+        ("Failed to create security handshaker.", ("TLS with 127.0.0.1:1 failed", "security handshaker")),
+    ],
+)
+def test_tls_that_failed_is_told_with_the_way_out(details: str, words: tuple[str, ...]) -> None:
+    ended = EndedRpc(CONNECTING + details)
+    error = errors.from_rpc_error(ended, address="127.0.0.1:1")
+    assert isinstance(error, errors.TlsFailed)
+    assert isinstance(error, ConnectionError)
+    assert error.reason is Reason.TLS_FAILED
+    assert [word for word in words if word not in error.message] == []
+
+
+def test_a_connection_that_ends_at_once_may_want_tls() -> None:
+    details = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed"
+    error = errors.from_rpc_error(EndedRpc(details), address="127.0.0.1:1")
+    assert isinstance(error, errors.Unavailable)
+    assert "tls_ca" in error.message
+    lost = errors.from_rpc_error(EndedRpc("Socket closed"), address="127.0.0.1:1")
+    assert "tls_ca" not in str(lost)
