@@ -6,6 +6,7 @@ import inspect
 import math
 import pickle
 import threading
+from typing import Any
 
 import grpc
 import pytest
@@ -218,8 +219,8 @@ class EndedRpc(grpc.RpcError):
     def details(self) -> str:
         return self._details
 
-    def trailing_metadata(self) -> None:
-        return None
+    def trailing_metadata(self) -> tuple[Any, ...]:
+        return ()
 
 
 # What gRPC says, word for word, of one version or another.
