@@ -7,6 +7,7 @@ stays out.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from support.own_network import own_network
 from support.podman import Podman
 from support.prometheus import DEPLOY
 
-from .conftest import Image
+from .conftest import ROOT, Image
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -50,10 +51,14 @@ class Project:
             ALERTMANAGER_IMAGE="localhost/alertmanager:test",
         )
 
-    def run(self, *arguments: str) -> str:
-        """Runs podman-compose; returns its standard output."""
-        files = [flag for name in ("compose.yaml", "compose.cpu.yaml") for flag in ("--file", str(DEPLOY / name))]
-        return self._podman.succeed(sys.executable, "-m", "podman_compose", *files, *arguments, cwd=DEPLOY)
+    def run(self, *arguments: str, on_top: Sequence[str] = (), **variables: str) -> str:
+        """Runs podman-compose with further files `on_top`; returns its standard output."""
+        self._podman.environment.update(variables)
+        flags = ["--env-file", str(DEPLOY / ".env.example")]
+        flags += [
+            flag for name in ("compose.yaml", "compose.cpu.yaml", *on_top) for flag in ("--file", str(DEPLOY / name))
+        ]
+        return self._podman.succeed(sys.executable, "-m", "podman_compose", *flags, *arguments, cwd=DEPLOY)
 
     def health(self, service: str) -> int:
         """Runs the health check of a service, as compose would; returns how it ended."""
@@ -88,6 +93,14 @@ def until(condition: Callable[[], T], what: str) -> T:
     return found
 
 
+def doctor(*flags: str) -> int:
+    """Has a client look at the way to a right gradient; returns how that ended."""
+    command = [sys.executable, "-m", "mse_grad_client.cli", "doctor", *flags, SERVER]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    print(ended.stdout, ended.stderr)
+    return ended.returncode
+
+
 @pytest.fixture(scope="module")
 def project(podman: Podman, debian: str, image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     context = tmp_path_factory.mktemp("monitoring")
@@ -109,10 +122,7 @@ def project(podman: Podman, debian: str, image: Image, tmp_path_factory: pytest.
 
 def test_it_comes_up_and_tells_when_the_server_is_gone_and_back(project: Project) -> None:
     until(lambda: project.health("server") == 0, "the server is not well")
-    doctor = [sys.executable, "-m", "mse_grad_client.cli", "doctor", SERVER]
-    said = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert said.returncode == 0, said.stdout + said.stderr
-
+    assert doctor() == 0
     (up,) = until(lambda: series('up{job="mse-grad"} == 1'), "Prometheus does not scrape the server")
     assert up["metric"]["instance"] == "this-host"
     until(lambda: series("job:mse_grad_requests:rate5m"), "the rules record nothing")
@@ -122,3 +132,17 @@ def test_it_comes_up_and_tells_when_the_server_is_gone_and_back(project: Project
     until(lambda: "MseGradDown" in alerts(), "the alert of a server that is gone did not come")
     project.run("start", "server")
     until(lambda: "MseGradDown" not in alerts(), "the alert of a server that is back did not go")
+
+
+def test_it_serves_over_tls_whoever_has_a_token(project: Project, tmp_path: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/deploying.md").read_text(), re.DOTALL)
+    (commands,) = [block for block in blocks if "openssl req" in block]
+    subprocess.run(["sh", "-e", "-c", f"{commands}\nchown -R 10001 secrets/server"], cwd=tmp_path, check=True)
+    secrets = tmp_path / "secrets"
+    on_top = ["compose.tls.yaml"]
+    project.run("up", "--detach", "server", on_top=on_top, MSE_GRAD_SECRETS=str(secrets / "server"))
+    until(lambda: project.health("server") == 0, "the server is not well")
+    trust = ["--tls-ca", str(secrets / "ca/ca.pem")]
+    assert doctor(*trust, "--token-file", str(secrets / "server/tokens")) == 0
+    assert doctor(*trust) != 0
+    assert doctor() != 0

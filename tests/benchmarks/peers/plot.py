@@ -51,7 +51,7 @@ _HALVES = (
 _OURS = ("#c1121f", "#f3722c", "#f9a03f")
 _FLOORS = {"raw socket": "#666666", "native kernel": "#000000", "memcpy": "#aaaaaa"}
 _PEERS = sorted({key for _, keys in _HALVES for key in keys if key[0] not in ("compute", *_FLOORS)})
-_COLORS = dict(zip(_PEERS, (colormaps["tab10"].colors[i] for i in (0, 9, 5, 8, 2, 4, 6, 7)), strict=True))
+_COLORS = dict(zip(_PEERS, (colormaps["tab10"](i) for i in (0, 9, 5, 8, 2, 4, 6, 7)), strict=True))
 _MARKERS = "osD^vPX<>"
 _TIMES = ("1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms", "1 s", "10 s")
 _SIZES = {2**10: "1K", 2**16: "64K", 2**20: "1M", 2**24: "16M"}
