@@ -90,7 +90,7 @@ private:
     using Items = AscendC::LocalTensor<T>;
 
     // How many EnQue come in a row, which is not how many buffers a queue has: the input queues hold this tile and the
-    // next. The compiler serves a depth of 1 best (asc-devkit docs, TQue简介.md).
+    // next. The compiler serves a depth of 1 best (asc-devkit, the document of TQue).
     static constexpr int32_t kInputDepth = 2;
     static constexpr int32_t kDoutDepth = kScalarDout ? 1 : kInputDepth;
     static constexpr int32_t kOutputDepth = 1;
