@@ -9,6 +9,8 @@ from support.prometheus import Prometheus, QueryError
 
 from .conftest import CHIP_VALUES, Watched
 
+pytestmark = pytest.mark.one_python
+
 PANELS = dict(panel_queries())
 RULES = dict(rules())
 

@@ -14,6 +14,8 @@ from support.dashboards import dashboards
 from support.prometheus import DEPLOY
 from support.tools import require_program
 
+pytestmark = pytest.mark.one_python
+
 RULES = DEPLOY / "prometheus"
 ALERTS = [rule for group in yaml.safe_load((RULES / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 
