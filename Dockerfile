@@ -41,7 +41,6 @@ ENTRYPOINT ["mse-grad-server"]
 FROM ${CANN_IMAGE} AS build-ascend
 ARG CANN_FOLDER=/usr/local/Ascend/ascend-toolkit
 ARG COMPUTE_UNIT=ascend910b
-SHELL ["/bin/bash", "-eo", "pipefail", "-c"]
 # hadolint ignore=DL3002
 USER 0
 # hadolint ignore=DL3008
@@ -50,11 +49,11 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 COPY . .
-# hadolint ignore=SC1091
-RUN source "${CANN_FOLDER}/set_env.sh" \
+# The toolkit's file is for bash; SHELL would be lost in images of OCI's format.
+RUN bash -eo pipefail -c 'source "${CANN_FOLDER}/set_env.sh" \
     && cmake -S op_host -B build/op_host -DASCEND_COMPUTE_UNIT="${COMPUTE_UNIT}" \
     && cmake --build build/op_host --target binary package \
-    && bash build/op_host/custom_opp_*.run --install-path=/opt/mse-grad-op
+    && bash build/op_host/custom_opp_*.run --install-path=/opt/mse-grad-op'
 RUN python3 -m venv /opt/mse-grad \
     && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
     && /opt/mse-grad/bin/pip uninstall --yes pip setuptools \

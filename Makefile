@@ -53,7 +53,7 @@ lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ f
 	@$(bin)/python -m mypy --platform win32 proto client
 	@$(bin)/lint-imports
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format --dry-run -Werror
-	@$(bin)/hadolint Dockerfile tests/deploy/monitoring.Dockerfile
+	@$(bin)/hadolint Dockerfile tests/deploy/*.Dockerfile
 
 format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make lint` asks for
 	@$(bin)/python -m ruff check --fix

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ SERVICES = ("server", "prometheus", "alertmanager")
 # An alert is to wait for a scrape, for its minute, and for Alertmanager.
 PATIENCE_S = 240.0
 LOOK_S = 0.5
+ANSWER_S = 10.0
 
 T = TypeVar("T")
 
@@ -69,9 +69,9 @@ class Project:
 def asked(url: str) -> Any:
     """Returns the JSON at `url`, None where nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://{url}", timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(f"http://{url}", timeout=ANSWER_S) as answer:
             return json.load(answer)
-    except urllib.error.URLError:
+    except OSError:
         return None
 
 

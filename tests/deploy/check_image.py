@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,8 +18,10 @@ from mse_grad_client import MseGradClient
 from support.host import PATIENCE_S, until
 from support.operands import expected, operands
 from support.podman import Podman
+from support.simulator import require_simulator
+from support.toolkit import executable, lay_out
 
-from .conftest import Image
+from .conftest import ROOT, Image
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -32,10 +36,10 @@ MOST_ADDED_BYTES = 240e6
 class Container:
     """One that runs the server on a free port of the host's loopback."""
 
-    def __init__(self, podman: Podman, tag: str) -> None:
-        flags = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--drain-timeout-s", str(DRAIN_S)]
+    def __init__(self, podman: Podman, tag: str, *flags: str, options: Sequence[str] = ()) -> None:
+        given = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--drain-timeout-s", str(DRAIN_S)]
         self.podman = podman
-        self.name = podman.run("run", "--detach", *RESTRICTED, tag, *flags).strip()
+        self.name = podman.run("run", "--detach", *RESTRICTED, *options, tag, *given, *flags).strip()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Returns the lines of its log with this event, oldest first."""
@@ -44,7 +48,11 @@ class Container:
 
     def address(self, *, start: int = 1) -> str:
         """Returns where it serves, once it has started `start` times."""
-        return str(until(lambda: self.events("ready")[start - 1 :])[0]["listen"])
+
+        def ready() -> list[dict[str, Any]]:
+            return [event for event in self.events("ready") if "worker" not in event]
+
+        return str(until(lambda: ready()[start - 1 :])[0]["listen"])
 
     def is_busy(self) -> bool:
         """Whether it has accepted a request that it has not answered."""
@@ -116,6 +124,7 @@ def test_it_serves_again_after_it_was_killed(container: Container) -> None:
 def test_it_is_small_labelled_and_asked_for_its_health(podman: Podman, image: Image) -> None:
     (found,) = json.loads(podman.run("image", "inspect", image.tag))
     (base,) = json.loads(podman.run("image", "inspect", image.base))
+    print(f"{found['Size'] / 1e6:.0f} MB on a base of {base['Size'] / 1e6:.0f} MB")
     assert found["Size"] - base["Size"] < MOST_ADDED_BYTES
     config = found["Config"]
     assert (config["User"], config["StopSignal"]) == ("10001:10001", "SIGTERM")
@@ -135,3 +144,49 @@ def test_the_list_of_contents_has_the_packages_of_debian_and_of_python(container
     debian = container.run("dpkg-query", "--show", "--showformat", "${Package}\n").split()
     assert "libc6" in debian
     assert set(debian) <= {purl.split("/")[2].split("@")[0] for purl in listed if purl.startswith("pkg:deb/")}
+
+
+# Sourced by both stages of the image, as the toolkit's own is.
+SET_ENV = """export ASCEND_HOME_PATH=/usr/local/Ascend/ascend-toolkit
+export INSTALLER=$ASCEND_HOME_PATH/installer LD_LIBRARY_PATH=$ASCEND_HOME_PATH/lib64
+"""
+INSTALLER = """#!/bin/sh -e
+package=${1#--install-path=}/vendors/mse_grad
+mkdir -p "$package/bin" "$package/op_api/lib"
+cp "$ASCEND_HOME_PATH/libcust_opapi.so" "$package/op_api/lib"
+echo "export ASCEND_CUSTOM_OPP_PATH=$package" > "$package/bin/set_env.bash"
+"""
+
+
+@pytest.fixture
+def ascend_image(podman: Podman, image: Image, tmp_path: Path) -> str:
+    """The target `ascend` on a stand-in for CANN's image, in which NPUs are simulated."""
+    libraries = require_simulator()
+    toolkit = lay_out(tmp_path / "ascend-toolkit")
+    (toolkit / "lib64").mkdir()
+    for name in ("libascendcl.so", "libnnopbase.so"):
+        shutil.copy(libraries / name, toolkit / "lib64")
+    shutil.copy(libraries / "libcust_opapi.so", toolkit)
+    (toolkit / "set_env.sh").write_text(SET_ENV)
+    executable(toolkit / "installer", INSTALLER)
+    recipe = ["--file", str(Path(__file__).parent / "cann.Dockerfile"), "--build-arg", f"DEBIAN_IMAGE={image.base}"]
+    podman.run("build", *podman.build_flags, *recipe, "--tag", "localhost/cann:stand-in", str(tmp_path))
+    tag = "localhost/mse-grad:ascend"
+    on_top = ["--target", "ascend", "--build-arg", "CANN_IMAGE=localhost/cann:stand-in"]
+    podman.run("build", *podman.build_flags, *on_top, "--tag", tag, str(ROOT))
+    return tag
+
+
+def test_the_image_ascend_finds_toolkit_and_operators_and_serves_with_a_worker_for_each_npu(
+    podman: Podman, ascend_image: str
+) -> None:
+    options = ["--env", "ASCEND_SIMULATOR_DEVICES=2", "--tmpfs", "/run/ascend:mode=1777"]
+    started = Container(podman, ascend_image, "--devices", "0-1", "--ready-when", "all", options=options)
+    assert computes(started.address())
+    opened = started.events("device_opened")
+    assert {event["worker"] for event in opened} == {"npu:0", "npu:1"}
+    assert {event["op_library"] for event in opened} == {
+        "/opt/mse-grad-op/vendors/mse_grad/op_api/lib/libcust_opapi.so"
+    }
+    podman.run("stop", "--time", str(2 * DRAIN_S), started.name)
+    assert podman.run("wait", started.name).strip() == "0"

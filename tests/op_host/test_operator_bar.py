@@ -10,19 +10,9 @@ from pathlib import Path
 import pytest
 
 from support.simulator import ROOT, require_simulator
+from support.toolkit import executable, lay_out
 from support.tools import require_program
 
-# Has the toolkit's functions, none of which builds anything, and its two targets.
-TOOLKIT = """
-foreach(name npu_op_package npu_op_package_add npu_op_code_gen npu_op_library npu_op_kernel_sources
-             npu_op_kernel_library)
-    function(${name})
-    endfunction()
-endforeach()
-set(ASCEND_AUTOGEN_PATH "${CMAKE_BINARY_DIR}/autogen")
-add_custom_target(binary)
-add_custom_target(package COMMAND ${CMAKE_COMMAND} -E copy $ENV{INSTALLER} ${CMAKE_BINARY_DIR}/custom_opp_linux.run)
-"""
 # Installs where it is told, and writes the file that names the place, as the toolkit's installer does.
 INSTALLER = """#!/bin/sh -e
 package=${{1#--install-path=}}/vendors/mse_grad
@@ -48,16 +38,9 @@ def checkout(tmp_path: Path) -> Path:
     executable(root / "venv" / "bin" / "python", PYTHON.format(python=sys.executable))
     for stamp in ("made", "installed", "installed-test"):
         (root / "venv" / stamp).touch()
-    modules = tmp_path / "cann" / "compiler" / "tikcpp" / "ascendc_kernel_cmake"
-    modules.mkdir(parents=True)
-    (modules / "asc-config.cmake").write_text(TOOLKIT)
+    lay_out(tmp_path / "cann")
     executable(tmp_path / "installer", INSTALLER.format(libraries=libraries))
     return root
-
-
-def executable(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)
 
 
 def operator_bar(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:

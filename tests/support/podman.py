@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["Podman", "running_podman"]
 _DRIVERS = ("overlay", "vfs")
 # Below what a host without CAP_SYS_RESOURCE can give; podman's own default is above.
 _MOST_FILES = _MOST_PROCESSES = 4096
+_PATIENCE_S = 30.0
 _CERTIFICATES = "/run/host-certificates.crt"
 
 
@@ -111,7 +113,14 @@ def running_podman() -> Iterator[Podman]:
         finally:
             podman.close()
     finally:
-        shutil.rmtree(folder)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    # What podman starts when a container has ended may still write there for a moment.
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < give_up_s)
 
 
 def _first_that_works(folder: Path) -> Podman:
