@@ -85,7 +85,7 @@ class Credentials:
         return [_state_of(path) for path in (options.tls_ca, options.tls_certificate, options.tls_key) if path]
 
     def _encrypts(self, address: str) -> bool:
-        return self._options.uses_tls and not address.startswith("unix:")
+        return self._options.uses_tls and not any(at.startswith("unix:") for at in (self._given, address))
 
     def _may_show_token(self, address: str) -> bool:
         return self._encrypts(address) or is_on_this_host(address) or self._options.insecure_token
