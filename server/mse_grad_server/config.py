@@ -127,6 +127,10 @@ class Settings(BaseSettings):
     device_executors: int = Field(
         default=256, ge=8, le=65536, description="kinds of launch (element count, dtype, reduction, ...) kept planned"
     )
+    device_timing: bool = Field(
+        default=True,
+        description="time copies and kernel apart by events of the NPU; without it a block's way is one phase",
+    )
     device_timeout_s: float = Field(
         default=10.0,
         gt=0,

@@ -53,7 +53,11 @@ class AscendOptions:
             settings.ascend_runtime_folder,
             settings.ascend_op_library,
             DeviceOptions(
-                settings.device, settings.device_slots, settings.device_block_bytes, settings.device_executors
+                settings.device,
+                settings.device_slots,
+                settings.device_block_bytes,
+                settings.device_executors,
+                settings.device_timing,
             ),
             block_timeout_s=settings.device_timeout_s,
             hang_s=settings.device_hang_s,

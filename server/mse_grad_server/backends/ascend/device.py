@@ -25,12 +25,14 @@ class DeviceOptions:
         slots: Blocks under way at a time; at least 3, for copy-in, kernel and copy-out of three blocks overlap.
         block_bytes: Largest operand of a block; at least 8 KiB.
         most_kinds: Kinds of launch whose executors are kept.
+        timing: Whether events tell the time that a block takes in each stage; three more are recorded for it then.
     """
 
     number: int = 0
     slots: int = 6
     block_bytes: int = 2 * 2**20
     most_kinds: int = 256
+    timing: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Device:
                 most_kinds=self.options.most_kinds,
             )
             self.streams = Streams(self._make_stream(), self._make_stream(), self._make_stream())
-            self.keeps_time = self._measures()
+            self.keeps_time = self.options.timing and self._measures()
         except BaseException:
             self.close()
             raise

@@ -41,14 +41,14 @@ def open_backend(runtime: AscendRuntime) -> Open:
 
     @contextmanager
     def opened(
-        *, slots: int = 4, block_bytes: int = 1 << 16, most_kinds: int = 64, block_timeout_s: float = 5.0,
-        hang_s: float = PATIENCE_S,
+        *, slots: int = 4, block_bytes: int = 1 << 16, most_kinds: int = 64, timing: bool = True,
+        block_timeout_s: float = 5.0, hang_s: float = PATIENCE_S,
     ) -> Iterator[Opened]:  # fmt: skip
         witness = Witness()
         options = AscendOptions(
             runtime_folder=str(runtime.folder),
             op_library=str(runtime.op_library),
-            device=DeviceOptions(DEVICE, slots, block_bytes, most_kinds),
+            device=DeviceOptions(DEVICE, slots, block_bytes, most_kinds, timing),
             block_timeout_s=block_timeout_s,
             hang_s=hang_s,
         )

@@ -33,6 +33,17 @@ def test_each_stage_has_its_own_time_and_the_waits_between_them_count_as_queued(
     assert max(queue_s for queue_s, *_ in ways) >= 0.02
 
 
+def test_it_can_be_left_out_with_its_events(open_backend: Open, runtime: AscendRuntime) -> None:
+    records = []
+    for timing in (True, False):
+        with open_backend(block_bytes=BLOCK_BYTES, timing=timing) as opened:
+            opened.check(BLOCK_ELEMENTS)
+            before = runtime.calls("aclrtRecordEvent")
+            opened.check(BLOCK_ELEMENTS)
+            records.append(runtime.calls("aclrtRecordEvent") - before)
+    assert records == [6, 3]
+
+
 def test_without_the_clock_of_the_device_the_host_sees_one_stage(open_backend: Open, runtime: AscendRuntime) -> None:
     with runtime.faults("aclrtEventElapsedTime code=207000 times=0"), open_backend(block_bytes=BLOCK_BYTES) as opened:
         opened.check(BLOCK_ELEMENTS)
