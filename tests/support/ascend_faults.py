@@ -8,7 +8,12 @@ __all__ = ["ASKING", "CALLS", "CODES", "ONE_CODE_A_CLASS", "PLANNING", "QUEUEING
 
 QUEUEING = ("aclrtMemcpyAsync", "aclrtRecordEvent", "aclrtStreamWaitEvent", "aclnnMseLossGrad", "aclnnMseLossGradPart")
 """What these queue, a device may fail on later."""
-ASKING = ("aclrtQueryEventStatus", "aclrtSynchronizeEventWithTimeout", "aclrtSynchronizeStreamWithTimeout")
+ASKING = (
+    "aclrtQueryEventStatus",
+    "aclrtSynchronizeEventWithTimeout",
+    "aclrtSynchronizeStreamWithTimeout",
+    "aclrtEventElapsedTime",
+)
 PLANNING = (
     "aclnnMseLossGradGetWorkspaceSize",
     "aclnnMseLossGradPartGetWorkspaceSize",
