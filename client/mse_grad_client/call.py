@@ -15,7 +15,7 @@ try:
 except ImportError:
     cygrpc = None
 
-__all__ = ["Call", "DirectCall", "Metadata", "ThreadedCall", "open_call"]
+__all__ = ["Call", "DirectCall", "EndedCall", "Metadata", "ThreadedCall", "open_call"]
 
 
 Metadata = tuple[tuple[str, str], ...]
@@ -186,20 +186,25 @@ class ThreadedCall:
                 return
 
 
-class _Ended(grpc.RpcError):
-    def __init__(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
+class EndedCall(grpc.RpcError):
+    """How a call ended, as gRPC's own errors tell it."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailing_metadata: Any = None) -> None:
         super().__init__(f"{code.name}: {details}")
         self._code = code
         self._details = details
         self._trailing_metadata = trailing_metadata
 
     def code(self) -> grpc.StatusCode:
+        """Returns the code."""
         return self._code
 
     def details(self) -> str:
+        """Returns what was said about it."""
         return self._details
 
     def trailing_metadata(self) -> Any:
+        """Returns the trailing metadata, or None."""
         return self._trailing_metadata
 
 
@@ -207,7 +212,7 @@ def _error_of(status: Any) -> grpc.RpcError | StopIteration:
     code = code_of(status.code())
     details = status.details()
     text = details.decode(errors="replace") if isinstance(details, bytes) else details or ""
-    return StopIteration() if code is grpc.StatusCode.OK else _Ended(code, text, status.trailing_metadata())
+    return StopIteration() if code is grpc.StatusCode.OK else EndedCall(code, text, status.trailing_metadata())
 
 
 _NO_FLAGS = 0

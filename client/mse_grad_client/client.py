@@ -204,6 +204,7 @@ class MseGradClient:
             reduction,
             start=lambda request: self._transport.start(request, deadline=deadline),
             run=lambda request: self._run(self._transport.run, request, deadline),
+            empty=self._transport.empty,
         )
         if not return_errors:
             for result in results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -12,18 +13,20 @@ import grpc
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.address import grpc_target, is_on_this_host
+from mse_grad_client.call import open_call
 from mse_grad_client.credentials import Credentials
 from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError, Unavailable, from_rpc_error
 from mse_grad_client.exchange import Exchange
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.sharing import Sharing
+from mse_grad_client.sharing import Ride, Sharing, StreamRide
 from mse_grad_client.stream import MESSAGE_RESERVE_BYTES, Stream
 
 __all__ = ["Connection", "InfoCall"]
 
 _SERVICE = "/mse_grad.v1.MseGradService"
+_STREAM_METHOD = f"{_SERVICE}/StreamGradients"
 _INFO_REQUEST = pb.GetServerInfoRequest().SerializeToString()
 _DEFAULT_CHUNK_BYTES = 512 * 1024
 _DEFAULT_WINDOW_CHUNKS = 4
@@ -79,7 +82,9 @@ class Connection:
         self._credentials_state: list[object] = []
         self._closed = closed
         self._on_stream = on_stream
-        self._sharing = None if region is None or not is_on_this_host(address) else Sharing(region, options)
+        self._sharing = (
+            None if region is None or not is_on_this_host(address) else Sharing(region, options, address=address)
+        )
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stream: Stream | None = None
@@ -96,9 +101,9 @@ class Connection:
             stream = self._stream
             if stream is not None and stream.takes_requests:
                 return stream, False
-            stream = self._stream = Stream(
-                self._open_channel(), address=self.address, metadata=self._credentials.metadata(self.address)
-            )
+            channel, metadata = self._open_channel(), self._credentials.metadata(self.address)
+            opening = partial(open_call, channel, _STREAM_METHOD, metadata=metadata)
+            stream = self._stream = Stream(opening, address=self.address)
         if self._on_stream is not None:
             self._on_stream()
         return stream, True
@@ -109,19 +114,25 @@ class Connection:
             if not self.takes_requests:
                 self._stream = None
 
-    def run_on(self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None) -> None:
-        """Fills the gradient of `request` over `stream`; raises MseGradError."""
+    def start(self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None) -> Ride:
+        """Sends `request` once `stream` is open, the shortest way there is; raises MseGradError."""
         limits = self._limits(stream, deadline)
-        if self._sharing is not None and self._sharing.run(stream, request, request_id=request_id, deadline=deadline):
-            return
-        exchange = self._exchange(limits, request, request_id=request_id, deadline=deadline)
-        stream.finish(stream.start(exchange), exchange)
+        if self._sharing is not None:
+            ride = self._sharing.start(stream, request, request_id=request_id, deadline=deadline)
+            if ride is not None:
+                return ride
+        return self._start_on(stream, limits, request, request_id=request_id, deadline=deadline)
 
-    def exchange(
-        self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None
-    ) -> Exchange:
-        """Returns what `stream` needs to start `request`, once it is open; raises MseGradError."""
-        return self._exchange(self._limits(stream, deadline), request, request_id=request_id, deadline=deadline)
+    def run_on(self, stream: Stream, request: GradientRequest, *, request_id: str, deadline: float | None) -> None:
+        """Fills the gradient of `request`; raises MseGradError."""
+        ride = self.start(stream, request, request_id=request_id, deadline=deadline)
+        try:
+            ride.finish()
+        except MseGradError as error:
+            if not ride.has_to_go_elsewhere(error):
+                raise
+            limits = self._limits(stream, deadline)
+            self._start_on(stream, limits, request, request_id=request_id, deadline=deadline).finish()
 
     def shares_memory(self, *, deadline: float | None) -> bool:
         """Returns whether the worker maps memory of this process, opening a stream to find out; raises MseGradError."""
@@ -174,7 +185,7 @@ class Connection:
         if stream is not None:
             stream.close(error)
         if self._sharing is not None:
-            self._sharing.close()
+            self._sharing.close(error)
         if channel is not None:
             channel.close()
 
@@ -214,16 +225,23 @@ class Connection:
             )
         return limits
 
-    def _exchange(
-        self, limits: pb.Limits, request: GradientRequest, *, request_id: str, deadline: float | None
-    ) -> Exchange:
-        return Exchange(
+    def _start_on(
+        self,
+        stream: Stream,
+        limits: pb.Limits,
+        request: GradientRequest,
+        *,
+        request_id: str,
+        deadline: float | None,
+    ) -> Ride:
+        exchange = Exchange(
             request,
             request_id=request_id,
             deadline=deadline,
             chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
             window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
         )
+        return StreamRide(stream, exchange)
 
     def _chunk_elements(self, limits: pb.Limits, itemsize_bytes: int) -> int:
         wanted_bytes = self._options.chunk_bytes or limits.chunk_bytes or _DEFAULT_CHUNK_BYTES

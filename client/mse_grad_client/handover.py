@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.region import Region
 from mse_grad_client.segment import Segment, connect, exchange_packets, has_ended
 
-__all__ = ["Handover", "HandoverFailed"]
+__all__ = ["Handover", "HandoverFailed", "connect_for_requests"]
 
 # Anything else that a server names is not its own socket, and gets no connection.
 _SOCKET_NAME = re.compile(r"mse-grad-[0-9A-Za-z-]{1,90}")
@@ -111,13 +112,41 @@ class Handover:
 
     def _ask(self, packet: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
         try:
-            answer = exchange_packets(self._connection, packet.SerializeToString(), list(descriptors))
-            status = pb.SharedMemoryHandoverResult.FromString(answer).status
-        except (OSError, DecodeError) as cause:
+            _ask(self._connection, packet, descriptors)
+        except _Unanswered:
             self.give_up()
-            raise HandoverFailed("the server does not answer") from cause
-        if not answer:
-            self.give_up()
-            raise HandoverFailed("the server closed the connection")
-        if status.code:
-            raise HandoverFailed(status.message)
+            raise
+
+
+class _Unanswered(HandoverFailed):
+    pass
+
+
+def connect_for_requests(opened: pb.StreamOpened) -> socket.socket | None:
+    """Returns a connection over which requests may go beside the stream, or None where the server takes none."""
+    offer = opened.shared_memory
+    if not offer.max_packet_bytes or not _SOCKET_NAME.fullmatch(offer.socket_name):
+        return None
+    connection = None
+    try:
+        connection = connect(offer.socket_name, timeout_s=_ANSWER_TIMEOUT_S)
+        packet = pb.SharedMemoryHandover(instance_id=opened.instance_id, secret=offer.secret, requests=True)
+        _ask(connection, packet, ())
+    except (OSError, HandoverFailed):
+        if connection is not None:
+            connection.close()
+        return None
+    connection.settimeout(None)
+    return connection
+
+
+def _ask(connection: socket.socket, packet: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
+    try:
+        answer = exchange_packets(connection, packet.SerializeToString(), list(descriptors))
+        status = pb.SharedMemoryHandoverResult.FromString(answer).status
+    except (OSError, DecodeError) as cause:
+        raise _Unanswered("the server does not answer") from cause
+    if not answer:
+        raise _Unanswered("the server closed the connection")
+    if status.code:
+        raise HandoverFailed(status.message)

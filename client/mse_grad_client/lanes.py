@@ -10,7 +10,7 @@ from mse_grad_client.region import Place, Region
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_exchange import Lane, Room, SharedExchange
 
-__all__ = ["is_worth_sharing", "shared_exchange"]
+__all__ = ["fits_packet", "is_worth_sharing", "shared_exchange"]
 
 # Of one tensor in a chunk that is copied, and how many chunks are under way: together 24 MiB, which stay in the caches,
 # while the next chunk is copied beside the kernel. Chunks of half of it cost a quarter more at 1M float32 elements, of
@@ -18,6 +18,8 @@ __all__ = ["is_worth_sharing", "shared_exchange"]
 # 16M); an NPU copies one in, computes one and copies one out at a time: with two it takes 1.6 times its longest stage.
 _CHUNK_BYTES = 2 * 1024 * 1024
 _SLOTS = 3
+# Operands of a request that goes as a packet; with what a stream packs before it, a packet of 128 KiB holds it.
+MOST_INLINE_BYTES = 32 * 1024
 
 
 def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOptions) -> bool:
@@ -27,6 +29,11 @@ def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOp
         return False
     region.settle()
     return size_bytes > 0
+
+
+def fits_packet(request: GradientRequest) -> bool:
+    """Whether the request may go as one packet, whatever waits to be packed with it."""
+    return 2 * len(request.predict) + len(request.dout) <= MOST_INLINE_BYTES
 
 
 def shared_exchange(

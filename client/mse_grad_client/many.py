@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from mse_grad.reasons import ContractError
 from mse_grad.tensor import Array
 from mse_grad_client.errors import InvalidArgument, MseGradError, from_contract_error
-from mse_grad_client.request import GradientRequest, Operands
+from mse_grad_client.request import Empty, GradientRequest, Operands
 from mse_grad_client.torch import are_tensors
 
 __all__ = ["compute_packed"]
@@ -47,8 +48,10 @@ class _Pack:
         self.operands.append(operands)
         self.size_bytes += operands.predict.nbytes
 
-    def request(self) -> GradientRequest:
-        return GradientRequest.pack(self.operands) if len(self.operands) > 1 else GradientRequest.of(self.operands[0])
+    def request(self, empty: Empty) -> GradientRequest:
+        if len(self.operands) == 1:
+            return GradientRequest.of(self.operands[0])
+        return GradientRequest.pack(self.operands, empty=empty)
 
     def gradients(self, request: GradientRequest) -> Sequence[Array]:
         gradient = request.gradient()
@@ -63,6 +66,7 @@ def compute_packed(
     *,
     start: Callable[[GradientRequest], Flight],
     run: Callable[[GradientRequest], None],
+    empty: Empty = np.empty,
 ) -> list[Array | MseGradError]:
     """Returns for each item its gradient, or the error that it alone failed with.
 
@@ -71,6 +75,7 @@ def compute_packed(
         reduction: Of every loss.
         start: Sends a request once; raises MseGradError.
         run: Fills the gradient of a request that failed so, with all the tries there are; raises MseGradError.
+        empty: Makes the arrays that operands are packed in.
     """
     results: dict[int, Array | MseGradError] = {}
     flights: deque[tuple[_Pack, GradientRequest, Flight | None]] = deque()
@@ -89,7 +94,7 @@ def compute_packed(
         for pack in _packed(items, reduction, results):
             if len(flights) == _PACKS_IN_FLIGHT:
                 land()
-            request = pack.request()
+            request = pack.request(empty)
             flights.append((pack, request, _started(start, request)))
         while flights:
             land()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mse_grad.pointer import IS_KNOWN, pointer_of
 from mse_grad.tensor import Array
 from mse_grad_client.free_ranges import FreeRanges
 from mse_grad_client.segment import IS_SUPPORTED, Segment
@@ -176,5 +177,8 @@ class Region:
 
 
 def _address_of(contents: memoryview) -> int:
+    owner = contents.obj
+    if IS_KNOWN and isinstance(owner, np.ndarray) and owner.nbytes == contents.nbytes:
+        return pointer_of(owner).value or 0
     address: int = np.frombuffer(contents, np.uint8).__array_interface__["data"][0]
     return address

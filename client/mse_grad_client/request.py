@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +14,14 @@ from mse_grad.reasons import ContractError, Reason
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
 
-__all__ = ["GradientRequest", "Operands"]
+__all__ = ["Empty", "GradientRequest", "Operands"]
+
+
+class Empty(Protocol):
+    """Makes an array of unset elements in C order."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: np.dtype[Any], /) -> Array:
+        """As `numpy.empty`."""
 
 
 class Operands(NamedTuple):
@@ -70,9 +77,9 @@ class Operands(NamedTuple):
         return self.dtype, self.predict.shape, self.dout.tobytes() if self.scalar_dout else None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)  # not frozen, which would take two microseconds for each
 class GradientRequest:
-    """One gradient to compute: operands as little-endian bytes in C order, and where the gradient goes.
+    """One gradient to compute: operands as little-endian bytes in C order, and where the gradient goes. Never changed.
 
     Attributes:
         dtype: Element type of all operands and of the gradient.
@@ -148,20 +155,22 @@ class GradientRequest:
         )
 
     @classmethod
-    def pack(cls, several: Sequence[Operands]) -> GradientRequest:
+    def pack(cls, several: Sequence[Operands], *, empty: Empty = np.empty) -> GradientRequest:
         """Returns one request for all of `several`, with a copy of their operands; its gradient has one more axis.
 
         Args:
             several: Operands that may be packed together: their `pack_key` is the same.
+            empty: Makes the arrays that they are copied to, as `numpy.empty` does.
         """
         first = several[0]
         # In C order, whatever the order of what goes in.
-        predict, label, result = (np.empty((len(several), *first.predict.shape), first.dtype.numpy) for _ in range(3))
-        np.stack([each.predict for each in several], out=predict)
-        np.stack([each.label for each in several], out=label)
+        shape, dtype = (len(several), *first.predict.shape), first.dtype.numpy
+        predict = np.stack([each.predict for each in several], out=empty(shape, dtype))
+        label = np.stack([each.label for each in several], out=empty(shape, dtype))
         dout = first.dout
         if not first.scalar_dout:
-            dout = np.stack([each.dout for each in several], out=np.empty_like(predict))
+            dout = np.stack([each.dout for each in several], out=empty(shape, dtype))
+        result = np.empty(shape, dtype)
         return cls(
             dtype=first.dtype,
             shape=first.predict.shape,

@@ -9,7 +9,15 @@ import select
 import socket
 import sys
 
-__all__ = ["IS_SUPPORTED", "Segment", "connect", "exchange_packets", "has_ended"]
+__all__ = [
+    "IS_SUPPORTED",
+    "Segment",
+    "comes_before_room",
+    "connect",
+    "exchange_packets",
+    "has_ended",
+    "send_now",
+]
 
 IS_SUPPORTED = sys.platform == "linux"
 """Whether anything else here may be called."""
@@ -83,6 +91,26 @@ def exchange_packets(connection: socket.socket, packet: bytes, descriptors: list
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     connection.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
     return connection.recv(_MOST_ANSWER_BYTES)
+
+
+def send_now(connection: socket.socket, packet: bytes) -> bool:
+    """Sends a packet, or returns False where there is no room now; raises OSError where the other side is gone."""
+    if sys.platform != "linux":
+        return False
+    try:
+        connection.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def comes_before_room(connection: socket.socket) -> bool:
+    """Waits until there is something to read, or room to send; returns whether the first."""
+    if sys.platform != "linux":
+        return True
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | select.POLLOUT)
+    return any(events & ~select.POLLOUT for _, events in poll.poll())
 
 
 def has_ended(connection: socket.socket, *, timeout_s: float) -> bool:

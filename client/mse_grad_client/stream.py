@@ -1,4 +1,4 @@
-"""One live `StreamGradients` RPC, shared by any number of threads."""
+"""One live stream of requests, a `StreamGradients` RPC or packets, shared by any number of threads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import grpc
 from mse_grad.frame import Chunk, Header, decode_stream_response, encode_stream_request
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.call import Call, Metadata, open_call
+from mse_grad_client.call import Call
 from mse_grad_client.errors import InternalError, MseGradError, Unavailable, from_rpc_error, from_status
 from mse_grad_client.exchange import Exchange
 
 __all__ = ["Stream"]
-
-METHOD = "/mse_grad.v1.MseGradService/StreamGradients"
 
 # What waits in the outbox is packed into one message up to these bounds; measured, 64 small gradients are the peak.
 _PACK_ITEMS = 64
@@ -41,7 +39,7 @@ class _Item(NamedTuple):
 
 
 class Stream:
-    """Sends exchanges over one RPC and hands them their answers.
+    """Sends exchanges over one call and hands them their answers.
 
     The call pulls its messages from `_next_message`. Answers are read by the caller that waits for one, which spares a
     wake-up (a fifth of a small gradient's time); where several wait, or one with a deadline, which a read could not
@@ -51,7 +49,13 @@ class Stream:
         opened: What the server said when it opened the stream; None before that.
     """
 
-    def __init__(self, channel: grpc.Channel, *, address: str, metadata: Metadata = ()) -> None:
+    def __init__(self, open_call: Callable[[Callable[[], bytes | None]], Call], *, address: str) -> None:
+        """Opens it.
+
+        Args:
+            open_call: Starts the call, which pulls its messages from what it is given.
+            address: Of the server, for messages.
+        """
         self._address = address
         self._outbox: deque[_Item] = deque()
         self._lock = threading.Lock()
@@ -62,7 +66,7 @@ class Stream:
         self._close_error: MseGradError | None = None
         self._end_error: MseGradError | None = None
         self._going_away = False
-        self._call: Call | None = open_call(channel, METHOD, self._next_message, metadata)
+        self._call: Call | None = open_call(self._next_message)
         self._reading = threading.Lock()  # held by the thread that reads answers
         self._reader_wanted = threading.Semaphore()  # at once, for the opening
         self._reader = threading.Thread(target=self._read_when_wanted, name="mse-grad-reader", daemon=True)
@@ -171,6 +175,8 @@ class Stream:
     def _next_message(self) -> bytes | None:
         # Encoded here, when gRPC is ready to send: what waits costs no memory, and what waited together goes together.
         outbox = self._outbox
+        if not outbox:
+            return None
         headers, chunks, cancel_ids = [], [], []
         size_bytes = 0
         for _ in range(_PACK_ITEMS):
@@ -184,8 +190,6 @@ class Stream:
             if item.cancel_id:
                 cancel_ids.append(item.cancel_id)
             size_bytes += item.size_bytes
-        if not (headers or chunks or cancel_ids):
-            return None
         return encode_stream_request(headers, chunks, cancel_ids)
 
     def _read_when_wanted(self) -> None:

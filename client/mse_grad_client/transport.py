@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
+
+import numpy as np
 
 from mse_grad.frame import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
 from mse_grad.reasons import Reason
+from mse_grad.tensor import Array
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.address import is_on_this_host
 from mse_grad_client.connection import Connection
 from mse_grad_client.credentials import Credentials
 from mse_grad_client.errors import ClientClosed, InternalError, MseGradError, Unavailable
-from mse_grad_client.exchange import Exchange
 from mse_grad_client.fleet import Fleet
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.stream import Stream
+from mse_grad_client.sharing import Ride
 from mse_grad_client.watcher import Watcher
 
 __all__ = ["Flight", "Transport"]
@@ -29,22 +33,20 @@ __all__ = ["Flight", "Transport"]
 class Flight:
     """A request that was sent. Ends with either of its methods, which is called once."""
 
-    def __init__(self, stream: Stream, id: int, exchange: Exchange, land: Callable[[], None]) -> None:
-        self._stream = stream
-        self._id = id
-        self._exchange = exchange
+    def __init__(self, ride: Ride, land: Callable[[], None]) -> None:
+        self._ride = ride
         self._land = land
 
     def finish(self) -> None:
         """Blocks until the gradient is whole; raises MseGradError."""
         try:
-            self._stream.finish(self._id, self._exchange)
+            self._ride.finish()
         finally:
             self._land()
 
     def abandon(self) -> None:
         """Gives it up."""
-        self._stream.abandon(self._id, self._exchange)
+        self._ride.abandon()
         self._land()
 
 
@@ -107,8 +109,8 @@ class Transport:
 
         try:
             stream, _ = connection.live_stream()
-            exchange = connection.exchange(stream, request, request_id=self._next_request_id(), deadline=deadline)
-            return Flight(stream, stream.start(exchange), exchange, land)
+            ride = connection.start(stream, request, request_id=self._next_request_id(), deadline=deadline)
+            return Flight(ride, land)
         except BaseException:
             land()
             raise
@@ -136,6 +138,13 @@ class Transport:
                 f"expected dtype {dtype}, shape {list(shape)} and {len(request.y)} bytes"
             )
         request.fill(0, y.data)
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """Returns an array of unset elements for operands to be put together in: shared memory where that pays."""
+        size_bytes = math.prod(shape) * dtype.itemsize
+        if self.region is None or size_bytes < self._options.copied_from_bytes:
+            return np.empty(shape, dtype)
+        return self.region.empty(shape, dtype)
 
     def server_info(self, *, deadline: float | None) -> pb.GetServerInfoResponse:
         """Returns the answer of GetServerInfo at the given address; raises MseGradError."""

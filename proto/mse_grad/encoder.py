@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from mse_grad.messages import Chunk, Header, SharedRange, TensorFrame, UnaryRequest
 from mse_grad.tensor import Buffer
@@ -119,13 +120,7 @@ def open_unary_response(
 
 def _header_body(header: Header) -> bytes:
     body = b"\x08" + uint64_bytes(header.id) if header.id else b""
-    if header.dtype:
-        body += b"\x10" + enum_bytes(header.dtype)
-    if header.shape:
-        packed = b"".join(map(int64_bytes, header.shape))
-        body += b"\x1a" + uint64_bytes(len(packed)) + packed
-    if header.reduction:
-        body += b"\x20" + enum_bytes(header.reduction)
+    body += _kind(header.dtype, tuple(header.shape), header.reduction)
     if header.scalar_dout is not None:
         body += b"\x2a" + uint64_bytes(_size_bytes(header.scalar_dout)) + bytes(header.scalar_dout)
     if header.numel:
@@ -140,6 +135,18 @@ def _header_body(header: Header) -> bytes:
         body += b"\x4a" + uint64_bytes(len(text)) + text
     if header.tensors:
         body += b"\x50" + int64_bytes(header.tensors)
+    return body
+
+
+# Cached: a training loop sends the same few for ever.
+@lru_cache(maxsize=1024)
+def _kind(dtype: int, shape: tuple[int, ...], reduction: int) -> bytes:
+    body = b"\x10" + enum_bytes(dtype) if dtype else b""
+    if shape:
+        packed = b"".join(map(int64_bytes, shape))
+        body += b"\x1a" + uint64_bytes(len(packed)) + packed
+    if reduction:
+        body += b"\x20" + enum_bytes(reduction)
     return body
 
 

@@ -6,6 +6,7 @@ Source: https://protobuf.dev/programming-guides/encoding. Thread safety: pure fu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 __all__ = [
     "Unrecognised",
@@ -34,6 +35,12 @@ def uint64_bytes(number: int) -> bytes:
         return _ONE_BYTE[number]
     if 0 <= number < 0x4000:
         return bytes((number & 0x7F | 0x80, number >> 7))
+    return _long_varint(number)
+
+
+# Cached: lengths, and places in shared memory, come again and again.
+@lru_cache(maxsize=4096)
+def _long_varint(number: int) -> bytes:
     if not 0 <= number < 2**64:
         raise ValueError(f"{number} does not fit into a uint64 field; it must be in [0, 2^64)")
     digits = []

@@ -1,4 +1,7 @@
-"""One connection over which a client hands over memory: packets of `SharedMemoryHandover`, each answered."""
+"""One connection over which a client hands over memory: packets of `SharedMemoryHandover`, each answered.
+
+Or, where its first packet says so, one that is handed on to carry requests.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from mse_grad.reasons import ContractError
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.errors import ServerError, SharedMemoryUnusable, to_status
 from mse_grad_server.lease import Lease
+from mse_grad_server.packets import Packets
 
 __all__ = ["Handover"]
 
@@ -73,7 +77,11 @@ class Handover:
                 raise SharedMemoryUnusable(
                     f"a packet has at most {_MOST_PACKET_BYTES} bytes and {_MOST_DESCRIPTORS} descriptors, not more"
                 )
-            self._take(packet, descriptors)
+            handover = _parsed(packet)
+            if handover.requests and self.lease is None:
+                self._hand_on(handover, descriptors)
+                return
+            self._take(handover, descriptors)
             self._answer(pb.SharedMemoryHandoverResult())
         except (ServerError, ContractError) as error:
             if self.lease is None:
@@ -98,11 +106,21 @@ class Handover:
             self._on_end(self)
             self._connection.close()
 
-    def _take(self, packet: bytes, descriptors: Sequence[int]) -> None:
-        try:
-            handover = pb.SharedMemoryHandover.FromString(packet)
-        except DecodeError as cause:
-            raise SharedMemoryUnusable("the packet is not a mse_grad.v1.SharedMemoryHandover") from cause
+    def _hand_on(self, handover: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
+        if descriptors:
+            raise SharedMemoryUnusable("a connection for requests takes no segments; hand them over on another one")
+        lease = self._lease_of(handover)
+        packets = Packets(self._connection)
+        lease.attach_requests(packets)
+        self._answer(pb.SharedMemoryHandoverResult())
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_end(self)
+            lease.serve(packets)
+
+    def _take(self, handover: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
+        if handover.requests:
+            raise SharedMemoryUnusable("a connection for memory carries no requests; open another one for them")
         if self.lease is None:
             lease = self._lease_of(handover)
             lease.attach(self)
@@ -137,6 +155,13 @@ class Handover:
             self.close()
         else:
             self.lease.hang_up()
+
+
+def _parsed(packet: bytes) -> pb.SharedMemoryHandover:
+    try:
+        return pb.SharedMemoryHandover.FromString(packet)
+    except DecodeError as cause:
+        raise SharedMemoryUnusable("the packet is not a mse_grad.v1.SharedMemoryHandover") from cause
 
 
 def _refusal(error: ServerError | ContractError) -> pb.SharedMemoryHandoverResult:

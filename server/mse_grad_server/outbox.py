@@ -74,6 +74,20 @@ class Outbox:
         finally:
             self.is_flushing = False
 
+    def flush_now(self, write_now: Callable[[bytes], bool]) -> bool:
+        """Writes what was put, as far as that needs no waiting; returns whether nothing is left. Nobody else flushes.
+
+        Args:
+            write_now: Sends a message, or returns False where there is no room.
+        """
+        while self._queue:
+            answer, size_bytes = self._queue[0]
+            if not isinstance(answer, bytes) or (answer and not write_now(answer)):
+                return False
+            self._queue.popleft()
+            self.unanswered_bytes -= size_bytes
+        return True
+
     async def below(self, limit_bytes: int) -> None:
         """Waits until less than `limit_bytes` is unanswered; another coroutine must flush."""
         while self.unanswered_bytes >= limit_bytes:

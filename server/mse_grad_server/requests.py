@@ -25,6 +25,7 @@ from mse_grad_server.errors import (
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.segments import Segments
 from mse_grad_server.trace import trace_id_of
+from mse_grad_server.traffic import Tally
 
 __all__ = ["METHOD", "OpenRequests"]
 
@@ -51,6 +52,7 @@ class OpenRequests:
         settings: Settings,
         *,
         name_of: Callable[[int], str],
+        tally: Tally,
         segments: Segments | None = None,
     ) -> None:
         self.last_id = 0
@@ -60,6 +62,7 @@ class OpenRequests:
         self._settings = settings
         self._window_bytes = settings.window_bytes
         self._name_of = name_of
+        self._tally = tally
         self._segments = segments
         self._open: dict[int, OpenRequest] = {}
         self._errors: list[pb.GradientError] = []
@@ -88,7 +91,7 @@ class OpenRequests:
         recorder = self._recorder
         recorder.computed(batch.elements, encode_s=batch.encode_s, kernel_s=batch.kernel_s)
         if batch.operand_bytes or not batch.shared_elements:
-            recorder.traffic.stream.count(
+            self._tally.count(
                 batch.operand_elements,
                 batch.elements - batch.shared_elements,
                 batch.operand_bytes,

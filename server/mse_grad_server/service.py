@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from itertools import count
@@ -15,17 +16,19 @@ from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.backends.base import ComputeAll, Gradient
-from mse_grad_server.call import CURRENT_CALL
+from mse_grad_server.call import CURRENT_CALL, Call
 from mse_grad_server.check import Work, check_unary
 from mse_grad_server.clock import Clock
 from mse_grad_server.config import Settings, size_text
 from mse_grad_server.engine import Engine
-from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable, MessageTooLarge
+from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable, MessageTooLarge, to_status
 from mse_grad_server.info import limits_of
 from mse_grad_server.interruption import Interruption
 from mse_grad_server.lease import Lease
+from mse_grad_server.packets import Packets
 from mse_grad_server.recorder import Recorder
-from mse_grad_server.stream import EOF, Stream
+from mse_grad_server.stream import EOF, Stream, StreamContext
+from mse_grad_server.traffic import Tally
 
 __all__ = ["COMPUTE_GRADIENT", "SERVICE", "Service"]
 
@@ -55,6 +58,7 @@ class Service:
         self._server_info = server_info
         self._stream_numbers = count(1)
         self._lease = lease
+        self._serving: set[asyncio.Task[None]] = set()
         self._opened = pb.StreamOpened(instance_id=instance_id, limits=limits_of(settings))
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -104,17 +108,28 @@ class Service:
         name = f"{self._name}-s{next(self._stream_numbers)}"
         # A client elsewhere could not reach the socket.
         lease = self._lease() if _is_on_this_host(context.peer()) else None
-        stream = Stream(context, self._engine, self._recorder, self._clock, self._settings, name=name, lease=lease)
-        CURRENT_CALL.get().streams.append(stream)
-        opened = pb.StreamOpened()
-        opened.CopyFrom(self._opened)
-        if lease is not None:
-            opened.shared_memory.CopyFrom(lease.offer)
+        call, traffic = CURRENT_CALL.get(), self._recorder.traffic
+        if lease is None:
+            await self._stream(call, context, name, traffic.stream, None).run(_opening(self._opened))
+            return
+        opened = pb.StreamOpened(shared_memory=lease.offer)
+        opened.MergeFrom(self._opened)
+        beside: list[asyncio.Task[None]] = []
+        stream = self._stream(call, context, name, traffic.stream, lease)
+
+        def serve(packets: Packets) -> None:
+            if stream.is_draining:  # nobody would tell what begins now
+                lease.hang_up()
+            else:
+                beside.append(self._begin_packets(call, packets, f"{name}p", lease))
+
+        lease.serve = serve
         try:
-            await stream.run(pb.StreamGradientsResponse(opened=opened).SerializeToString())
+            await stream.run(_opening(opened))
+            if stream.is_draining and beside:  # it drains as well, and the engine sees to its end
+                await asyncio.wait(beside)
         finally:
-            if lease is not None:
-                lease.close()
+            lease.close()
 
     async def get_server_info(self, message: bytes, _: Any) -> bytes:
         """Answers one GetServerInfo RPC."""
@@ -125,6 +140,31 @@ class Service:
                 Reason.MESSAGE_MALFORMED, "message", "the message is not a mse_grad.v1.GetServerInfoRequest"
             ) from cause
         return self._server_info().SerializeToString()
+
+    def _stream(self, call: Call, context: StreamContext, name: str, tally: Tally, lease: Lease | None) -> Stream:
+        stream = Stream(
+            context, self._engine, self._recorder, self._clock, self._settings, name=name, tally=tally, lease=lease
+        )
+        call.streams.append(stream)
+        return stream
+
+    def _begin_packets(self, call: Call, packets: Packets, name: str, lease: Lease) -> asyncio.Task[None]:
+        serving = asyncio.get_running_loop().create_task(self._serve_packets(call, packets, name, lease))
+        self._serving.add(serving)  # the loop keeps no task alive
+        serving.add_done_callback(self._serving.discard)
+        return serving
+
+    async def _serve_packets(self, call: Call, packets: Packets, name: str, lease: Lease) -> None:
+        try:
+            stream = self._stream(call, packets, name, self._recorder.traffic.packets, lease)
+            packets.take_alone = lambda message: stream.take_alone(message, packets.write_now)
+            await stream.run(_opening(self._opened))
+        except Exception as error:  # noqa: BLE001 - as the interceptor does it for an RPC
+            self._recorder.call_failed("StreamGradients", error, request_id=name)
+            go_away = pb.GoAway(status=to_status(error, request_id=name))
+            packets.write_now(pb.StreamGradientsResponse(go_away=go_away).SerializeToString())
+        finally:
+            lease.hang_up()
 
     async def _read_message(self, context: Any) -> bytes:
         silence_s = self._settings.stall_timeout_s
@@ -181,6 +221,10 @@ class Service:
         operand_elements = work.operand_bytes // dtype.itemsize_bytes
         self._recorder.traffic.unary.count(operand_elements, work.count, work.operand_bytes, gradient_bytes)
         return answer
+
+
+def _opening(opened: pb.StreamOpened) -> bytes:
+    return pb.StreamGradientsResponse(opened=opened).SerializeToString()
 
 
 def _is_on_this_host(peer: str) -> bool:

@@ -23,6 +23,7 @@ from mse_grad_server.errors import SharedMemoryDenied, SharedMemoryFull, reason_
 from mse_grad_server.handover import Handover
 from mse_grad_server.lease import Lease
 from mse_grad_server.metrics import Metrics
+from mse_grad_server.packets import MOST_PACKET_BYTES
 from mse_grad_server.segments import Budget, Segments
 
 __all__ = ["SharedMemory", "user_of_peer"]
@@ -99,6 +100,7 @@ class SharedMemory:
             socket_name=self._socket_name,
             secret=secrets.token_bytes(32),
             max_mapped_bytes=min(self._settings.shared_memory_stream_bytes, self._settings.shared_memory_bytes),
+            max_packet_bytes=MOST_PACKET_BYTES,
         )
         lease = Lease(offer, Segments(self._settings, self._budget), on_close=self._forget)
         self._leases[offer.secret] = lease

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -21,6 +21,7 @@ from mse_grad_server.lease import Lease
 from mse_grad_server.outbox import Outbox
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.requests import OpenRequests
+from mse_grad_server.traffic import Tally
 
 __all__ = ["EOF", "Stream", "StreamContext"]
 
@@ -31,7 +32,7 @@ _LOOKS_PER_STALL = 4
 
 
 class StreamContext(Protocol):
-    """What a stream needs of `grpc.aio.ServicerContext`."""
+    """What a stream needs: `grpc.aio.ServicerContext`, or packets."""
 
     def read(self) -> Awaitable[Any]:
         """Returns the next message, or EOF."""
@@ -45,6 +46,9 @@ class Stream:
 
     While no request waits for more of its chunks, one coroutine reads, computes and writes in turn: the fastest way for
     small gradients. Otherwise a task writes, and reading goes on until a window is unanswered.
+
+    Attributes:
+        is_draining: Whether `drain` was called.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Stream:
         settings: Settings,
         *,
         name: str,
+        tally: Tally,
         lease: Lease | None = None,
     ) -> None:
         self._context = context
@@ -70,9 +75,10 @@ class Stream:
             recorder,
             settings,
             name_of=lambda id: f"{name}-{id}",
+            tally=tally,
             segments=None if lease is None else lease.segments,
         )
-        self._draining = False
+        self.is_draining = False
         self._interruption = Interruption()
         self._writer: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
@@ -101,11 +107,28 @@ class Stream:
         finally:
             self._close(error)
 
+    def take_alone(self, message: bytes, write_now: Callable[[bytes], bool]) -> bool:
+        """Takes a message while `run` waits for one and nothing is under way; else returns False, having done nothing.
+
+        Args:
+            message: It.
+            write_now: Sends an answer, or returns False where there is no room for it now.
+
+        Raises:
+            ContractError, ServerError: As `run`, which has to end by it.
+        """
+        if self._requests or self.is_draining or not self._outbox.is_empty:
+            return False
+        self._take(message)
+        if self._requests or not self._outbox.flush_now(write_now):
+            self._write_in_task()
+        return True
+
     def drain(self, why: ServerError | None = None) -> None:
         """See Drainable, and Removable; a second call does nothing."""
-        if self._draining:
+        if self.is_draining:
             return
-        self._draining = True
+        self.is_draining = True
         self._requests.stop_taking()
         status = to_status(why or Draining("the server finishes the requests that it has and ends"), request_id="")
         go_away = pb.GoAway(last_id=self._requests.last_id, status=status)
@@ -214,7 +237,7 @@ class Stream:
             self._write_in_task()  # what was put between the writer's last look and now
 
     def _is_drained(self) -> bool:
-        return self._draining and not self._requests and self._outbox.is_empty
+        return self.is_draining and not self._requests and self._outbox.is_empty
 
     def _keep_time(self) -> None:
         if self._timer is not None:

@@ -36,12 +36,14 @@ class Traffic(Collector):
 
     Attributes:
         stream: Messages of StreamGradients.
+        packets: Those of them that come and go over a unix socket instead of HTTP/2.
         unary: Messages of ComputeGradient.
         shared_memory: Clients' memory, which is computed in where it lies.
     """
 
     def __init__(self) -> None:
         self.stream = Tally()
+        self.packets = Tally()
         self.unary = Tally()
         self.shared_memory = Tally()
 

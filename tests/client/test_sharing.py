@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from mse_grad.frame import Header, StreamRequest
+from mse_grad.frame import Header, StreamRequest, decode_stream_request
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientOptions, InternalError, MseGradClient, ResourceExhausted, RetryOptions
 from support.memory_listener import MemoryListener, refusing
 from support.operands import expected, operands
-from support.scripted_server import Script, ScriptedServer, answer, refused
+from support.scripted_server import Script, ScriptedServer, answer, opened, refused
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name needs Linux")
 
@@ -90,3 +91,87 @@ def test_elements_in_the_answer_to_a_chunk_in_shared_memory_break_the_contract()
         pytest.raises(InternalError, match="in shared memory"),
     ):
         client.compute(*operands((COUNT,)))
+
+
+class InPackets:
+    """Serves requests in packets: so many as told, each with one answer, then hangs up."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.came = 0
+
+    def __call__(self, connection: socket.socket) -> None:
+        connection.send(opened())
+        headers: dict[int, Header] = {}
+        while self.came < self.count:
+            packet = connection.recv(1 << 20)
+            if not packet:
+                return
+            self.came += 1
+            connection.send(answer(headers, decode_stream_request(packet)))
+
+
+def test_small_gradients_go_in_packets() -> None:
+    given = operands((1000,))
+    in_packets = InPackets(100)
+    with (
+        MemoryListener(requests=in_packets) as listener,
+        ScriptedServer(answering(None), offer=listener.offer) as server,
+        MseGradClient(server.address) as client,
+    ):
+        for _ in range(5):
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+    assert (in_packets.came, server.requests) == (5, [])
+
+
+def test_when_the_packets_end_the_stream_takes_over() -> None:
+    given = operands((1000,))
+    in_packets = InPackets(2)
+    with (
+        MemoryListener(requests=in_packets) as listener,
+        ScriptedServer(answering(None), offer=listener.offer) as server,
+        MseGradClient(server.address, options=ONCE) as client,
+    ):
+        for _ in range(5):
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+    assert (in_packets.came, len(server.requests)) == (2, 3)
+
+
+def test_what_is_too_large_for_a_packet_goes_over_the_stream() -> None:
+    given = operands((20_000,))  # less than is worth copying to shared memory
+    in_packets = InPackets(100)
+    with (
+        MemoryListener(requests=in_packets) as listener,
+        ScriptedServer(answering(None), offer=listener.offer) as server,
+        MseGradClient(server.address) as client,
+    ):
+        assert client.compute(*given).tobytes() == expected(*given).tobytes()
+    assert (in_packets.came, len(server.requests)) == (0, 1)
+
+
+def test_an_error_in_packets_is_the_callers() -> None:
+    def refuse(connection: socket.socket) -> None:
+        connection.send(opened())
+        connection.recv(1 << 20)
+        connection.send(refused(1, Reason.SERVER_BUSY))
+        connection.recv(1 << 20)
+
+    with (
+        MemoryListener(requests=refuse) as listener,
+        ScriptedServer(answering(None), offer=listener.offer) as server,
+        MseGradClient(server.address, options=ONCE) as client,
+        pytest.raises(ResourceExhausted),
+    ):
+        client.compute(*operands((1000,)))
+
+
+def test_a_server_that_takes_no_requests_there_gets_them_over_the_stream() -> None:
+    given = operands((1000,))
+    with (
+        MemoryListener(refusing(lambda packet: packet.requests)) as listener,
+        ScriptedServer(answering(None), offer=listener.offer) as server,
+    ):
+        listener.offer.max_packet_bytes = 1024
+        with MseGradClient(server.address) as client:
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+    assert len(server.requests) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from mse_grad.frame import Header, StreamRequest, decode_stream_request
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import Cancelled, DeadlineExceeded, InternalError, MseGradError, Unavailable
+from mse_grad_client.call import open_call
 from mse_grad_client.exchange import Exchange
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.stream import Stream
@@ -72,7 +74,7 @@ def channel() -> FakeChannel:
 
 @pytest.fixture
 def stream(channel: FakeChannel) -> Iterator[Stream]:
-    live = Stream(cast(grpc.Channel, channel), address="fake:1")
+    live = Stream(partial(open_call, cast(grpc.Channel, channel), "/fake/Stream"), address="fake:1")
     channel.call.give(opened())
     assert live.wait_opened(10) is not None
     yield live
@@ -263,7 +265,7 @@ def test_limits_are_those_of_the_server(stream: Stream) -> None:
 
 
 def test_waiting_for_the_opening_ends_in_time(channel: FakeChannel) -> None:
-    silent = Stream(cast(grpc.Channel, channel), address="fake:1")
+    silent = Stream(partial(open_call, cast(grpc.Channel, channel), "/fake/Stream"), address="fake:1")
     assert silent.wait_opened(0.01) is None
     silent.close(Cancelled("the test is over"))
     with pytest.raises(Cancelled):

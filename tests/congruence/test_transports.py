@@ -68,6 +68,12 @@ def test_every_case_in_shared_memory(server_of_kernel: ServerProcess, dtype: DTy
 
 
 @by_dtype
+def test_every_case_in_packets_where_it_fits(server_of_kernel: ServerProcess, dtype: DType) -> None:
+    with MseGradClient(server_of_kernel.address) as client:
+        assert_bits_of_the_formula(client, client.compute, dtype)
+
+
+@by_dtype
 def test_every_case_copied_through_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
     options = ClientOptions(copied_from_bytes=0)
     with MseGradClient(server_of_kernel.address, options=options) as client:

@@ -20,6 +20,7 @@ from mse_grad_server.log import open_log
 from mse_grad_server.metrics import Metrics
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.requests import OpenRequests
+from mse_grad_server.traffic import Tally
 from support.in_process import FakeBackend, chunk, gradient, header, reason_of
 
 
@@ -31,7 +32,7 @@ class Table:
         self.engine = Engine(self.backend, self.metrics, told)
         self.engine.set_ready(inline_bytes=0)
         recorder = Recorder(self.metrics, open_log("error", "json", stream=io.StringIO()), logs_every_request=False)
-        self.requests = OpenRequests(self.engine, recorder, told, name_of=str)
+        self.requests = OpenRequests(self.engine, recorder, told, name_of=str, tally=Tally())
 
     def exchange(self, frame: StreamRequest) -> tuple[list[tuple[int, int, bytes]], list[tuple[int, Reason]]]:
         """Takes a message and returns the results (id, offset, y) and the errors (id, reason)."""

@@ -20,6 +20,7 @@ from mse_grad_server.log import open_log
 from mse_grad_server.metrics import Metrics
 from mse_grad_server.recorder import Recorder
 from mse_grad_server.stream import Stream
+from mse_grad_server.traffic import Tally
 from support.in_process import FakeBackend, FakeClock, chunk, header
 
 
@@ -60,7 +61,7 @@ class Flow:
         self.engine = Engine(self.backend, self.metrics, settings)
         self.engine.set_ready(inline_bytes=settings.inline_bytes)
         recorder = Recorder(self.metrics, open_log("info", "json", stream=io.StringIO()), logs_every_request=False)
-        stream = Stream(self.context, self.engine, recorder, self.clock, settings, name="test")
+        stream = Stream(self.context, self.engine, recorder, self.clock, settings, name="test", tally=Tally())
         self.running = asyncio.ensure_future(stream.run(b""))
 
 

@@ -96,6 +96,12 @@ class RawHandover:
         self._first = pb.SharedMemoryHandover()
         return await self.send(packet.SerializeToString(), descriptors)
 
+    async def ask_for_requests(self, descriptors: Sequence[int] = ()) -> pb.SharedMemoryHandoverResult:
+        """Asks for the connection to carry requests and returns the answer."""
+        packet = pb.SharedMemoryHandover(requests=True, segments=range(1, len(descriptors) + 1))
+        packet.MergeFrom(self._first)
+        return await self.send(packet.SerializeToString(), descriptors)
+
     async def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> pb.SharedMemoryHandoverResult:
         """Sends bytes and returns their answer."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
@@ -38,19 +39,32 @@ def refusing(is_refused: Callable[[pb.SharedMemoryHandover], bool]) -> Callable[
 
 
 class MemoryListener:
-    """Listens on an abstract address for one connection; to be used with `with`.
+    """Listens on an abstract address for one connection of each kind; to be used with `with`.
 
     Attributes:
         offer: What a stream offers its client.
         packets: What came, with how many descriptors, oldest first.
     """
 
-    def __init__(self, answer: Callable[[pb.SharedMemoryHandover], bytes] = taking) -> None:
-        """Takes how packets are answered; an empty answer closes the connection."""
+    def __init__(
+        self,
+        answer: Callable[[pb.SharedMemoryHandover], bytes] = taking,
+        *,
+        requests: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        """Takes how packets are answered; an empty answer closes the connection.
+
+        Args:
+            answer: Answers what hands memory over.
+            requests: Serves the connection for requests; None offers none.
+        """
         name = f"mse-grad-test-{os.getpid()}-{next(_numbers)}"
         self.offer = pb.SharedMemoryOffer(socket_name=name, secret=b"secret", max_mapped_bytes=2**40)
+        if requests is not None:
+            self.offer.max_packet_bytes = 128 * 1024
         self.packets: list[tuple[pb.SharedMemoryHandover, int]] = []
         self._answer = answer
+        self._requests = requests
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(f"\0{self.offer.socket_name}")
         self._listener.listen()
@@ -72,10 +86,15 @@ class MemoryListener:
         self._listener.close()
 
     def _serve(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # nobody came
-            return
+        with ThreadPoolExecutor() as threads:
+            while True:
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:  # nobody comes any more
+                    return
+                threads.submit(self._serve_one, connection)
+
+    def _serve_one(self, connection: socket.socket) -> None:
         with connection:
             while True:
                 packet, rights, _, _ = connection.recvmsg(65536, 4096)
@@ -87,6 +106,10 @@ class MemoryListener:
                 for descriptor in descriptors:
                     os.close(descriptor)
                 handover = pb.SharedMemoryHandover.FromString(packet)
+                if handover.requests and self._requests is not None:
+                    connection.send(taking(handover))
+                    self._requests(connection)
+                    return
                 self.packets.append((handover, len(descriptors)))
                 answer = self._answer(handover)
                 if not answer:

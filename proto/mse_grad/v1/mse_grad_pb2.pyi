@@ -174,26 +174,30 @@ class StreamOpened(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ...) -> None: ...
 
 class SharedMemoryOffer(_message.Message):
-    __slots__ = ("socket_name", "secret", "max_mapped_bytes")
+    __slots__ = ("socket_name", "secret", "max_mapped_bytes", "max_packet_bytes")
     SOCKET_NAME_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     MAX_MAPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PACKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     socket_name: str
     secret: bytes
     max_mapped_bytes: int
-    def __init__(self, socket_name: _Optional[str] = ..., secret: _Optional[bytes] = ..., max_mapped_bytes: _Optional[int] = ...) -> None: ...
+    max_packet_bytes: int
+    def __init__(self, socket_name: _Optional[str] = ..., secret: _Optional[bytes] = ..., max_mapped_bytes: _Optional[int] = ..., max_packet_bytes: _Optional[int] = ...) -> None: ...
 
 class SharedMemoryHandover(_message.Message):
-    __slots__ = ("instance_id", "secret", "segments", "withdrawn")
+    __slots__ = ("instance_id", "secret", "segments", "withdrawn", "requests")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     secret: bytes
     segments: _containers.RepeatedScalarFieldContainer[int]
     withdrawn: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, instance_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., segments: _Optional[_Iterable[int]] = ..., withdrawn: _Optional[_Iterable[int]] = ...) -> None: ...
+    requests: bool
+    def __init__(self, instance_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., segments: _Optional[_Iterable[int]] = ..., withdrawn: _Optional[_Iterable[int]] = ..., requests: bool = ...) -> None: ...
 
 class SharedMemoryHandoverResult(_message.Message):
     __slots__ = ("status",)

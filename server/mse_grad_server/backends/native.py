@@ -6,11 +6,9 @@ Source: kernel/cpu/mse_loss_grad_cpu.h, whose numbers stand here too.
 from __future__ import annotations
 
 import ctypes
-import sys
 from pathlib import Path
 
-import numpy as np
-
+from mse_grad.pointer import IS_KNOWN, pointer_of
 from mse_grad.tensor import Array, DType
 
 __all__ = ["LIBRARY_PATH", "LibraryUnusable", "NativeKernel"]
@@ -22,12 +20,6 @@ _OK = 0
 
 # Fastest first.
 _VARIANTS = {"avx512": 3, "avx2": 2, "neon": 1, "portable": 0}
-
-# Where an array keeps the address of its first element: in its struct, PyArrayObject, whose members NumPy's ABI fixes,
-# right after the object's header; CPython gives the struct's address as the id. The documented ways,
-# `array.ctypes.data` and `array.__array_interface__`, take 0.9 us for each of four arrays, this one 0.1.
-_HEADER_BYTES = object.__basicsize__
-_pointer_at = ctypes.c_void_p.from_address
 
 
 class LibraryUnusable(Exception):
@@ -75,7 +67,7 @@ class NativeKernel:
             raise LibraryUnusable(
                 f"{path} has ABI version {abi_version}, not {_ABI_VERSION}; install the package again"
             )
-        if not _pointers_follow_headers():
+        if not IS_KNOWN:
             raise LibraryUnusable("this Python keeps arrays in another way than CPython does")
         return cls(library)
 
@@ -124,19 +116,10 @@ class NativeKernel:
             size_bytes // dtype.itemsize_bytes,
             c,
             scalar_dout,
-            _pointer_at(id(predict) + _HEADER_BYTES),
-            _pointer_at(id(label) + _HEADER_BYTES),
-            _pointer_at(id(dout) + _HEADER_BYTES),
-            _pointer_at(id(y) + _HEADER_BYTES),
+            pointer_of(predict),
+            pointer_of(label),
+            pointer_of(dout),
+            pointer_of(y),
         )
         if status != _OK:
             raise ValueError(f"the kernel refused variant {variant!r} with dtype {dtype.name}: status {status}")
-
-
-def _pointers_follow_headers() -> bool:
-    """Returns whether the address of an array's first element can be read where `compute` reads it."""
-    if sys.implementation.name != "cpython":
-        return False
-    probe = np.zeros(1, np.uint8)
-    address: int = probe.__array_interface__["data"][0]
-    return _pointer_at(id(probe) + _HEADER_BYTES).value == address
