@@ -101,6 +101,13 @@ def doctor(*flags: str) -> int:
     return ended.returncode
 
 
+def transport() -> str:
+    """Returns how a gradient's operands reach the server."""
+    program = "import sys, mse_grad_client as sdk; print(sdk.MseGradClient(sys.argv[1]).server_info().transport)"
+    command = [sys.executable, "-c", program, SERVER]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def project(podman: Podman, debian: str, image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     context = tmp_path_factory.mktemp("monitoring")
@@ -113,9 +120,11 @@ def project(podman: Podman, debian: str, image: Image, tmp_path_factory: pytest.
     for name in ("prometheus", "alertmanager"):
         flags = ["--build-arg", f"DEBIAN_IMAGE={debian}", "--file", recipe, "--target", name]
         podman.run("build", *podman.build_flags, *flags, "--tag", f"localhost/{name}:test", str(context))
+    settings = context / "server.env"
+    settings.write_text("MSE_GRAD_SHARED_MEMORY_USERS=0,10001\n")
     with own_network():
         opened = Project(podman, image)
-        opened.run("up", "--detach", *SERVICES)
+        opened.run("up", "--detach", *SERVICES, MSE_GRAD_SETTINGS=str(settings))
         yield opened
         opened.run("down", "--volumes", "--timeout", "5")
 
@@ -123,6 +132,8 @@ def project(podman: Podman, debian: str, image: Image, tmp_path_factory: pytest.
 def test_it_comes_up_and_tells_when_the_server_is_gone_and_back(project: Project) -> None:
     until(lambda: project.health("server") == 0, "the server is not well")
     assert doctor() == 0
+    # A client on the host, root as server.env lets it, and not the user of the container.
+    assert transport() == "shared_memory"
     (up,) = until(lambda: series('up{job="mse-grad"} == 1'), "Prometheus does not scrape the server")
     assert up["metric"]["instance"] == "this-host"
     until(lambda: series("job:mse_grad_requests:rate5m"), "the rules record nothing")
