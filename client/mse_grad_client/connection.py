@@ -29,7 +29,7 @@ _SERVICE = "/mse_grad.v1.MseGradService"
 _STREAM_METHOD = f"{_SERVICE}/StreamGradients"
 _INFO_REQUEST = pb.GetServerInfoRequest().SerializeToString()
 _DEFAULT_CHUNK_BYTES = 512 * 1024
-_DEFAULT_WINDOW_CHUNKS = 4
+_DEFAULT_WINDOW_CHUNKS = 8
 
 
 class InfoCall(Protocol):

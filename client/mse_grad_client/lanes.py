@@ -18,8 +18,8 @@ __all__ = ["fits_packet", "is_worth_sharing", "shared_exchange"]
 # 16M); an NPU copies one in, computes one and copies one out at a time: with two it takes 1.6 times its longest stage.
 _CHUNK_BYTES = 2 * 1024 * 1024
 _SLOTS = 3
-# Operands of a request that goes as a packet; with what a stream packs before it, a packet of 128 KiB holds it.
-MOST_INLINE_BYTES = 32 * 1024
+# Operands of a request that goes as a packet; with what a stream packs before it, one of 192 KiB holds it.
+_MOST_IN_PACKET_BYTES = 72 * 1024
 
 
 def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOptions) -> bool:
@@ -33,7 +33,7 @@ def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOp
 
 def fits_packet(request: GradientRequest) -> bool:
     """Whether the request may go as one packet, whatever waits to be packed with it."""
-    return 2 * len(request.predict) + len(request.dout) <= MOST_INLINE_BYTES
+    return 2 * len(request.predict) + len(request.dout) <= _MOST_IN_PACKET_BYTES
 
 
 def shared_exchange(

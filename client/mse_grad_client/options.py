@@ -76,7 +76,7 @@ class ClientOptions:
     all_workers: bool = True
     shared_memory: bool = True
     shared_from_bytes: int = 16 * 1024
-    copied_from_bytes: int = 128 * 1024
+    copied_from_bytes: int = 24 * 1024
     retry: RetryOptions = field(default_factory=RetryOptions)
     tls: bool = False
     tls_ca: str | os.PathLike[str] | None = None

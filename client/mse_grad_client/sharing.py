@@ -176,7 +176,9 @@ class Sharing:
         way = link.way(stream)
         try:
             if is_worth_sharing(request, self._region, self._options):
-                return self._start_in_memory(link.handover, way, request, request_id=request_id, deadline=deadline)
+                ride = self._start_in_memory(link.handover, way, request, request_id=request_id, deadline=deadline)
+                if ride is not None:
+                    return ride
             if way is stream or not fits_packet(request):
                 return None
             elements = max(1, request.count)

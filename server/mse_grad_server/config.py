@@ -172,10 +172,10 @@ class Settings(BaseSettings):
         text="bytes of one operand in a chunk, which clients are told to send; 2MiB unless told for ascend",
     )
     window_chunks: int = Field(
-        default=4,
+        default=8,
         ge=1,
         le=1024,
-        description="chunks of one stream that may be unanswered before no more is read; 8 unless told for ascend",
+        description="chunks of one stream that may be unanswered before no more is read",
     )
     max_open_requests: int = Field(
         default=1024, ge=1, le=1_000_000, description="requests open at a time on one stream"
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
         # A block pays two transfers and a launch, together about as long as a mebibyte takes on the bus. Three are on
         # the device at a time; as many again on their way keep it from waiting.
         if isinstance(values, dict) and values.get("backend") == "ascend":
-            return {"chunk_bytes": 2 * _MIB, "window_chunks": 8, **values}
+            return {"chunk_bytes": 2 * _MIB, **values}
         return values
 
     @field_validator("tls_key")

@@ -13,8 +13,8 @@ from mse_grad_server.errors import MessageTooLarge
 
 __all__ = ["MOST_PACKET_BYTES", "Packets"]
 
-# Fits the buffer that Linux gives a unix socket unless told otherwise, with room for half of another.
-MOST_PACKET_BYTES = 128 * 1024
+# Fits the 208 KiB that Linux buffers on a unix socket unless told otherwise.
+MOST_PACKET_BYTES = 192 * 1024
 
 
 class Packets:

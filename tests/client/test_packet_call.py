@@ -14,7 +14,7 @@ from mse_grad_client.packet_call import PacketCall
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="packets of a unix socket need Linux")
 
-MOST_BYTES = 128 * 1024
+MOST_BYTES = 192 * 1024
 
 
 class Talk:

@@ -138,12 +138,13 @@ def test_when_the_packets_end_the_stream_takes_over() -> None:
 
 
 def test_what_is_too_large_for_a_packet_goes_over_the_stream() -> None:
-    given = operands((20_000,))  # less than is worth copying to shared memory
+    given = operands((20_000,))
     in_packets = InPackets(100)
+    options = ClientOptions(copied_from_bytes=2**20)
     with (
         MemoryListener(requests=in_packets) as listener,
         ScriptedServer(answering(None), offer=listener.offer) as server,
-        MseGradClient(server.address) as client,
+        MseGradClient(server.address, options=options) as client,
     ):
         assert client.compute(*given).tobytes() == expected(*given).tobytes()
     assert (in_packets.came, len(server.requests)) == (0, 1)

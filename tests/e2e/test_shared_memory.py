@@ -28,15 +28,17 @@ COUNT = 200_000
 MIB = 2**20
 
 
-def metric(server: ServerProcess, name: str, *, least: bool = False) -> float:
-    """Returns the sum of a metric's samples, or the least of them; without those of shared memory where it has them."""
+def metric(server: ServerProcess, name: str, *, least: bool = False, **labels: str) -> float:
+    """Returns the sum of a metric's samples with these labels, or the least; without those of shared memory."""
     with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     values = [
         sample.value
         for sample in samples
-        if sample.name == f"mse_grad_{name}" and sample.labels.get("transport") != "shared_memory"
+        if sample.name == f"mse_grad_{name}"
+        and sample.labels.get("transport") != "shared_memory"
+        and labels.items() <= sample.labels.items()
     ]
     return min(values) if least else sum(values)
 
@@ -84,12 +86,23 @@ def test_large_ordinary_arrays_go_through_shared_memory(server: ServerProcess, c
     assert elements_in_shared_memory(server) == before + 3 * MIB + 5
 
 
-def test_small_arrays_go_in_messages(server: ServerProcess, client: MseGradClient) -> None:
-    before = elements_in_shared_memory(server)
+def test_small_arrays_go_in_packets(server: ServerProcess, client: MseGradClient) -> None:
+    def packets_out() -> float:
+        return metric(server, "transferred_elements_total", direction="out", transport="packets")
+
+    before = elements_in_shared_memory(server), packets_out()
     assert_computes(client, 1000)
-    given = operands((COUNT // 10,))
+    given = operands((5000,))
     assert client.compute(*given).tobytes() == expected(*given).tobytes()
-    assert elements_in_shared_memory(server) == before
+    assert (elements_in_shared_memory(server), packets_out()) == (before[0], before[1] + 6000)
+
+
+def test_many_small_arrays_are_packed_in_shared_memory(server: ServerProcess, client: MseGradClient) -> None:
+    before = elements_in_shared_memory(server)
+    items = [operands((1000,), seed=seed) for seed in range(100)]
+    for y, item in zip(client.compute_many(items), items, strict=True):
+        assert y.tobytes() == expected(*item).tobytes()
+    assert elements_in_shared_memory(server) == before + 100_000
 
 
 @pytest.mark.parametrize("index", range(3), ids=["predict", "label", "dout"])

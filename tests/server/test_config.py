@@ -74,7 +74,7 @@ def test_chunks_for_an_npu_are_larger_and_more_unless_told() -> None:
     assert (npu.chunk_bytes, npu.window_chunks) == (2 * 2**20, 8)
     npu = settings(backend="ascend", chunk_bytes=2**20, window_chunks=3)
     assert (npu.chunk_bytes, npu.window_chunks) == (2**20, 3)
-    assert (settings().chunk_bytes, settings().window_chunks) == (512 * 2**10, 4)
+    assert (settings().chunk_bytes, settings().window_chunks) == (512 * 2**10, 8)
 
 
 def test_devices_and_workers_make_the_process_a_supervisor() -> None:

@@ -61,7 +61,7 @@ class MemoryListener:
         name = f"mse-grad-test-{os.getpid()}-{next(_numbers)}"
         self.offer = pb.SharedMemoryOffer(socket_name=name, secret=b"secret", max_mapped_bytes=2**40)
         if requests is not None:
-            self.offer.max_packet_bytes = 128 * 1024
+            self.offer.max_packet_bytes = 192 * 1024
         self.packets: list[tuple[pb.SharedMemoryHandover, int]] = []
         self._answer = answer
         self._requests = requests
