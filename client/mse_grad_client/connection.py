@@ -20,7 +20,8 @@ from mse_grad_client.exchange import Exchange
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.sharing import Ride, Sharing, StreamRide
+from mse_grad_client.ride import Ride, StreamRide
+from mse_grad_client.sharing import Sharing
 from mse_grad_client.stream import MESSAGE_RESERVE_BYTES, Stream
 
 __all__ = ["Connection", "InfoCall"]

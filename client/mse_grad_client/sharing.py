@@ -1,6 +1,6 @@
 """How one connection takes the shorter way to the worker behind it, where that is on this host.
 
-Operands lie in memory that both sides map, and requests go over a unix socket, which is a fifth of HTTP/2's round trip.
+Operands lie in memory that both sides map, and requests go over a unix socket, in a third of HTTP/2's round trip.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
@@ -19,16 +19,11 @@ from mse_grad_client.options import ClientOptions
 from mse_grad_client.packet_call import PacketCall
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
+from mse_grad_client.ride import QUIET_TIMEOUT_S, PacketRide, Ride, SharedRide
 from mse_grad_client.shared_exchange import SharedExchange
 from mse_grad_client.stream import Stream
 
-__all__ = ["Ride", "Sharing", "StreamRide"]
-
-# How long a request that failed waits for the server's word that it writes to the gradient no more. Longer than a
-# kernel runs; a server that does not say so in this time hangs.
-_QUIET_TIMEOUT_S = 0.5
-# The server's words for memory that it does not have, or not any more.
-_NOT_SHARED = (Reason.SEGMENT_UNKNOWN, Reason.SHARED_RANGE_INVALID)
+__all__ = ["Sharing"]
 
 
 class _Link(NamedTuple):
@@ -49,99 +44,6 @@ class _Link(NamedTuple):
             self.connection.close()
         self.handover.wait_ended(timeout_s)
         self.handover.close()
-
-
-class _Hold(Protocol):
-    def __call__(self, handover: Handover, exchange: SharedExchange) -> None: ...
-
-
-class Ride(Protocol):
-    """A request under way over a stream. Ends with either of its methods, which is called once."""
-
-    def finish(self) -> None:
-        """Blocks until the gradient is whole; raises MseGradError."""
-
-    def abandon(self) -> None:
-        """Gives it up; nothing is written to its gradient from now on."""
-
-    def has_to_go_elsewhere(self, error: MseGradError) -> bool:
-        """Whether it may still succeed another way, although `finish` raised `error`."""
-
-
-class StreamRide:
-    """One whose tensors travel in the messages of the stream."""
-
-    def __init__(self, stream: Stream, exchange: Exchange) -> None:
-        """Starts it; raises MseGradError where the stream takes no requests any more."""
-        self._stream = stream
-        self._exchange = exchange
-        self._id = stream.start(exchange)
-
-    def finish(self) -> None:
-        """See Ride."""
-        self._stream.finish(self._id, self._exchange)
-
-    def abandon(self) -> None:
-        """See Ride."""
-        self._stream.abandon(self._id, self._exchange)
-
-    def has_to_go_elsewhere(self, error: MseGradError) -> bool:
-        """See Ride; there is no other way."""
-        return False
-
-
-class _PacketRide(StreamRide):
-    def has_to_go_elsewhere(self, error: MseGradError) -> bool:
-        # The stream of the RPC knows more of what has happened to the server.
-        return isinstance(error, Unavailable) and not self._stream.takes_requests
-
-
-class _SharedRide:
-    """One whose tensors lie in shared memory."""
-
-    def __init__(self, stream: Stream, exchange: SharedExchange, handover: Handover, hold: _Hold) -> None:
-        self._stream = stream
-        self._exchange = exchange
-        self._handover = handover
-        self._hold = hold
-        self._id = stream.start(exchange)
-
-    def finish(self) -> None:
-        """See Ride."""
-        stream, id, exchange = self._stream, self._id, self._exchange
-        try:
-            stream.finish(id, exchange)
-            while not exchange.is_complete:
-                try:
-                    exchange.advance()
-                    stream.follow(id, exchange)
-                except BaseException:
-                    stream.abandon(id, exchange)
-                    raise
-                if not exchange.is_complete:
-                    stream.finish(id, exchange)
-        except BaseException:
-            self._await_quiet()
-            raise
-
-    def abandon(self) -> None:
-        """See Ride."""
-        self._stream.abandon(self._id, self._exchange)
-        self._await_quiet()
-
-    def has_to_go_elsewhere(self, error: MseGradError) -> bool:
-        """See Ride; then nothing more is shared."""
-        has_ended = isinstance(error, Unavailable) and not self._stream.takes_requests
-        if has_ended or error.reason in _NOT_SHARED:
-            self._handover.give_up()
-            return True
-        return False
-
-    def _await_quiet(self) -> None:
-        if not self._stream.has_ended and self._exchange.wait_quiet(_QUIET_TIMEOUT_S):
-            return
-        if not self._handover.wait_ended(_QUIET_TIMEOUT_S):
-            self._hold(self._handover, self._exchange)
 
 
 class Sharing:
@@ -182,7 +84,7 @@ class Sharing:
             if way is stream or not fits_packet(request):
                 return None
             elements = max(1, request.count)
-            return _PacketRide(
+            return PacketRide(
                 way,
                 Exchange(request, request_id=request_id, deadline=deadline, chunk_elements=elements, window_chunks=1),
             )
@@ -199,7 +101,7 @@ class Sharing:
         with self._lock:
             for link in self._links.values():
                 if link is not None:
-                    link.close(error, timeout_s=_QUIET_TIMEOUT_S)
+                    link.close(error, timeout_s=QUIET_TIMEOUT_S)
             self._links.clear()
             self._held.clear()
 
@@ -212,7 +114,7 @@ class Sharing:
         exchange = shared_exchange(
             request, self._region, handover, self._options, request_id=request_id, deadline=deadline
         )
-        return None if exchange is None else _SharedRide(way, exchange, handover, self._hold)
+        return None if exchange is None else SharedRide(way, exchange, handover, self._hold)
 
     def _link(self, stream: Stream) -> _Link | None:
         try:

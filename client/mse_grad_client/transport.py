@@ -24,7 +24,7 @@ from mse_grad_client.fleet import Fleet
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.region import Region
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.sharing import Ride
+from mse_grad_client.ride import Ride
 from mse_grad_client.watcher import Watcher
 
 __all__ = ["Flight", "Transport"]
