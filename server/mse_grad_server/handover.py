@@ -112,11 +112,11 @@ class Handover:
         lease = self._lease_of(handover)
         packets = Packets(self._connection)
         lease.attach_requests(packets)
-        self._answer(pb.SharedMemoryHandoverResult())
-        if not self._is_closed:
-            self._is_closed = True
-            self._on_end(self)
-            lease.serve(packets)
+        # The socket is theirs from here on. Where the client has gone already, they see it when they read.
+        self._is_closed = True
+        self._on_end(self)
+        packets.write_now(_packet_of(pb.SharedMemoryHandoverResult()))
+        lease.serve(packets)
 
     def _take(self, handover: pb.SharedMemoryHandover, descriptors: Sequence[int]) -> None:
         if handover.requests:
@@ -142,10 +142,8 @@ class Handover:
         return packet, list(descriptors), is_whole
 
     def _answer(self, result: pb.SharedMemoryHandoverResult) -> None:
-        # The empty result would be an empty packet, which reads as the end.
-        result.status.SetInParent()
         try:
-            self._connection.send(result.SerializeToString(), socket.MSG_NOSIGNAL)
+            self._connection.send(_packet_of(result), socket.MSG_NOSIGNAL)
         except OSError:  # gone, or it does not read its answers: either way the connection is of no use
             self._end()
 
@@ -162,6 +160,12 @@ def _parsed(packet: bytes) -> pb.SharedMemoryHandover:
         return pb.SharedMemoryHandover.FromString(packet)
     except DecodeError as cause:
         raise SharedMemoryUnusable("the packet is not a mse_grad.v1.SharedMemoryHandover") from cause
+
+
+def _packet_of(result: pb.SharedMemoryHandoverResult) -> bytes:
+    # The empty result would be an empty packet, which reads as the end.
+    result.status.SetInParent()
+    return result.SerializeToString()
 
 
 def _refusal(error: ServerError | ContractError) -> pb.SharedMemoryHandoverResult:

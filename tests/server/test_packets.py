@@ -200,3 +200,14 @@ async def test_a_connection_for_requests_shows_the_secret_and_brings_no_memory()
         with RawHandover(opened) as handover:
             assert not (await handover.hand_over()).status.code
             assert_refused(await handover.ask_for_requests(), Reason.SHARED_MEMORY_UNUSABLE)
+
+
+async def test_a_client_that_is_gone_before_it_hears_the_answer_harms_nothing() -> None:
+    async with serving() as server:
+        stream = server.raw_stream()
+        opened = (await stream.opened()).opened
+        assert opened is not None
+        with RawHandover(opened) as handover:
+            handover.leave_asking_for_requests()
+        await stream.assert_works(1)
+        await stream.close()

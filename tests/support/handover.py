@@ -98,9 +98,17 @@ class RawHandover:
 
     async def ask_for_requests(self, descriptors: Sequence[int] = ()) -> pb.SharedMemoryHandoverResult:
         """Asks for the connection to carry requests and returns the answer."""
-        packet = pb.SharedMemoryHandover(requests=True, segments=range(1, len(descriptors) + 1))
+        return await self.send(self._request(range(1, len(descriptors) + 1)), descriptors)
+
+    def leave_asking_for_requests(self) -> None:
+        """Likewise, and is gone before the server has a turn to answer."""
+        self.socket.send(self._request())
+        self.socket.close()
+
+    def _request(self, segments: Sequence[int] = ()) -> bytes:
+        packet = pb.SharedMemoryHandover(requests=True, segments=segments)
         packet.MergeFrom(self._first)
-        return await self.send(packet.SerializeToString(), descriptors)
+        return packet.SerializeToString()
 
     async def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> pb.SharedMemoryHandoverResult:
         """Sends bytes and returns their answer."""
