@@ -28,7 +28,6 @@ class PacketCall:
         """
         self._connection = connection
         self._pull = pull
-        self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._unsent: bytes | None = None
         self._buffer = bytearray(most_bytes)

@@ -142,9 +142,7 @@ def _header_body(header: Header) -> bytes:
 @lru_cache(maxsize=1024)
 def _kind(dtype: int, shape: tuple[int, ...], reduction: int) -> bytes:
     body = b"\x10" + enum_bytes(dtype) if dtype else b""
-    if shape:
-        packed = b"".join(map(int64_bytes, shape))
-        body += b"\x1a" + uint64_bytes(len(packed)) + packed
+    body += _shape(b"\x1a", shape)
     if reduction:
         body += b"\x20" + enum_bytes(reduction)
     return body
@@ -200,12 +198,17 @@ def _append_tensor(parts: list[Buffer], tag: bytes, tensor: TensorFrame) -> None
 def _tensor_head(dtype: int, shape: Sequence[int], data_bytes: int) -> bytes:
     """What stands before the elements in a `Tensor`."""
     head = b"\x08" + enum_bytes(dtype) if dtype else b""
-    if shape:
-        packed = b"".join(map(int64_bytes, shape))
-        head += b"\x12" + uint64_bytes(len(packed)) + packed
+    head += _shape(b"\x12", shape)
     if data_bytes:
         head += b"\x1a" + uint64_bytes(data_bytes)
     return head
+
+
+def _shape(tag: bytes, shape: Sequence[int]) -> bytes:
+    if not shape:
+        return b""
+    packed = b"".join(map(int64_bytes, shape))
+    return tag + uint64_bytes(len(packed)) + packed
 
 
 def _size_bytes(buffer: Buffer) -> int:

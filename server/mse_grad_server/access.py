@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from mse_grad_server.call import Call
 from mse_grad_server.clock import Clock
 from mse_grad_server.errors import TokenMissing, TokenRemoved, TokenUnknown, Unauthenticated
 from mse_grad_server.rotation import Rotated
-from mse_grad_server.tokens import Tokens
+from mse_grad_server.tokens import Tokens, digest_of
 
 __all__ = ["Access"]
 
@@ -80,7 +79,7 @@ class Access:
         """Watches over an RPC that was let in, until it leaves."""
         token = None if self._tokens is None else _token(metadata)
         if token is not None:
-            call.token_digest = hashlib.sha256(token.encode()).digest()
+            call.token_digest = digest_of(token)
             self._calls[id(call)] = call
 
     def leave(self, call: Call) -> None:

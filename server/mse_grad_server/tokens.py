@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mse_grad_server.exits import CredentialsError
 
-__all__ = ["Tokens", "read_tokens"]
+__all__ = ["Tokens", "digest_of", "read_tokens"]
 
 # RFC 6750, b64token. Of random characters 22 hold 128 bits; what is shorter than 16 can be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -28,12 +28,17 @@ class Tokens:
 
     def digest_of(self, token: str) -> bytes | None:
         """Returns the SHA-256 of a token that is one of these, else None; the time it takes tells nothing of them."""
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = digest_of(token)
         found = None
         for known in self.digests:
             if hmac.compare_digest(known, digest):
                 found = known
         return found
+
+
+def digest_of(token: str) -> bytes:
+    """Returns the SHA-256 of a token, by which it is known."""
+    return hashlib.sha256(token.encode()).digest()
 
 
 def read_tokens(path: str) -> Tokens:
@@ -65,4 +70,4 @@ def _digest(text: str, *, where: str) -> bytes:
             f"{where} is no token: at least {_LEAST_CHARACTERS} letters, digits or -._~+/ without spaces, such as "
             "`openssl rand -hex 32` prints, or 'sha256:' and 64 hex digits"
         )
-    return hashlib.sha256(text.encode()).digest()
+    return digest_of(text)
