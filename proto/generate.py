@@ -1,7 +1,7 @@
-"""Writes the generated modules beside `mse_grad/v1/mse_grad.proto`, or checks that they are fresh.
+"""Generator of the modules beside `mse_grad/v1/mse_grad.proto`; also checks that they are fresh.
 
-Runs on its own (no package of this repository is needed), in an environment with `grpcio-tools==1.76.0`: what newer
-tools generate fails at import with protobuf 6, which this project supports.
+It needs no package of this repository, only an environment with `grpcio-tools==1.76.0`. Code from newer tools fails at
+import with protobuf 6, which this project supports.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from google.rpc import status_pb2
 from grpc_tools import protoc
 
 ROOM = Path(__file__).resolve().parent
-SOURCES = ("mse_grad/v1/mse_grad.proto",)
+SOURCES = ("mse_grad/v1/mse_grad.proto", "mse_grad/open_inference/inference.proto")
 OUTPUTS = (
     "mse_grad/v1/mse_grad_pb2.py",
     "mse_grad/v1/mse_grad_pb2.pyi",
     "mse_grad/v1/mse_grad_pb2_grpc.py",
+    "mse_grad/open_inference/inference_pb2.py",
+    "mse_grad/open_inference/inference_pb2.pyi",
+    "mse_grad/open_inference/inference_pb2_grpc.py",
 )
 TOOLS_VERSION = "1.76.0"
 
 
 def generate(into: Path) -> None:
-    """Generates every output below `into`; raises SystemExit with protoc's words where protoc fails."""
+    """Generates every output below `into`; raises SystemExit with protoc's status if protoc fails."""
     google_apis = Path(status_pb2.__file__).parents[2]
     well_known = files("grpc_tools") / "_proto"
     status = protoc.main(
@@ -48,7 +51,7 @@ def generate(into: Path) -> None:
 
 
 def stale_outputs() -> list[str]:
-    """Names the committed outputs that differ from what the sources give now."""
+    """Returns the names of the committed outputs that differ from those of the current sources."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         generate(fresh)
@@ -61,7 +64,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where an output is not fresh")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if an output is stale")
     arguments = parser.parse_args()
     if version("grpcio-tools") != TOOLS_VERSION:
         raise SystemExit(f"grpcio-tools is {version('grpcio-tools')}, it must be {TOOLS_VERSION}")

@@ -1,1 +1,4 @@
-"""The contract of mse-grad: messages, tensors, the fast codec and the rules that client and server share."""
+"""The contract between client and server: messages, tensors, the fast codec, rules and reasons.
+
+Imports no other package of the product.
+"""

@@ -1,4 +1,4 @@
-"""The formula `y = ((predict - label) * c) * dout` in NumPy: the reference of every backend, bit for bit.
+"""Formula `y = ((predict - label) * c) * dout` in NumPy: the reference of every backend, bit for bit.
 
 Source: the numerical contract in docs/numerics.md. Thread safety: pure.
 """
@@ -14,7 +14,7 @@ from mse_grad.tensor import FLOAT16, Array, DType, Reduction
 __all__ = ["coefficient", "gradient_into"]
 
 _BLOCK_ELEMENTS = 1 << 15
-"""Elements that go through all the steps before the next ones: what a block needs stays in the second-level cache."""
+"""Elements that go through all steps before the next block starts: a block and its operands fit the L2 cache."""
 
 _HALF_SMALLEST_NORMAL = np.float32(2.0**-14)
 
@@ -67,11 +67,11 @@ def _block_into(y: Array, predict: Array, label: Array, dout: Array, factor: Any
 
 
 def _round_to_subnormals(wide: Array) -> None:
-    """Rounds what float16 holds as a subnormal, so that the cast after it is exact there.
+    """Rounds values in the subnormal range of float16, so that the later cast is exact there.
 
-    NumPy's cast raises the processor's underflow flag for each subnormal that it rounds, at 65 ns an element against 3,
-    and the mean of a large tensor has nothing else. In float32 the numbers from 0.5 on lie 2^-24 apart, as the
-    subnormals of float16 do: adding 0.5 rounds to them, ties to even.
+    NumPy's cast raises the processor's underflow flag for each subnormal that it rounds, which costs 65 ns per element
+    instead of 3, and the mean of a large tensor has almost only subnormals. In float32 the numbers from 0.5 on are
+    2^-24 apart, as the subnormals of float16 are. So adding 0.5 rounds to them, ties to even.
     """
     magnitude = np.abs(wide)
     small = magnitude < _HALF_SMALLEST_NORMAL

@@ -1,7 +1,7 @@
-"""Machine-readable reasons of errors, the one table that client and server share.
+"""Machine-readable reasons of errors: one table for client and server.
 
-A reason travels as `google.rpc.ErrorInfo.reason` under the domain `ERROR_DOMAIN`. Its gRPC code and whether sending the
-same request again can help stand here and nowhere else.
+A reason travels as `google.rpc.ErrorInfo.reason` under the domain `ERROR_DOMAIN`. Only this table says its gRPC code,
+and whether a retry of the same request can succeed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ERROR_DOMAIN = "mse_grad.v1"
 
 
 class Reason(Enum):
-    """Why a request was not answered with a gradient; the value is what travels."""
+    """Why a request got no gradient; the value is the text on the wire."""
 
     code: grpc.StatusCode
     retryable: bool
@@ -40,6 +40,14 @@ class Reason(Enum):
     NUMEL_INVALID = "NUMEL_INVALID", grpc.StatusCode.INVALID_ARGUMENT
     TENSORS_INVALID = "TENSORS_INVALID", grpc.StatusCode.INVALID_ARGUMENT
     BYTE_COUNT_MISMATCH = "BYTE_COUNT_MISMATCH", grpc.StatusCode.INVALID_ARGUMENT
+    # The Open Inference Protocol.
+    MODEL_UNKNOWN = "MODEL_UNKNOWN", grpc.StatusCode.NOT_FOUND
+    INPUTS_INVALID = "INPUTS_INVALID", grpc.StatusCode.INVALID_ARGUMENT
+    PARAMETER_INVALID = "PARAMETER_INVALID", grpc.StatusCode.INVALID_ARGUMENT
+    NOT_OFFERED = "NOT_OFFERED", grpc.StatusCode.UNIMPLEMENTED
+    # The caller's own objects; only clients raise these.
+    OPERAND_UNSUPPORTED = "OPERAND_UNSUPPORTED", grpc.StatusCode.INVALID_ARGUMENT
+    OUT_NOT_WRITABLE = "OUT_NOT_WRITABLE", grpc.StatusCode.INVALID_ARGUMENT
     # The stream.
     MESSAGE_MALFORMED = "MESSAGE_MALFORMED", grpc.StatusCode.INVALID_ARGUMENT
     REQUEST_ID_INVALID = "REQUEST_ID_INVALID", grpc.StatusCode.INVALID_ARGUMENT
@@ -52,12 +60,12 @@ class Reason(Enum):
     SHARED_MEMORY_FULL = "SHARED_MEMORY_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED
     SEGMENT_UNKNOWN = "SEGMENT_UNKNOWN", grpc.StatusCode.INVALID_ARGUMENT
     SHARED_RANGE_INVALID = "SHARED_RANGE_INVALID", grpc.StatusCode.INVALID_ARGUMENT
-    # Who calls, and over what.
+    # Authentication and TLS.
     TOKEN_MISSING = "TOKEN_MISSING", grpc.StatusCode.UNAUTHENTICATED
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN", grpc.StatusCode.UNAUTHENTICATED
     TOKEN_REMOVED = "TOKEN_REMOVED", grpc.StatusCode.UNAVAILABLE, True
     TLS_FAILED = "TLS_FAILED", grpc.StatusCode.UNAVAILABLE
-    # What this server cannot do, or not now.
+    # Limits and states of the server.
     DTYPE_NOT_ON_BACKEND = "DTYPE_NOT_ON_BACKEND", grpc.StatusCode.UNIMPLEMENTED
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE", grpc.StatusCode.RESOURCE_EXHAUSTED
     TOO_MANY_OPEN_REQUESTS = "TOO_MANY_OPEN_REQUESTS", grpc.StatusCode.RESOURCE_EXHAUSTED, True
@@ -66,18 +74,18 @@ class Reason(Enum):
     DRAINING = "DRAINING", grpc.StatusCode.UNAVAILABLE, True
     DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, True
     CONNECTION_LOST = "CONNECTION_LOST", grpc.StatusCode.UNAVAILABLE, True
-    # The end of a request without an answer.
+    # Requests that ended without an answer.
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED
     CANCELLED = "CANCELLED", grpc.StatusCode.CANCELLED
     INTERNAL = "INTERNAL", grpc.StatusCode.INTERNAL
 
 
 class ContractError(ValueError):
-    """A rule of the contract is broken; client and server each raise their own error from it.
+    """A violation of the contract; client and server each raise their own error from it.
 
     Attributes:
-        reason: Which rule.
-        field: The field of the request at fault, e.g. "label".
+        reason: The violated rule.
+        field: The wrong field of the request, e.g. "label".
     """
 
     def __init__(self, reason: Reason, field: str, message: str) -> None:
@@ -87,7 +95,7 @@ class ContractError(ValueError):
 
 
 def code_of(number: int) -> grpc.StatusCode:
-    """Returns gRPC's code of a number on the wire; UNKNOWN for one that has none."""
+    """Returns the gRPC code with a number on the wire; UNKNOWN if there is none."""
     return _CODES.get(number, grpc.StatusCode.UNKNOWN)
 
 

@@ -1,6 +1,6 @@
-"""The dtype table, and the way between an array and (shape, dtype, bytes).
+"""Table of the dtypes, and conversion between arrays and bytes.
 
-Native byte order is taken to be little endian, as on every host that this is built for (x86-64, aarch64).
+The native byte order must be little endian, as on all supported hosts (x86-64, aarch64).
 Thread safety: everything here is immutable or pure.
 """
 
@@ -37,7 +37,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Reduction(IntEnum):
-    """How the loss was reduced; the values are those of `mse_grad.v1.Reduction`."""
+    """Reduction of the loss; the values are those of `mse_grad.v1.Reduction`."""
 
     NONE = 1
     MEAN = 2
@@ -48,7 +48,7 @@ class Reduction(IntEnum):
         """Returns the reduction that `text` ("none", "mean" or "sum") names.
 
         Raises:
-            ContractError: REDUCTION_UNKNOWN where it names none.
+            ContractError: REDUCTION_UNKNOWN if it names none.
         """
         for reduction in cls:
             if isinstance(text, str) and text == reduction.text:
@@ -70,7 +70,7 @@ class Reduction(IntEnum):
 
     @property
     def text(self) -> str:
-        """The name that users write: "none", "mean" or "sum"."""
+        """Name for users: "none", "mean" or "sum"."""
         return self.name.lower()
 
 
@@ -79,10 +79,10 @@ class DType:
     """An element type of the contract.
 
     Attributes:
-        name: Name that users know, e.g. "bfloat16".
+        name: Name for users, e.g. "bfloat16".
         wire: Number of `mse_grad.v1.DataType`.
         numpy: NumPy's (or ml_dtypes') dtype in native byte order.
-        itemsize_bytes: Bytes an element.
+        itemsize_bytes: Bytes per element.
         compute: NumPy dtype of every intermediate of the formula.
     """
 
@@ -108,7 +108,14 @@ def dtype_of(numpy_dtype: np.dtype[Any], *, field: str) -> DType:
     """Returns the contract's dtype for NumPy's, in any byte order; raises ContractError DTYPE_UNKNOWN for others."""
     dtype = _BY_NUMPY.get(numpy_dtype if numpy_dtype.isnative else numpy_dtype.newbyteorder("="))
     if dtype is None:
-        raise ContractError(Reason.DTYPE_UNKNOWN, field, f"{field} has dtype {numpy_dtype}; it must be one of {_NAMES}")
+        advice = ""
+        if numpy_dtype.names:
+            advice = f"; pass one field of it, as in {field}[{numpy_dtype.names[0]!r}]"
+        elif numpy_dtype.hasobject:
+            advice = f"; convert its Python objects, as in {field}.astype('float32')"
+        raise ContractError(
+            Reason.DTYPE_UNKNOWN, field, f"{field} has dtype {numpy_dtype}; it must be one of {_NAMES}{advice}"
+        )
     return dtype
 
 
@@ -123,7 +130,7 @@ def dtype_of_wire(number: int, *, field: str) -> DType:
 
 
 def little_endian_bytes(array: Array) -> memoryview:
-    """Returns the elements of `array` in C order, little endian, as bytes; a view wherever the array already is so."""
+    """Returns the elements of `array` in C order, little endian, as bytes; a view if the array has that layout."""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -31,6 +31,12 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_RECOVERING: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
     WORKER_STATE_GONE: _ClassVar[WorkerState]
+
+class OverflowMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OVERFLOW_MODE_UNSPECIFIED: _ClassVar[OverflowMode]
+    OVERFLOW_MODE_INF_NAN: _ClassVar[OverflowMode]
+    OVERFLOW_MODE_SATURATION: _ClassVar[OverflowMode]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT16: DataType
@@ -46,6 +52,9 @@ WORKER_STATE_READY: WorkerState
 WORKER_STATE_RECOVERING: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 WORKER_STATE_GONE: WorkerState
+OVERFLOW_MODE_UNSPECIFIED: OverflowMode
+OVERFLOW_MODE_INF_NAN: OverflowMode
+OVERFLOW_MODE_SATURATION: OverflowMode
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
@@ -90,7 +99,7 @@ class StreamGradientsRequest(_message.Message):
     def __init__(self, headers: _Optional[_Iterable[_Union[GradientHeader, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[GradientChunk, _Mapping]]] = ..., cancel_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GradientHeader(_message.Message):
-    __slots__ = ("id", "dtype", "shape", "reduction", "scalar_dout", "numel", "time_left_us", "request_id", "traceparent", "tensors")
+    __slots__ = ("id", "dtype", "shape", "reduction", "scalar_dout", "numel", "time_left_us", "request_id", "traceparent", "tensors", "metadata")
     ID_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +110,7 @@ class GradientHeader(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     id: int
     dtype: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -111,7 +121,16 @@ class GradientHeader(_message.Message):
     request_id: str
     traceparent: str
     tensors: int
-    def __init__(self, id: _Optional[int] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., scalar_dout: _Optional[bytes] = ..., numel: _Optional[int] = ..., time_left_us: _Optional[int] = ..., request_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., tensors: _Optional[int] = ...) -> None: ...
+    metadata: _containers.RepeatedCompositeFieldContainer[MetadataEntry]
+    def __init__(self, id: _Optional[int] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., scalar_dout: _Optional[bytes] = ..., numel: _Optional[int] = ..., time_left_us: _Optional[int] = ..., request_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., tensors: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[MetadataEntry, _Mapping]]] = ...) -> None: ...
+
+class MetadataEntry(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class GradientChunk(_message.Message):
     __slots__ = ("id", "offset", "predict", "label", "dout", "shared")
@@ -174,16 +193,18 @@ class StreamOpened(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ...) -> None: ...
 
 class SharedMemoryOffer(_message.Message):
-    __slots__ = ("socket_name", "secret", "max_mapped_bytes", "max_packet_bytes")
+    __slots__ = ("socket_name", "secret", "max_mapped_bytes", "max_packet_bytes", "socket_path")
     SOCKET_NAME_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     MAX_MAPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_PACKET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
     socket_name: str
     secret: bytes
     max_mapped_bytes: int
     max_packet_bytes: int
-    def __init__(self, socket_name: _Optional[str] = ..., secret: _Optional[bytes] = ..., max_mapped_bytes: _Optional[int] = ..., max_packet_bytes: _Optional[int] = ...) -> None: ...
+    socket_path: str
+    def __init__(self, socket_name: _Optional[str] = ..., secret: _Optional[bytes] = ..., max_mapped_bytes: _Optional[int] = ..., max_packet_bytes: _Optional[int] = ..., socket_path: _Optional[str] = ...) -> None: ...
 
 class SharedMemoryHandover(_message.Message):
     __slots__ = ("instance_id", "secret", "segments", "withdrawn", "requests")
@@ -238,7 +259,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "backend", "device", "kernel_hash", "endpoints", "dtypes", "limits", "numerics", "instance_id")
+    __slots__ = ("version", "backend", "device", "kernel_hash", "endpoints", "dtypes", "limits", "numerics", "instance_id", "load")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +269,7 @@ class GetServerInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     version: str
     backend: str
     device: str
@@ -257,7 +279,22 @@ class GetServerInfoResponse(_message.Message):
     limits: Limits
     numerics: Numerics
     instance_id: str
-    def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., device: _Optional[str] = ..., kernel_hash: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., dtypes: _Optional[_Iterable[_Union[DataType, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., numerics: _Optional[_Union[Numerics, _Mapping]] = ..., instance_id: _Optional[str] = ...) -> None: ...
+    load: Load
+    def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., device: _Optional[str] = ..., kernel_hash: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., dtypes: _Optional[_Iterable[_Union[DataType, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., numerics: _Optional[_Union[Numerics, _Mapping]] = ..., instance_id: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+
+class Load(_message.Message):
+    __slots__ = ("in_flight_requests", "in_flight_bytes", "queued_messages", "open_streams", "state")
+    IN_FLIGHT_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    in_flight_requests: int
+    in_flight_bytes: int
+    queued_messages: int
+    open_streams: int
+    state: WorkerState
+    def __init__(self, in_flight_requests: _Optional[int] = ..., in_flight_bytes: _Optional[int] = ..., queued_messages: _Optional[int] = ..., open_streams: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("address", "device", "state")
@@ -286,13 +323,21 @@ class Limits(_message.Message):
     def __init__(self, max_unary_bytes: _Optional[int] = ..., max_stream_message_bytes: _Optional[int] = ..., window_chunks: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., max_open_requests: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ...) -> None: ...
 
 class Numerics(_message.Message):
-    __slots__ = ("intermediate", "subnormals", "rounding", "verified")
+    __slots__ = ("intermediate", "subnormals", "rounding", "verified", "overflow_mode", "infinities", "nans", "overflow")
     INTERMEDIATE_FIELD_NUMBER: _ClassVar[int]
     SUBNORMALS_FIELD_NUMBER: _ClassVar[int]
     ROUNDING_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOW_MODE_FIELD_NUMBER: _ClassVar[int]
+    INFINITIES_FIELD_NUMBER: _ClassVar[int]
+    NANS_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOW_FIELD_NUMBER: _ClassVar[int]
     intermediate: str
     subnormals: bool
     rounding: str
     verified: bool
-    def __init__(self, intermediate: _Optional[str] = ..., subnormals: bool = ..., rounding: _Optional[str] = ..., verified: bool = ...) -> None: ...
+    overflow_mode: OverflowMode
+    infinities: bool
+    nans: bool
+    overflow: bool
+    def __init__(self, intermediate: _Optional[str] = ..., subnormals: bool = ..., rounding: _Optional[str] = ..., verified: bool = ..., overflow_mode: _Optional[_Union[OverflowMode, str]] = ..., infinities: bool = ..., nans: bool = ..., overflow: bool = ...) -> None: ...

@@ -65,8 +65,8 @@ class MseGradServiceServicer(object):
     """
 
     def ComputeGradient(self, request, context):
-        """Computes one gradient from whole tensors in one message. For small tools and other languages; the message is
-        bounded by Limits.max_unary_bytes. Larger tensors go through StreamGradients.
+        """Computes one gradient from whole tensors in one message, for small tools and other languages. The message has at
+        most Limits.max_unary_bytes. Use StreamGradients for larger tensors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,16 +76,17 @@ class MseGradServiceServicer(object):
         """Computes many gradients of any size over one long-lived stream.
 
         A request opens with a GradientHeader. Chunks follow, each with the same range of predict, label and dout, in
-        ascending order without gaps; each is answered with the gradient of that range. Requests may interleave. Within one
-        message the server takes the headers first, then the chunks, then the cancellations, so a small gradient, or many,
-        fit into one message. An error ends only the request it names; the stream stays open.
+        ascending order without gaps. The server answers each chunk with the gradient of its range. Requests may
+        interleave. Within one message the server processes the headers first, then the chunks, then the cancellations, so
+        one message can hold one or many small gradients. An error ends only the request that it names; the stream stays
+        open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Says what this server is, where its workers listen, what it accepts and how it computes.
+        """Returns the version and backend of this server, the addresses of its workers, its limits and its numerics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,4 +1,4 @@
-"""The slow way from a message to values: through the generated code, which copies each operand once."""
+"""Slow decoder of the hot-path messages, by the generated code, which copies each operand once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from mse_grad.messages import (
+from mse_grad.codec.census import check_entries, check_fields
+from mse_grad.codec.messages import (
     Chunk,
     Header,
+    MetadataEntry,
     Result,
     SharedRange,
     StreamRequest,
@@ -26,8 +28,11 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def parse_stream_request(message: bytes) -> StreamRequest:
-    """Returns the `StreamGradientsRequest` in `message`; raises ContractError MESSAGE_MALFORMED."""
+    """Returns the `StreamGradientsRequest` in `message`; raises ContractError as `decode_stream_request` does."""
+    check_fields(message, pb.StreamGradientsRequest.DESCRIPTOR)
     parsed = _parse(pb.StreamGradientsRequest, message)
+    check_entries(len(parsed.headers), field="headers")
+    check_entries(len(parsed.chunks), field="chunks")
     return StreamRequest(
         [
             Header(
@@ -41,6 +46,7 @@ def parse_stream_request(message: bytes) -> StreamRequest:
                 request_id=header.request_id,
                 traceparent=header.traceparent,
                 tensors=header.tensors,
+                metadata=tuple(MetadataEntry(entry.key, entry.value) for entry in header.metadata),
             )
             for header in parsed.headers
         ],
@@ -72,6 +78,7 @@ def parse_stream_response(message: bytes) -> StreamResponse:
 
 def parse_unary_request(message: bytes) -> UnaryRequest:
     """Returns the `ComputeGradientRequest` in `message`; raises ContractError MESSAGE_MALFORMED."""
+    check_fields(message, pb.ComputeGradientRequest.DESCRIPTOR)
     parsed = _parse(pb.ComputeGradientRequest, message)
     return UnaryRequest(
         _tensor(parsed.predict), _tensor(parsed.label), _tensor(parsed.dout), parsed.reduction, parsed.numel

@@ -1,10 +1,11 @@
-"""The protobuf wire format: varints out and in, and the fields of a message.
+"""Protobuf wire format: writing and reading of varints, and the fields of a message.
 
 Source: https://protobuf.dev/programming-guides/encoding. Thread safety: pure functions.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -21,6 +22,9 @@ __all__ = [
     "uint64_bytes",
 ]
 
+# Longest packed field that is read without counting: a thousand of the longest varints. `census` counts longer ones.
+_MOST_PACKED_BYTES = 10 * 1024
+
 _ONE_BYTE = tuple(bytes((number,)) for number in range(0x80))
 
 
@@ -30,7 +34,7 @@ class Unrecognised(Exception):
 
 def uint64_bytes(number: int) -> bytes:
     """Returns `number` as a varint; raises ValueError outside [0, 2^64)."""
-    # One and two bytes hold ids, extents and lengths of small gradients: the usual case costs no loop.
+    # Ids, extents and lengths of small gradients take one or two bytes, so the usual case needs no loop.
     if 0 <= number < 0x80:
         return _ONE_BYTE[number]
     if 0 <= number < 0x4000:
@@ -38,7 +42,7 @@ def uint64_bytes(number: int) -> bytes:
     return _long_varint(number)
 
 
-# Cached: lengths, and places in shared memory, come again and again.
+# Cached, because lengths and offsets in shared memory repeat.
 @lru_cache(maxsize=4096)
 def _long_varint(number: int) -> bytes:
     if not 0 <= number < 2**64:
@@ -52,7 +56,7 @@ def _long_varint(number: int) -> bytes:
 
 
 def int64_bytes(number: int) -> bytes:
-    """Returns `number` as the varint of an int64 field, ten bytes where negative; raises ValueError outside int64."""
+    """Returns `number` as the varint of an int64 field, ten bytes if negative; raises ValueError outside int64."""
     if 0 <= number < 2**63:
         return uint64_bytes(number)
     if not -(2**63) <= number < 0:
@@ -68,10 +72,10 @@ def enum_bytes(number: int) -> bytes:
 
 
 def finish_varint(message: bytes, first: int, position: int) -> tuple[int, int]:
-    """Reads on where the first byte of a varint was 0x80 or more.
+    """Reads the rest of a varint whose first byte is 0x80 or more.
 
     Args:
-        message: What is read.
+        message: Serialized message.
         first: The first byte of the varint.
         position: Index of its second byte.
 
@@ -93,28 +97,31 @@ def finish_varint(message: bytes, first: int, position: int) -> tuple[int, int]:
         byte = message[position]
         # The byte before left its continuation bit at `shift`; it is taken back here.
         number += (byte - 1) << shift
-    # A last byte of 0 says nothing: no encoder writes it, and readers differ on how much of that they take.
+    # A last byte of 0 is redundant: no encoder writes it, and readers differ on how many of them they accept.
     if byte == 0 or number >= 2**64:
         raise Unrecognised
     return number, position + 1
 
 
-def fields(message: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+def fields(message: bytes, start: int, stop: int, *, most: int = sys.maxsize) -> Iterator[tuple[int, int, int]]:
     """Yields tag, value and 0 of each varint field, and tag, start and stop of each length-delimited one.
 
-    Tags have one byte, numbers below 16: all that `mse_grad.v1` has. Check what you do not know by `check_skippable`.
+    Tags have one byte, as all field numbers of `mse_grad.v1` are below 16. Pass unknown tags to `check_skippable`.
 
     Args:
-        message: What is read.
+        message: Serialized message.
         start: Index of the first field.
         stop: Index after the last field.
+        most: Most fields to read.
 
     Raises:
-        Unrecognised: A field has another wire type, or passes `stop`.
+        Unrecognised: A field has another wire type, or passes `stop`; or there are more than `most`.
         IndexError: The message ends within a field.
     """
     position = start
-    while position < stop:
+    for _ in range(most):
+        if position >= stop:
+            break
         tag, value = message[position], message[position + 1]
         position += 2
         if value >= 0x80:
@@ -135,9 +142,11 @@ def packed_varints(message: bytes, start: int, stop: int) -> list[int]:
     """Returns the uint64 numbers of a packed field.
 
     Raises:
-        Unrecognised: A number is no usual varint, or passes `stop`.
+        Unrecognised: A number is not a usual varint, or passes `stop`; or the field is longer than usual.
         IndexError: The message ends within a number.
     """
+    if stop - start > _MOST_PACKED_BYTES:
+        raise Unrecognised
     numbers = []
     position = start
     while position < stop:
@@ -152,10 +161,10 @@ def packed_varints(message: bytes, start: int, stop: int) -> list[int]:
 
 
 def check_skippable(tag: int) -> None:
-    """Raises Unrecognised unless a reader that does not know the tag just skips its field.
+    """Raises Unrecognised unless `fields` read the field of an unknown tag correctly, so that a reader may skip it.
 
-    That is a varint or a length-delimited field with a tag of one byte and a number from 1 on. A longer tag that began
-    in this byte, or another wire type, was read as what it is not.
+    That holds for varints and length-delimited fields with a tag of one byte and a number from 1 on. If this byte
+    begins a longer tag, or has another wire type, `fields` took the field for something else.
     """
     if not 0x08 <= tag < 0x80 or tag & 7 not in (0, 2):
         raise Unrecognised
@@ -167,6 +176,6 @@ def signed64(number: int) -> int:
 
 
 def signed32(number: int) -> int:
-    """Returns the int32 with the low bits of the uint64 `number`: what a reader makes of an enum."""
+    """Returns the int32 with the low bits of the uint64 `number`, as readers of an enum do."""
     number &= 0xFFFFFFFF
     return number if number < 2**31 else number - 2**32

@@ -1,7 +1,8 @@
-"""The messages of the hot path as plain values; each mirrors one message of `mse_grad.v1`, field by field."""
+"""Plain values for the messages of the hot path; each mirrors one message of `mse_grad.v1`, field by field."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mse_grad.tensor import Buffer
@@ -10,6 +11,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 __all__ = [
     "Chunk",
     "Header",
+    "MetadataEntry",
     "Result",
     "SharedRange",
     "StreamRequest",
@@ -21,8 +23,16 @@ __all__ = [
 
 
 @dataclass(slots=True)
+class MetadataEntry:
+    """`mse_grad.v1.MetadataEntry`; as received, unchecked."""
+
+    key: str
+    value: str
+
+
+@dataclass(slots=True)
 class Header:
-    """`mse_grad.v1.GradientHeader`; numbers as they came, unchecked."""
+    """`mse_grad.v1.GradientHeader`; numbers as received, unchecked."""
 
     id: int
     dtype: int
@@ -34,11 +44,12 @@ class Header:
     request_id: str = ""
     traceparent: str = ""
     tensors: int = 0
+    metadata: tuple[MetadataEntry, ...] = ()
 
 
 @dataclass(slots=True)
 class SharedRange:
-    """`mse_grad.v1.SharedRange`; numbers as they came, unchecked."""
+    """`mse_grad.v1.SharedRange`; numbers as received, unchecked."""
 
     elements: int
     predict_segment: int
@@ -71,6 +82,18 @@ class StreamRequest:
     chunks: list[Chunk] = field(default_factory=list)
     cancel_ids: list[int] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.headers) + len(self.chunks) + len(self.cancel_ids)
+
+    def parts(self, most: int) -> Iterator[StreamRequest]:
+        """Yields requests of at most `most` headers, chunks or cancellations, in the order of their processing."""
+        for at in range(0, len(self.headers), most):
+            yield StreamRequest(headers=self.headers[at : at + most])
+        for at in range(0, len(self.chunks), most):
+            yield StreamRequest(chunks=self.chunks[at : at + most])
+        for at in range(0, len(self.cancel_ids), most):
+            yield StreamRequest(cancel_ids=self.cancel_ids[at : at + most])
+
 
 @dataclass(slots=True)
 class Result:
@@ -84,7 +107,7 @@ class Result:
 
 @dataclass(slots=True)
 class StreamResponse:
-    """`mse_grad.v1.StreamGradientsResponse`; what is rare stays a generated message."""
+    """`mse_grad.v1.StreamGradientsResponse`; rare parts stay generated messages."""
 
     opened: pb.StreamOpened | None = None
     results: list[Result] = field(default_factory=list)
@@ -94,7 +117,7 @@ class StreamResponse:
 
 @dataclass(slots=True)
 class TensorFrame:
-    """`mse_grad.v1.Tensor`; numbers as they came, unchecked."""
+    """`mse_grad.v1.Tensor`; numbers as received, unchecked."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -103,7 +126,7 @@ class TensorFrame:
 
 @dataclass(slots=True)
 class UnaryRequest:
-    """`mse_grad.v1.ComputeGradientRequest`; an operand that was not set is an empty frame of dtype 0."""
+    """`mse_grad.v1.ComputeGradientRequest`; an operand that is not set is an empty frame of dtype 0."""
 
     predict: TensorFrame
     label: TensorFrame

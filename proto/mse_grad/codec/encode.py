@@ -1,18 +1,25 @@
-"""Values to messages, in the bytes that the generated code would write: fields ascending, defaults left out."""
+"""Encoder of the hot-path messages, byte for byte like the generated code: fields ascending, defaults left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 
-from mse_grad.messages import Chunk, Header, SharedRange, TensorFrame, UnaryRequest
+from mse_grad.codec.messages import Chunk, Header, SharedRange, TensorFrame, UnaryRequest
+from mse_grad.codec.wire import enum_bytes, int64_bytes, uint64_bytes
+from mse_grad.codec.writable import unfilled_message
 from mse_grad.tensor import Buffer
-from mse_grad.unfilled import unfilled_message
-from mse_grad.wire import enum_bytes, int64_bytes, uint64_bytes
 
-__all__ = ["encode_stream_request", "encode_unary_request", "open_results", "open_unary_response"]
+__all__ = [
+    "encode_stream_request",
+    "encode_unary_request",
+    "open_results",
+    "open_unary_response",
+    "stream_request_parts",
+]
 
-# Tags are literals here: number * 8 + wire type (0 varint, 2 length-delimited), each named beside its field.
+# Tags are literals here: field number * 8 + wire type (0 varint, 2 length-delimited). A comment names the field if the
+# code does not.
 
 
 def encode_stream_request(headers: Sequence[Header], chunks: Sequence[Chunk], cancel_ids: Sequence[int] = ()) -> bytes:
@@ -21,7 +28,20 @@ def encode_stream_request(headers: Sequence[Header], chunks: Sequence[Chunk], ca
     Raises:
         ValueError: A number does not fit into its field.
     """
-    # One join: it allocates once and copies each operand once, and it beats a message from `unfilled_message` at every
+    return b"".join(stream_request_parts(headers, chunks, cancel_ids))
+
+
+def stream_request_parts(
+    headers: Sequence[Header], chunks: Sequence[Chunk], cancel_ids: Sequence[int] = ()
+) -> list[Buffer]:
+    """Returns buffers that, joined, are the result of `encode_stream_request`; copies no operand.
+
+    The joined buffers of several calls are one message with the headers, chunks and cancellations of all calls.
+
+    Raises:
+        ValueError: A number does not fit into its field.
+    """
+    # A join allocates once and copies each operand once. It is faster than a message from `unfilled_message` at every
     # size (0.2 against 1.4 us for three operands of 4 KiB, 19 against 21 us for 512 KiB).
     parts: list[Buffer] = []
     for header in headers:
@@ -32,7 +52,7 @@ def encode_stream_request(headers: Sequence[Header], chunks: Sequence[Chunk], ca
     if cancel_ids:
         body = b"".join(map(uint64_bytes, cancel_ids))
         parts += (b"\x1a", uint64_bytes(len(body)), body)  # cancel_ids = 3
-    return b"".join(parts)
+    return parts
 
 
 def encode_unary_request(request: UnaryRequest) -> bytes:
@@ -55,12 +75,12 @@ def encode_unary_request(request: UnaryRequest) -> bytes:
 def open_results(slots: Sequence[tuple[int, int, int, bool]]) -> tuple[bytes, list[memoryview]]:
     """Returns one `StreamGradientsResponse` with a result for each slot, and a writable view of each y.
 
-    Write every y before the message is sent or read, and drop the views then: a byte that was not written holds what
-    the memory held before, and grpcio may still be reading the message when a late write comes. Each view keeps the
-    message alive. The views overlap nowhere; several threads may each fill their own.
+    Write every y before the message is sent or read, and drop the views then. A byte that nobody wrote holds old
+    content of the memory, and grpcio may still read the message when a late write comes. Each view keeps the message
+    alive. The views do not overlap, so several threads may fill one each.
 
     Args:
-        slots: Request id, offset in elements, bytes of y, and whether the fallback computes it.
+        slots: For each result its request id, offset in elements, bytes of y, and whether the fallback computes it.
 
     Raises:
         ValueError: A number does not fit into its field, or the message would pass protobuf's 2^31 - 1 bytes.
@@ -97,7 +117,7 @@ def open_unary_response(
 ) -> tuple[bytes, memoryview]:
     """Returns one `ComputeGradientResponse` and a writable view of the elements of y.
 
-    What `open_results` says about its views holds here too.
+    The rules for the views of `open_results` apply to this view too.
 
     Args:
         dtype: Number of `mse_grad.v1.DataType`.
@@ -135,10 +155,18 @@ def _header_body(header: Header) -> bytes:
         body += b"\x4a" + uint64_bytes(len(text)) + text
     if header.tensors:
         body += b"\x50" + int64_bytes(header.tensors)
+    for entry in header.metadata:
+        text = _text(b"\x0a", entry.key) + _text(b"\x12", entry.value)
+        body += b"\x5a" + uint64_bytes(len(text)) + text
     return body
 
 
-# Cached: a training loop sends the same few for ever.
+def _text(tag: bytes, text: str) -> bytes:
+    encoded = text.encode()
+    return tag + uint64_bytes(len(encoded)) + encoded if encoded else b""
+
+
+# Cached, because a training loop sends the same few kinds of request again and again.
 @lru_cache(maxsize=1024)
 def _kind(dtype: int, shape: tuple[int, ...], reduction: int) -> bytes:
     body = b"\x10" + enum_bytes(dtype) if dtype else b""
@@ -196,7 +224,7 @@ def _append_tensor(parts: list[Buffer], tag: bytes, tensor: TensorFrame) -> None
 
 
 def _tensor_head(dtype: int, shape: Sequence[int], data_bytes: int) -> bytes:
-    """What stands before the elements in a `Tensor`."""
+    """Returns the bytes before the elements in a `Tensor`."""
     head = b"\x08" + enum_bytes(dtype) if dtype else b""
     head += _shape(b"\x12", shape)
     if data_bytes:
