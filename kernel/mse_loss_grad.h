@@ -7,8 +7,8 @@
 #define MSE_LOSS_GRAD_TILING_FUNCTION __aicore__ inline
 #include "mse_loss_grad_tiling.h"
 
-// Chips with cube and vector cores apart start only the latter. Named by hand, as the toolkit's guide recommends; other
-// chips do not know the statement.
+// On chips with separate cube and vector cores, start the vector cores only. The statement is explicit, as the
+// toolkit's guide recommends; other chips do not know it.
 #if (defined(__NPU_ARCH__) && __NPU_ARCH__ == 2201) || (defined(__CCE_AICORE__) && __CCE_AICORE__ == 220)
 #define MSE_LOSS_GRAD_ON_VECTOR_CORES() KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY)
 #else
@@ -28,7 +28,7 @@ class MseLossGrad {
 public:
     __aicore__ inline MseLossGrad() {}
 
-    // Binds the tensors and shares out UB. `pipe` must outlive this object.
+    // Binds the tensors and allocates the buffers in UB. `pipe` must outlive this object.
     __aicore__ inline void Init(GM_ADDR predict, GM_ADDR label, GM_ADDR dout, GM_ADDR y,
                                 const MseLossGradTilingData& tiling, AscendC::TPipe* pipe) {
         const int64_t block = AscendC::GetBlockIdx();
@@ -70,12 +70,15 @@ public:
         if (elements_ <= 0) {
             return;
         }
+        if constexpr (kScalarDout) {
+            CopyInScalarDout();
+        }
         CopyIn(0);
         if constexpr (kScalarDout) {
             ReadScalarDout();
         }
-        // The next tile is ordered before this one is computed: the calls of a tile of 16-bit items are many, and once
-        // they fill the vector unit's queue, S stands still until the copy that they wait for is there.
+        // The copies of the next tile are issued before this tile is computed: a tile of 16-bit items takes many calls,
+        // and once they fill the vector unit's queue, S stands still until the copy that they wait for has arrived.
         for (int64_t begin = 0; begin < elements_; begin += tile_elements_) {
             if (begin + tile_elements_ < elements_) {
                 CopyIn(begin + tile_elements_);
@@ -89,8 +92,8 @@ private:
     using Floats = AscendC::LocalTensor<float>;
     using Items = AscendC::LocalTensor<T>;
 
-    // How many EnQue come in a row, which is not how many buffers a queue has: the input queues hold this tile and the
-    // next. The compiler serves a depth of 1 best (asc-devkit, the document of TQue).
+    // Depth: how many EnQue come in a row, not how many buffers a queue has. The input queues hold this tile and the
+    // next. The compiler optimises a depth of 1 best (asc-devkit, the document of TQue).
     static constexpr int32_t kInputDepth = 2;
     static constexpr int32_t kDoutDepth = kScalarDout ? 1 : kInputDepth;
     static constexpr int32_t kOutputDepth = 1;
@@ -100,26 +103,38 @@ private:
     static constexpr AscendC::TEventID kScalarReady = 0;
 
     // Starts the copies of the tile that begins at item `begin` of the block.
+    //
+    // Allocates all buffers before the first copy. To allocate a buffer, MTE2 waits for a flag of V. Behind a copy that
+    // wait would come so late that V, done with the tile before, could set the same flag again. A second SetFlag before
+    // the WaitFlag is undefined (asc-devkit, SetFlag-WaitFlag(ISASI)).
     __aicore__ inline void CopyIn(int64_t begin) {
-        CopyIn(predict_queue_, predict_[begin], TileCount(begin));
-        CopyIn(label_queue_, label_[begin], TileCount(begin));
+        const uint32_t count = TileCount(begin);
+        Items predict = predict_queue_.template AllocTensor<T>();
+        Items label = label_queue_.template AllocTensor<T>();
+        Items dout;
         if constexpr (!kScalarDout) {
-            CopyIn(dout_queue_, dout_[begin], TileCount(begin));
+            dout = dout_queue_.template AllocTensor<T>();
+        }
+        CopyIn(predict_queue_, predict, predict_[begin], count);
+        CopyIn(label_queue_, label, label_[begin], count);
+        if constexpr (!kScalarDout) {
+            CopyIn(dout_queue_, dout, dout_[begin], count);
         }
     }
 
     template <typename Queue>
-    __aicore__ inline void CopyIn(Queue& queue, const AscendC::GlobalTensor<T>& source, uint32_t count) {
-        Items items = queue.template AllocTensor<T>();
+    __aicore__ inline void CopyIn(Queue& queue, const Items& items, const AscendC::GlobalTensor<T>& source,
+                                  uint32_t count) {
         const AscendC::DataCopyPadExtParams<T> no_padding;
         AscendC::DataCopyPad(items, source, Copy(count), no_padding);
         queue.EnQue(items);
     }
 
-    // Fetches the one item of dout. It comes as a copy, like all data: a scalar load from global memory goes through
-    // the data cache, which is not coherent with what copies wrote there.
+    // Copies in the one item of dout before the first tile, because S waits for it. It is copied like all data: a
+    // scalar load from global memory goes through the data cache, which is not coherent with data that copies wrote.
+    __aicore__ inline void CopyInScalarDout() { CopyIn(dout_queue_, dout_queue_.template AllocTensor<T>(), dout_, 1); }
+
     __aicore__ inline void ReadScalarDout() {
-        CopyIn(dout_queue_, dout_, 1);
         Items item = dout_queue_.template DeQue<T>();
         Floats wide;
         if constexpr (kNarrow) {
@@ -172,7 +187,8 @@ private:
         }
     }
 
-    // A tile passes through two float32 buffers part by part: whole tiles of both would not fit beside copies of 16 KB.
+    // A tile passes through two float32 buffers part by part: two buffers of a whole tile would not fit into UB beside
+    // copies of 16 KB.
     __aicore__ inline void ComputeNarrow(const Items& y, const Items& predict, const Items& label, const Items& dout,
                                          uint32_t count) {
         Floats gradient = gradient_buffer_.template Get<float>();
@@ -237,7 +253,7 @@ private:
 template <typename T, bool kScalarDout>
 __aicore__ inline void RunMseLossGrad(GM_ADDR predict, GM_ADDR label, GM_ADDR dout, GM_ADDR y,
                                       const MseLossGradTilingData& tiling) {
-    AscendC::TPipe pipe;  // not a member of the class: that would keep the compiler from folding the others
+    AscendC::TPipe pipe;  // not a member of the class, which would keep the compiler from folding the other members
     MseLossGrad<T, kScalarDout> kernel;
     kernel.Init(predict, label, dout, y, tiling, &pipe);
     kernel.Process();

@@ -1,4 +1,4 @@
-// Entry of OpType MseLossGradPart: the same kernel; its coefficient, from the attribute `numel`, is the host's matter.
+// Entry of OpType MseLossGradPart: the same kernel. The host computes its coefficient from the attribute `numel`.
 #include "mse_loss_grad.h"
 
 extern "C" __global__ __aicore__ void mse_loss_grad_part(GM_ADDR predict, GM_ADDR label, GM_ADDR dout, GM_ADDR y,

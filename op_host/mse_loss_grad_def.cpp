@@ -1,10 +1,8 @@
 #include "mse_loss_grad_def.h"
 
-// The toolkit's code generation wants the classes of operators in this namespace.
+// The toolkit's code generator requires the classes of operators in this namespace.
 namespace ops {
-namespace {
 
-// What both operators have in common: the tensors, the attribute `reduction` and the products.
 void Define(OpDef* op) {
     for (const char* input : {"predict", "label", "dout"}) {
         op->Input(input)
@@ -21,17 +19,7 @@ void Define(OpDef* op) {
     op->AICore().AddConfig("ascend910b").AddConfig("ascend910_93").AddConfig("ascend310b");
 }
 
-}  // namespace
-
-class MseLossGrad : public OpDef {
-public:
-    explicit MseLossGrad(const char* name) : OpDef(name) {
-        Define(this);
-        this->AICore().SetTiling(mse_loss_grad::Tiling);
-    }
-};
-
-// For a part of a larger tensor, or several in one: the coefficient of mean is that of a tensor of `numel` elements.
+// For a part of a larger tensor, or for several tensors in one: `numel` is the N of the coefficient for mean.
 class MseLossGradPart : public OpDef {
 public:
     explicit MseLossGradPart(const char* name) : OpDef(name) {
@@ -41,7 +29,6 @@ public:
     }
 };
 
-OP_ADD(MseLossGrad);
 OP_ADD(MseLossGradPart);
 
 }  // namespace ops

@@ -9,16 +9,16 @@
 
 namespace mse_loss_grad {
 
-// "float32", "float16", "bfloat16", or "dtype <number>" for one that the operator does not have.
+// Returns "float32", "float16", "bfloat16", or "dtype <number>" for any other dtype.
 std::string DtypeName(ge::DataType dtype);
 
-// Bytes of an item: 4 or 2; 0 for a dtype that the operator does not have.
+// Returns the bytes of an item: 4 or 2; 0 for a dtype that the operator does not have.
 uint32_t ItemBytes(ge::DataType dtype);
 
-// predict has one of the operator's dtypes. Otherwise returns false and says so in `reason`.
+// Returns whether predict has one of the operator's dtypes; if not, `reason` says so.
 bool CheckDtype(ge::DataType predict, std::string* reason);
 
-// `other`, named `name`, has the dtype of predict. Otherwise returns false and says so in `reason`.
+// Returns whether `other`, named `name`, has the dtype of predict; if not, `reason` says so.
 bool CheckSameDtype(ge::DataType predict, ge::DataType other, const std::string& name, std::string* reason);
 
 }  // namespace mse_loss_grad

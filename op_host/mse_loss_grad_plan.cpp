@@ -8,8 +8,8 @@ namespace {
 
 // Shorter copies do not reach the bandwidth of global memory (Ascend C guide, "move large blocks at once").
 constexpr uint64_t kMinTileBytes = 16 * 1024;
-// Least share of a stream that another core is started for: each core adds to the time before the first of them works
-// (Ascend C guide, "a fitting number of cores"). Not tuned on a device.
+// Least share of a stream that is worth another core: each core delays the start of all of them (Ascend C guide, "a
+// fitting number of cores"). Not tuned on a device.
 constexpr int64_t kMinBlockBytes = 8 * 1024;
 // Longest run of DataCopyPad (DataCopyExtParams.blockLen <= 2097151 bytes), in whole lines.
 constexpr uint64_t kMaxTileBytes = 2097151 / kMseLossGradLineBytes * kMseLossGradLineBytes;
@@ -37,8 +37,8 @@ bool Check(const Problem& problem, std::string* reason) {
     return true;
 }
 
-// Finds the tile. 16-bit items pass through two float32 buffers of one part of a tile: with whole tiles, copies of
-// 16 KB would not fit, so the tile is cut into as few parts as make them fit.
+// Finds the size of a tile. 16-bit items pass through two float32 buffers, which hold one part of a tile. If buffers
+// for a whole tile would push copies below 16 KB, the tile is cut into as few parts as possible.
 bool PlanTile(const Problem& problem, MseLossGradTilingData* tiling, std::string* reason) {
     const bool narrow = problem.item_bytes < sizeof(float);
     const uint64_t streams = problem.scalar_dout ? 3 : 4;

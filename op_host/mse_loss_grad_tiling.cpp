@@ -97,8 +97,8 @@ bool Launch(gert::TilingContext* context, const Problem& problem, std::string* r
         return false;
     }
     workspace_bytes[0] = 0;
-    // SetBlockDim is today's SetSimdNumBlocks under the name that CANN 8 has too. A launch of no block is an error in
-    // the runtime: without elements, one block starts and returns.
+    // SetBlockDim is the older name of SetSimdNumBlocks, which CANN 8 has too. The runtime refuses a launch of no
+    // block, so without elements one block starts and returns.
     const uint32_t blocks = tiling->blocks == 0 ? 1 : tiling->blocks;
     const uint64_t key = problem.scalar_dout ? MSE_LOSS_GRAD_KEY_SCALAR_DOUT : MSE_LOSS_GRAD_KEY_FULL_DOUT;
     if (context->SetBlockDim(blocks) != ge::GRAPH_SUCCESS || context->SetTilingKey(key) != ge::GRAPH_SUCCESS) {

@@ -1,7 +1,7 @@
-"""The part of the install that compiles the CPU kernel. Without it the install goes on, and NumPy computes.
+"""Build hook that compiles the CPU kernel during the install. If that fails, the install goes on, and NumPy computes.
 
-The environment variable MSE_GRAD_BUILD_KERNEL decides: "auto" (also where it is not set) compiles where there is a
-compiler, "0" leaves the kernel out, "require" fails the install where the kernel does not compile without a warning.
+The environment variable MSE_GRAD_BUILD_KERNEL decides. "auto", the default, compiles if there is a compiler. "0" leaves
+the kernel out. "require" fails the install unless the kernel compiles without a warning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 __all__ = ["KernelBuildHook"]
 
 SETTING = "MSE_GRAD_BUILD_KERNEL"
-LIBRARY = "mse_grad_server/backends/libmse_loss_grad_cpu.so"
+LIBRARY = "mse_grad_kernel/libmse_loss_grad_cpu.so"
 
 
 class KernelBuildHook(BuildHookInterface[Any]):
@@ -30,19 +30,19 @@ class KernelBuildHook(BuildHookInterface[Any]):
 
         Args:
             version: "editable" or "standard".
-            build_data: What hatchling builds the wheel from.
+            build_data: Description of the wheel that hatchling builds; it gets the library.
 
         Raises:
-            ValueError: MSE_GRAD_BUILD_KERNEL is none of its values.
-            RuntimeError: It is "require" and the kernel does not compile.
+            ValueError: MSE_GRAD_BUILD_KERNEL has an unknown value.
+            RuntimeError: It is "require", and the kernel does not compile.
         """
         setting = os.environ.get(SETTING, "auto")
         if setting not in ("auto", "0", "require"):
             raise ValueError(f"{SETTING} is {setting!r}; it must be 'auto', '0' or 'require'")
-        in_checkout = Path(self.root, "server", LIBRARY)
+        in_checkout = Path(self.root, "kernel", LIBRARY)
         if version == "editable":
             if not self._build(in_checkout, setting):
-                # One from an earlier install would go on to be loaded.
+                # Otherwise the library of an earlier install would still be loaded.
                 in_checkout.unlink(missing_ok=True)
             return
         self._scratch = tempfile.TemporaryDirectory()
@@ -59,7 +59,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
             self._scratch.cleanup()
 
     def _build(self, output: Path, setting: str) -> bool:
-        """Returns whether `output` was written; says why where it was not."""
+        """Returns whether `output` was written; displays the reason if it was not."""
         if setting == "0":
             self.app.display_info(f"{SETTING} is '0': the CPU kernel is left out, NumPy will compute")
             return False

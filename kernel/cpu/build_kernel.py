@@ -1,9 +1,9 @@
-"""Compiles the CPU kernel: the one list of its sources and flags, for the install, the tests and other machines.
+"""Build of the CPU kernel: the one list of its sources and flags, for the install, the tests and other machines.
 
     python kernel/cpu/build_kernel.py --compiler aarch64-linux-gnu-g++ --output libmse_loss_grad_cpu.so
 
-Needs nothing but the standard library, since it runs before anything is installed. The result depends on the compiler
-and the sources alone: CXXFLAGS is not read, so that no -ffast-math finds its way in.
+It needs only the standard library, because it runs before anything is installed. The result depends only on the
+compiler and the sources: CXXFLAGS is ignored, so that it cannot bring in -ffast-math.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOURCE_DIR = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Source:
-    """A translation unit, and the flags for instructions that only it may use."""
+    """A translation unit, and the flags for the instructions that only it may use."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -41,24 +41,24 @@ VARIANT_SOURCES = {
 }
 
 COMPILE_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
-# With neither, nothing of the C++ library is linked in, and the kernel loads where there is another or none.
+# Without exceptions and RTTI the kernel links nothing of the C++ library, so it loads beside any version or none.
 KERNEL_FLAGS = ("-fno-exceptions", "-fno-rtti")
 LINK_FLAGS = ("-static-libgcc", "-Wl,--as-needed")
 
 
 class CompilerNotFoundError(Exception):
-    """There is no C++ compiler; the message says where one was looked for."""
+    """There is no C++ compiler; the message lists the names that were tried."""
 
 
 class CompileError(Exception):
-    """The compiler failed; the message holds its command and its words."""
+    """The compiler failed; the message has its command and its output."""
 
 
 def find_compiler() -> list[str]:
-    """Returns the command of the C++ compiler: $CXX where it is set, else c++, g++ or clang++.
+    """Returns the command of the C++ compiler: $CXX if it is set, else c++, g++ or clang++.
 
     Raises:
-        CompilerNotFoundError: None of them is on PATH.
+        CompilerNotFoundError: $CXX, or each of these, is not on PATH.
     """
     chosen = shlex.split(os.environ.get("CXX", ""))
     if chosen:
@@ -89,12 +89,12 @@ def build(
     flags: Sequence[str] = (),
     warnings_are_errors: bool = False,
 ) -> None:
-    """Compiles the kernel to `output`; a process that has the file loaded goes on with the old one.
+    """Compiles the kernel to `output`. A process that has loaded the old file keeps it.
 
     Args:
-        compiler: Command of the compiler; what it compiles for decides on the variants.
+        compiler: Command of the compiler; its target decides which variants are compiled.
         output: The file to write.
-        program: Source with a main function. With it `output` is that program with the kernel in it, else a library.
+        program: Source with a main function. If given, `output` is that program with the kernel in it, else a library.
         flags: Further flags for compiling and linking, e.g. "-fsanitize=address".
         warnings_are_errors: Whether a warning fails the build.
 
@@ -110,7 +110,7 @@ def build(
     if warnings_are_errors:
         common.append("-Werror")
     output = output.resolve()
-    # Beside the output, since a file is replaced at once only within its file system.
+    # Beside the output, because a file can be replaced atomically only within its file system.
     with tempfile.TemporaryDirectory(prefix=".kernel-", dir=output.parent) as scratch:
         objects = [str(Path(scratch, f"{index}.o")) for index in range(len(sources))]
         commands = [

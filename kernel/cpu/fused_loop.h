@@ -2,7 +2,7 @@
 ///
 /// A Format is one dtype computed with one instruction set:
 ///   Vector              kLanes elements in the type of the arithmetic, with the operators - and *
-///   kLanes, kItemBytes  elements a vector, bytes an element
+///   kLanes, kItemBytes  elements per vector, bytes per element
 ///   kStreams            whether Stream and EndStreams exist
 ///   Broadcast(c)        c in every lane, rounded to the type of the arithmetic
 ///   Load, Store         kLanes elements from or to any byte address
@@ -18,19 +18,19 @@
 #include "variant.h"
 
 namespace mse_grad::cpu {
-// Unnamed, although a header: of a function with a name the linker keeps one copy for all variants, perhaps the one
-// with instructions that the processor lacks.
+// Unnamed, although this is a header: the linker keeps one copy of a named function for all variants, perhaps one with
+// instructions that the processor lacks.
 namespace {
 
-/// Bytes of y that one step writes: a cache line, of which a streamed store must not leave a part behind.
+/// Bytes of y that one step writes: a whole cache line, because streamed stores must not write a part of one.
 constexpr int64_t kStepBytes = 64;
 
-/// Bytes of y from which on it is stored past the caches: the four operands together then exceed most last-level
-/// caches. Measured on Zen 5 with 32 MiB of L3, the kernel and one reader of y together: streaming takes 0.8 times as
-/// long from 16 MiB on, 1.2 times as long at 4 MiB.
+/// Bytes of y from which on the kernel stores it past the caches: the four operands together then exceed most
+/// last-level caches. Measured on Zen 5 with 32 MiB of L3, the kernel and one reader of y together: streaming takes 0.8
+/// times as long from 16 MiB on, 1.2 times as long at 4 MiB.
 constexpr int64_t kStreamFromBytes = int64_t{8} << 20;
 
-/// Computes whole steps of the bytes [begin, end); returns where less than a step is left.
+/// Computes whole steps of the bytes [begin, end); returns the begin of the rest, which is less than a step.
 template <class Format, bool kScalarDout, bool kStream>
 int64_t Steps(const Call& call, int64_t begin, int64_t end) {
     using Vector = typename Format::Vector;
@@ -56,7 +56,7 @@ int64_t Steps(const Call& call, int64_t begin, int64_t end) {
     return at;
 }
 
-/// Computes `size_bytes` bytes from `begin` on, less than a step, through buffers of a whole step.
+/// Computes `size_bytes` bytes from `begin` on, less than a step, in buffers of a whole step.
 template <class Format, bool kScalarDout>
 void PartOfStep(const Call& call, int64_t begin, int64_t size_bytes) {
     if (size_bytes == 0) {

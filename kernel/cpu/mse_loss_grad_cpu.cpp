@@ -1,4 +1,4 @@
-// Checks the arguments, picks the variant, holds the floating-point environment.
+// Dispatch of a call: checks the arguments, chooses the variant, sets the floating-point environment.
 
 #include "mse_loss_grad_cpu.h"
 
@@ -17,12 +17,12 @@ using mse_grad::cpu::Call;
 using mse_grad::cpu::Kernel;
 using mse_grad::cpu::Variant;
 
-// IEEE defaults within its life, the caller's environment after it: a library in the same process that was compiled
-// with -ffast-math, or torch.set_flush_denormal, leaves threads that flush subnormals to zero.
+// Sets the IEEE defaults for its lifetime and then restores the caller's environment. A thread may flush subnormals to
+// zero because of torch.set_flush_denormal, or of a library in the process that was compiled with -ffast-math.
 class DefaultEnvironment {
 public:
 #if defined(__x86_64__)
-    // MXCSR alone, in a few cycles: the functions of <cfenv> also save the x87 unit, which takes 0.2 us.
+    // MXCSR alone, which takes a few cycles: the functions of <cfenv> also save the x87 unit, which takes 0.2 us.
     DefaultEnvironment() : callers_(_mm_getcsr()) { _mm_setcsr(kNearestAllMasked); }
     ~DefaultEnvironment() { _mm_setcsr(callers_); }
 #else
@@ -51,8 +51,8 @@ const Variant* const kVariants[] = {&mse_grad::cpu::kPortable, nullptr, &mse_gra
 
 uint32_t DetectVariants() {
     __builtin_cpu_init();
-    // __builtin_cpu_supports knows "f16c" from GCC 11 on only; its registers are those of AVX2, which it asks the
-    // operating system for.
+    // __builtin_cpu_supports knows "f16c" only from GCC 11 on. F16C uses the registers of AVX2, for which that function
+    // also checks the operating system.
     unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
     const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
     return Bit(MSE_LOSS_GRAD_CPU_PORTABLE) |
@@ -69,7 +69,7 @@ const Variant* const kVariants[] = {&mse_grad::cpu::kPortable};
 uint32_t DetectVariants() { return Bit(MSE_LOSS_GRAD_CPU_PORTABLE); }
 #endif
 
-// Once, when the library is loaded: CPUID costs microseconds under a hypervisor, which intercepts it.
+// Detected once, when the library is loaded: a hypervisor intercepts CPUID, which then takes microseconds.
 const uint32_t kRunnable = DetectVariants();
 
 // Returns the kernel, or null for an unknown dtype.

@@ -1,12 +1,12 @@
 /// C ABI of the fused CPU kernel: y = ((predict - label) * c) * dout in one pass.
 ///
-/// Arithmetic: operands to float32 (float64 stays float64), the three operations in this order, one rounding to nearest
-/// even to the dtype of the operands. Every variant gives the same bits for every value that is not NaN; where one
-/// gives NaN, all do. Subnormals are kept. Source: the numerical contract in docs/numerics.md.
+/// Arithmetic: the operands become float32 (float64 stays float64), the three operations run in this order, and one
+/// rounding to nearest even makes the result the dtype of the operands. Every variant gives the same bits for every
+/// value that is not NaN; if one gives NaN, all do. Subnormals are kept. Source: the contract in docs/numerics.md.
 ///
-/// Thread safety: all functions may be called from any number of threads at a time; nothing is allocated or kept. The
-/// floating-point environment of the calling thread (rounding, flush to zero, exception flags) neither matters nor
-/// changes.
+/// Thread safety: any number of threads may call all functions at a time; they allocate and keep nothing. The
+/// floating-point environment of the calling thread (rounding, flush to zero, exception flags) has no effect and does
+/// not change.
 #ifndef MSE_LOSS_GRAD_CPU_H_
 #define MSE_LOSS_GRAD_CPU_H_
 
@@ -25,7 +25,7 @@ enum MseLossGradCpuDtype {
     MSE_LOSS_GRAD_CPU_FLOAT64 = 4,
 };
 
-/// Instructions that compute.
+/// Variants of the kernel, by their instructions.
 enum MseLossGradCpuVariant {
     MSE_LOSS_GRAD_CPU_PORTABLE = 0,  // every processor of the architecture
     MSE_LOSS_GRAD_CPU_NEON = 1,      // aarch64
@@ -33,7 +33,7 @@ enum MseLossGradCpuVariant {
     MSE_LOSS_GRAD_CPU_AVX512 = 3,    // x86-64 with AVX-512 F
 };
 
-/// What MseLossGradCpu answers.
+/// Status of MseLossGradCpu.
 enum MseLossGradCpuStatus {
     MSE_LOSS_GRAD_CPU_OK = 0,
     MSE_LOSS_GRAD_CPU_UNKNOWN_DTYPE = 1,
@@ -60,13 +60,13 @@ MSE_LOSS_GRAD_CPU_EXPORT const char* MseLossGradCpuHash(void);
 /// @param dtype        MseLossGradCpuDtype of all four tensors.
 /// @param n            Elements of predict, label and y; with 0 nothing is read or written.
 /// @param c            Coefficient: 2, or 2 / N for mean; rounded to float32 here unless dtype is float64.
-/// @param scalar_dout  0: dout has n elements. Otherwise: dout has one, which counts for every element.
+/// @param scalar_dout  0: dout has n elements. Otherwise: dout has one element, which is used for all n.
 /// @param predict      n elements, at any byte address.
 /// @param label        n elements, at any byte address.
 /// @param dout         n elements or one, at any byte address.
 /// @param y            n elements, at any byte address, overlapping none of the others. Exactly these bytes are
 /// written.
-/// @return MseLossGradCpuStatus; where it is not OK, nothing was written.
+/// @return MseLossGradCpuStatus; if it is not OK, nothing was written.
 MSE_LOSS_GRAD_CPU_EXPORT int32_t MseLossGradCpu(int32_t variant, int32_t dtype, int64_t n, double c,
                                                 int32_t scalar_dout, const void* predict, const void* label,
                                                 const void* dout, void* y);

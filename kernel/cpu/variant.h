@@ -1,7 +1,7 @@
-/// What a variant of the kernel offers to the dispatch in mse_loss_grad_cpu.cpp.
+/// Interface between the variants of the kernel and the dispatch in mse_loss_grad_cpu.cpp.
 ///
-/// Every variant is a translation unit with instruction set flags of its own. This header is the only one that they
-/// share with code for any processor, so it must define nothing that emits code.
+/// Every variant is a translation unit with its own instruction set flags. Variants share only this header with code
+/// that runs on any processor, so it must define nothing that emits code.
 #ifndef MSE_LOSS_GRAD_CPU_VARIANT_H_
 #define MSE_LOSS_GRAD_CPU_VARIANT_H_
 
@@ -23,7 +23,7 @@ struct Call {
 /// Computes one call in one dtype.
 using Kernel = void (*)(const Call& call);
 
-/// A variant: one kernel a dtype.
+/// A variant: one kernel for each dtype.
 struct Variant {
     Kernel float32;
     Kernel float16;

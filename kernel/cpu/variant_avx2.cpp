@@ -29,7 +29,7 @@ struct Float32 : Single {
     static void Stream(unsigned char* to, Vector y) { _mm256_stream_ps(reinterpret_cast<float*>(to), y); }
 };
 
-// What the two 16-bit formats share; Widen and Narrow are theirs.
+// Common code of the two 16-bit formats, which differ in Widen and Narrow.
 template <class Bits>
 struct SixteenBit : Single {
     static constexpr int64_t kItemBytes = 2;

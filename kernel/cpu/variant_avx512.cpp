@@ -38,7 +38,7 @@ struct Float32 : Single {
     static void Stream(unsigned char* to, Vector y) { _mm512_stream_ps(reinterpret_cast<float*>(to), y); }
 };
 
-// What the two 16-bit formats share; Widen and Narrow are theirs.
+// Common code of the two 16-bit formats, which differ in Widen and Narrow.
 template <class Bits>
 struct SixteenBit : Single {
     static constexpr int64_t kItemBytes = 2;
@@ -68,7 +68,7 @@ struct Bfloat16 : SixteenBit<Bfloat16> {
     static Vector Widen(__m256i bits) {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     }
-    // Integer arithmetic, since VCVTNEPS2BF16 flushes subnormals to zero whatever MXCSR says.
+    // Integer arithmetic, because VCVTNEPS2BF16 flushes subnormals to zero whatever MXCSR says.
     static __m256i Narrow(Vector y) {
         const __m512i bits = _mm512_castps_si512(y);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

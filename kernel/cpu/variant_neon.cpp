@@ -1,6 +1,6 @@
 // The variant for aarch64, whose base architecture has NEON and the conversions of float16.
 //
-// Stores are never streamed: GCC has no intrinsic for STNP, and no aarch64 machine was there to measure its use.
+// Stores are never streamed: GCC has no intrinsic for STNP, and no aarch64 machine was available to measure its gain.
 
 #include <arm_neon.h>
 
@@ -25,7 +25,7 @@ struct Float32 {
     static void Store(unsigned char* to, Vector y) { vst1q_u8(to, vreinterpretq_u8_f32(y)); }
 };
 
-// What the two 16-bit formats share; Widen and Narrow are theirs.
+// Common code of the two 16-bit formats, which differ in Widen and Narrow.
 template <class Bits>
 struct SixteenBit {
     using Vector = float32x4_t;

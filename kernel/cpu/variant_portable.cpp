@@ -25,8 +25,8 @@ To BitCast(From from) {
     return to;
 }
 
-// Not `condition ? yes : no`: behind a branch, which compilers keep around floating-point operations, nothing is
-// vectorised.
+// Not `condition ? yes : no`: compilers keep a branch around floating-point operations, and do not vectorise a loop
+// with a branch.
 inline uint32_t Select(bool condition, uint32_t yes, uint32_t no) {
     const uint32_t mask = 0u - static_cast<uint32_t>(condition);
     return (yes & mask) | (no & ~mask);
@@ -46,7 +46,7 @@ struct Plain {
     static void Store(unsigned char* to, Vector y) { std::memcpy(to, &y, sizeof(y)); }
 };
 
-// What the two 16-bit formats share; Widen and Narrow are theirs.
+// Common code of the two 16-bit formats, which differ in Widen and Narrow.
 template <class Bits>
 struct SixteenBit {
     using Vector = float;
@@ -64,7 +64,7 @@ struct SixteenBit {
 };
 
 struct Float16 : SixteenBit<Float16> {
-    // Bits of float32 and how far its exponent bias, 127, lies from that of float16, 15.
+    // Bits of the infinity of float32, and the difference between its exponent bias, 127, and that of float16, 15.
     static constexpr uint32_t kInfinity32 = 0x7f800000;
     static constexpr uint32_t kRebias = (127 - 15) << 23;
 
@@ -74,7 +74,8 @@ struct Float16 : SixteenBit<Float16> {
         const uint32_t normal = magnitude + kRebias;
         // Infinity and NaN have the greatest exponent in both formats.
         const uint32_t special = normal + kRebias;
-        // A subnormal is its fraction times 2^-24: put below the leading one of 2^-14 and that one taken away, exactly.
+        // A subnormal is its fraction times 2^-24. Put the fraction below the leading one of 2^-14, then subtract
+        // 2^-14; both are exact.
         const uint32_t one = (127 - 14) << 23;
         const uint32_t subnormal = BitCast<uint32_t>(BitCast<float>(magnitude + one) - BitCast<float>(one));
         const uint32_t finite = Select(magnitude < 1u << 23, subnormal, normal);
@@ -84,14 +85,14 @@ struct Float16 : SixteenBit<Float16> {
     static uint32_t Narrow(uint32_t single) {
         const uint32_t sign = (single >> 16) & 0x8000;
         const uint32_t magnitude = single & 0x7fffffff;
-        // Half of the last place kept, less one if that is even: a tie then carries into odd only. The carry may reach
-        // the exponent, up to infinity, as it must.
+        // Add half of the last place that is kept, less one if that place is even: a tie then rounds up from odd only.
+        // The carry may reach the exponent, up to infinity, which is correct.
         const uint32_t normal = (magnitude - kRebias + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-        // Added to 2^-1, whose last place is 2^-24, the processor rounds to a multiple of the least subnormal.
+        // The last place of 2^-1 is 2^-24, so the processor rounds this sum to a multiple of the smallest subnormal.
         const uint32_t half = (127 - 1) << 23;
         const uint32_t subnormal = BitCast<uint32_t>(BitCast<float>(magnitude) + BitCast<float>(half)) - half;
         const uint32_t finite = Select(magnitude < (127 - 14) << 23, subnormal, normal);
-        // From the midpoint of 65504 and 65536 on.
+        // Infinity from the midpoint of 65504 and 65536 on.
         const uint32_t bounded = Select(magnitude < 0x477ff000, finite, 0x7c00);
         return sign | Select(kInfinity32 < magnitude, 0x7e00, bounded);
     }

@@ -28,7 +28,7 @@ constexpr size_t kElements = static_cast<size_t>(kRows * kColumns);
 
 using Values = std::vector<float>;
 
-// Runs `action` at the end of its scope, whatever ends it.
+// Runs `action` at the end of its scope, even if an exception ends it.
 class Finally {
 public:
     explicit Finally(std::function<void()> action) : action_(std::move(action)) {}
@@ -40,7 +40,7 @@ private:
     std::function<void()> action_;
 };
 
-// Throws std::runtime_error with ACL's own words unless `status`, returned by `call`, says success.
+// Throws std::runtime_error with ACL's own message unless `status`, returned by `call`, is success.
 void Check(int32_t status, const char* call) {
     if (status == ACL_SUCCESS) {
         return;
@@ -94,7 +94,7 @@ private:
     aclTensor* tensor_ = nullptr;
 };
 
-// Both phases. Returns when y is computed.
+// Runs both phases and returns when y is computed.
 void ComputeGradient(const DeviceTensor& predict, const DeviceTensor& label, const DeviceTensor& dout,
                      const DeviceTensor& y, aclrtStream stream) {
     char reduction[] = "mean";
@@ -113,7 +113,7 @@ void ComputeGradient(const DeviceTensor& predict, const DeviceTensor& label, con
         }
     });
     Check(aclnnMseLossGrad(workspace, workspace_bytes, executor, stream), "aclnnMseLossGrad");
-    // A launch only queues the work; what goes wrong on the device is told here.
+    // A launch only queues the work; a fault on the device shows here.
     Check(aclrtSynchronizeStream(stream), "aclrtSynchronizeStream");
 }
 
@@ -125,7 +125,7 @@ Values Wave(float frequency, float phase) {
     return values;
 }
 
-// How many of `y` have exactly the bits of ((predict - label) * (2 / N)) * dout in float32.
+// Returns how many elements of `y` have exactly the bits of ((predict - label) * (2 / N)) * dout in float32.
 size_t CountRight(const Values& y, const Values& predict, const Values& label, const Values& dout) {
     const float coefficient = static_cast<float>(2.0 / static_cast<double>(kElements));
     size_t right = 0;
@@ -148,7 +148,7 @@ bool Run() {
     const Values predict = Wave(0.01f, 0.0f);
     const Values label = Wave(0.013f, 0.5f);
     const Values dout = Wave(0.007f, 1.0f);
-    // What no gradient here can be, so that an output that was never written is not taken for a result.
+    // No gradient here is NaN, so an output that was never written cannot pass for a result.
     const Values unwritten(kElements, std::numeric_limits<float>::quiet_NaN());
 
     const DeviceTensor device_predict(predict);
