@@ -1,10 +1,12 @@
-"""What the server raises, and the one mapping of it to what the caller gets.
+"""Errors of requests, and their one mapping to the gRPC status that the caller gets.
 
 ServerError                   one request fails
 +-- InvalidArgument           a rule of the contract is broken
 +-- DTypeNotOnBackend         UNIMPLEMENTED
-+-- MessageTooLarge           RESOURCE_EXHAUSTED, another way is open
-+-- Unauthenticated           who calls is not known
++-- NotOffered                UNIMPLEMENTED; a part of the Open Inference Protocol
++-- ModelUnknown              NOT_FOUND
++-- MessageTooLarge           RESOURCE_EXHAUSTED; another method accepts the request
++-- Unauthenticated           the caller has no valid token
 |   +-- TokenMissing
 |   +-- TokenUnknown
 +-- Refused                   the same request may succeed later
@@ -14,15 +16,15 @@ ServerError                   one request fails
 |   +-- Draining
 |   +-- DeviceUnavailable
 |   +-- TokenRemoved
-+-- SharedMemoryRefused       a client's memory is not mapped; its gradients may come over the stream
++-- SharedMemoryRefused       a client's memory is not mapped; it may use the stream instead
 |   +-- SharedMemoryDenied
 |   +-- SharedMemoryUnusable
 |   +-- SharedMemoryFull
 +-- DeadlineExceeded
 +-- Cancelled
-+-- BackendError              what computes failed; INTERNAL
++-- BackendError              the backend failed; INTERNAL
 
-`mse_grad.reasons.ContractError`, which the shared rules raise, counts as InvalidArgument.
+`mse_grad.reasons.ContractError`, which the shared rules raise, is mapped like InvalidArgument.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ __all__ = [
     "Draining",
     "InvalidArgument",
     "MessageTooLarge",
+    "ModelUnknown",
+    "NotOffered",
     "NotReady",
     "Refused",
     "ServerBusy",
@@ -61,12 +65,12 @@ __all__ = [
 
 
 class ServerError(Exception):
-    """A request ends without its gradient.
+    """A request fails.
 
     Attributes:
-        reason: Why, for programs; it carries the gRPC code.
-        field: The field of the request at fault, or "".
-        retry_after_s: When the same request is worth sending again; None where never.
+        reason: Machine-readable reason, which determines the gRPC code.
+        field: The wrong field of the request, or "".
+        retry_after_s: Time after which a retry may succeed; None if it cannot.
     """
 
     reason = Reason.INTERNAL
@@ -78,7 +82,7 @@ class ServerError(Exception):
 
 
 class InvalidArgument(ServerError):
-    """A rule of the contract is broken."""
+    """The request breaks a rule of the contract."""
 
     def __init__(self, message: str, *, reason: Reason, field: str) -> None:
         super().__init__(message, field=field)
@@ -86,19 +90,31 @@ class InvalidArgument(ServerError):
 
 
 class DTypeNotOnBackend(ServerError):
-    """The contract knows the dtype, the backend does not compute it."""
+    """The backend does not compute this dtype of the contract."""
 
     reason = Reason.DTYPE_NOT_ON_BACKEND
 
 
+class NotOffered(ServerError):
+    """The server does not offer this part of the Open Inference Protocol."""
+
+    reason = Reason.NOT_OFFERED
+
+
+class ModelUnknown(ServerError):
+    """The server has no such model, or no such version of it."""
+
+    reason = Reason.MODEL_UNKNOWN
+
+
 class MessageTooLarge(ServerError):
-    """The message is longer than its method allows."""
+    """The message is larger than its method allows."""
 
     reason = Reason.MESSAGE_TOO_LARGE
 
 
 class Unauthenticated(ServerError):
-    """Who calls is not known, and the server serves only those whom it knows."""
+    """The server requires a token, and the call has no valid one."""
 
     reason = Reason.TOKEN_UNKNOWN
 
@@ -110,43 +126,43 @@ class TokenMissing(Unauthenticated):
 
 
 class TokenUnknown(Unauthenticated):
-    """The call's token is none of the server's."""
+    """The token of the call is not one of the server's."""
 
 
 class Refused(ServerError):
-    """Not taken now; nothing was computed."""
+    """The server does not accept the request now; nothing was computed."""
 
     retry_after_s: float | None = 0.1
 
 
 class ServerBusy(Refused):
-    """A bound on what is admitted at a time is reached."""
+    """A limit on concurrent requests, calls or bytes is reached."""
 
     reason = Reason.SERVER_BUSY
 
 
 class TooManyOpenRequests(Refused):
-    """One stream has as many open requests as it may."""
+    """The stream has reached its limit of open requests."""
 
     reason = Reason.TOO_MANY_OPEN_REQUESTS
 
 
 class NotReady(Refused):
-    """The first gradients are not verified yet."""
+    """The server is starting: its first gradients are not verified yet."""
 
     reason = Reason.NOT_READY
     retry_after_s = 0.5
 
 
 class Draining(Refused):
-    """The server finishes what it accepted and ends; another one, or a later one, will answer."""
+    """The server finishes the accepted requests and ends; another server, or a later one, can answer."""
 
     reason = Reason.DRAINING
     retry_after_s = 1.0
 
 
 class DeviceUnavailable(Refused):
-    """What computes failed and is being repaired, or rests."""
+    """The device failed, and is being repaired or is paused."""
 
     reason = Reason.DEVICE_UNAVAILABLE
 
@@ -156,62 +172,62 @@ class DeviceUnavailable(Refused):
 
 
 class TokenRemoved(Refused):
-    """The token with which a stream was opened holds no more; another stream needs another one."""
+    """The token of the stream is no longer valid; a new stream with another token is needed."""
 
     reason = Reason.TOKEN_REMOVED
 
 
 class SharedMemoryRefused(ServerError):
-    """A client's memory is not mapped; its gradients may come over the stream."""
+    """The server does not map the client's memory; the client may use the stream instead."""
 
     reason = Reason.SHARED_MEMORY_UNUSABLE
 
 
 class SharedMemoryDenied(SharedMemoryRefused):
-    """Who hands it over may not, or does not show the secret of an open stream."""
+    """The client has no permission to hand over memory, or does not know the secret of an open stream."""
 
     reason = Reason.SHARED_MEMORY_DENIED
 
 
 class SharedMemoryUnusable(SharedMemoryRefused):
-    """It is not memory that can be mapped safely."""
+    """The memory cannot be mapped safely."""
 
 
 class SharedMemoryFull(SharedMemoryRefused):
-    """A bound on what is mapped is reached."""
+    """A limit on mapped memory is reached."""
 
     reason = Reason.SHARED_MEMORY_FULL
 
 
 class DeadlineExceeded(ServerError):
-    """The caller's time, or the time a silent caller is given, ran out."""
+    """The caller's deadline passed, or a silent caller used up its time."""
 
     reason = Reason.DEADLINE_EXCEEDED
 
 
 class Cancelled(ServerError):
-    """The caller wants no answer any more."""
+    """The caller has cancelled the request."""
 
     reason = Reason.CANCELLED
 
 
 class BackendError(ServerError):
-    """What computes failed; the message is for the log, not for the caller."""
+    """The backend failed; the message goes to the log, not to the caller."""
 
     reason = Reason.INTERNAL
 
 
 def reason_of(error: BaseException) -> Reason:
-    """Returns the reason of `error`; INTERNAL for what is neither a ServerError nor a ContractError."""
+    """Returns the reason of `error`; INTERNAL unless it is a ServerError or a ContractError."""
     return error.reason if isinstance(error, ServerError | ContractError) else Reason.INTERNAL
 
 
 def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
-    """Returns what the caller gets for `error`, without anything from inside the server.
+    """Returns the gRPC status for `error`, without internals of the server.
 
     Args:
-        error: A ServerError, a ContractError, or anything else, which becomes INTERNAL.
-        request_id: Travels as ErrorInfo.metadata["request_id"] and finds the line in the server's log.
+        error: A ServerError, a ContractError, or any other error, which becomes INTERNAL.
+        request_id: Id that identifies the line in the server's log; sent as ErrorInfo.metadata["request_id"].
     """
     reason = reason_of(error)
     if reason is Reason.INTERNAL:

@@ -1,1 +1,4 @@
-"""What computes: one module a backend, behind the seam in `base`."""
+"""Backends, which compute gradients on this host's processor or on an Ascend NPU, behind the interface in `base`.
+
+May import errors, process and settings; knows neither gRPC nor protobuf.
+"""

@@ -1,4 +1,4 @@
-"""The seam between the service and what computes."""
+"""The interface between the service and the backends that compute gradients."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from mse_grad.tensor import Array, DType, Reduction
+from mse_grad_server.backends.edges import OverflowMode
+from mse_grad_server.process.timeline import Timeline
 
 __all__ = ["Backend", "ComputeAll", "Failure", "Gradient", "GradientSpec", "OneByOne"]
 
 
 @dataclass(frozen=True)
 class GradientSpec:
-    """What is computed, apart from the elements.
+    """The kind of a gradient: everything about it but its elements.
 
     Attributes:
         dtype: Element type of predict, label, dout and y.
         reduction: Reduction of the loss.
-        numel: N of the coefficient: the element count of one whole tensor, also where a call sees a part of it, or
-            several.
+        numel: N of the coefficient: the element count of one whole tensor. A call may hold a part of that tensor, or
+            several such tensors.
         scalar_dout: Whether dout is a single element.
     """
 
@@ -32,7 +34,18 @@ class GradientSpec:
 
 
 class Gradient(NamedTuple):
-    """A gradient to compute: what `Backend.compute` is called with."""
+    """A gradient of n >= 1 elements to compute.
+
+    Attributes:
+        spec: Kind of the gradient.
+        predict: n elements of `spec.dtype`, one dimension; any alignment.
+        label: n elements of `spec.dtype`, one dimension; any alignment.
+        dout: n elements, or one if `spec.scalar_dout`; any alignment.
+        y: n elements, writable, overlapping none of the others; gets the gradient.
+        deadline_s: When the caller stops waiting, in the time of the event loop, which is that of `time.monotonic`. A
+            backend that waits for a device raises DeadlineExceeded then.
+        timeline: Timeline of a traced request, to which a backend with phases of its own adds them; None without.
+    """
 
     spec: GradientSpec
     predict: Array
@@ -40,17 +53,21 @@ class Gradient(NamedTuple):
     dout: Array
     y: Array
     deadline_s: float = math.inf
+    timeline: Timeline | None = None
 
 
 Failure: TypeAlias = tuple[int, Exception]
-"""The index of the gradient that failed, and why."""
+"""The index of the gradient that failed, and its error."""
 
 ComputeAll: TypeAlias = Callable[[Sequence[Gradient]], Failure | None]
-"""What `Backend.compute_all` is."""
+"""The type of `Backend.compute_all`."""
 
 
 class Backend(Protocol):
-    """Computes gradients. `compute` may be called from several threads at a time between `open` and `close`."""
+    """A way to compute gradients.
+
+    Thread safety: between `open` and `close`, `compute` and `compute_all` are thread-safe.
+    """
 
     @property
     def name(self) -> str:
@@ -58,7 +75,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """What computes: a kernel variant or a SoC name; known after `open`."""
+        """The kernel variant or the name of the chip that computes; known after `open`."""
 
     @property
     def kernel_hash(self) -> str:
@@ -66,82 +83,60 @@ class Backend(Protocol):
 
     @property
     def dtypes(self) -> tuple[DType, ...]:
-        """The element types that it computes."""
+        """The element types that the backend computes."""
+
+    @property
+    def overflow_mode(self) -> OverflowMode:
+        """The overflow mode that the device reports; known after `open`."""
 
     @property
     def inline_bytes(self) -> int:
-        """The largest gradient that may hold up the event loop; 0 where computing waits for a device."""
+        """The largest gradient that may run in the event loop; 0 if computing waits for a device."""
 
     @property
     def threads(self) -> int:
-        """How many calls of `compute` at a time keep it busy, at least; 1 where the settings know better."""
+        """The least number of concurrent calls that keeps the backend busy; 1 if the settings decide instead."""
 
     @property
     def part_bytes(self) -> int:
-        """Bytes of gradients that are worth a call, and an answer, of their own where a message brings more."""
+        """The least bytes of gradients that are worth a separate call and answer, if a message holds more."""
 
     def open(self) -> None:
-        """Takes the device; raises BackendError where it cannot."""
+        """Opens the device; raises BackendError if it cannot."""
 
-    def compute(
-        self,
-        spec: GradientSpec,
-        predict: Array,
-        label: Array,
-        dout: Array,
-        y: Array,
-        *,
-        deadline_s: float = math.inf,
-    ) -> None:
-        """Writes the gradient of n >= 1 elements to `y`; blocks, and releases the GIL while it computes.
-
-        Args:
-            spec: What to compute.
-            predict: n elements of `spec.dtype`, one dimension; alignment is not assumed.
-            label: n elements, likewise.
-            dout: n elements, or one where `spec.scalar_dout`.
-            y: n elements, writable, overlapping none of the others.
-            deadline_s: When the caller stops waiting, in the time of the event loop, which is that of
-                `time.monotonic`. Whoever waits for a device gives up then with DeadlineExceeded.
-        """
+    def compute(self, gradient: Gradient) -> None:
+        """Writes the gradient to its `y`; blocks, and releases the GIL while it computes."""
 
     def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
-        """Computes the gradients, together where that is faster; returns the first that failed, or None.
+        """Computes the gradients, concurrently if that is faster; returns the first failure, or None.
 
-        Those behind the one that failed may not be computed then.
+        After a failure, the gradients behind the failed one may not have been computed.
         """
 
     def look(self) -> None:
-        """Notices a device that does not return, also where nobody waits for it; returns at once."""
+        """Checks for a call to the device that does not return, even if no request waits for it; returns at once."""
 
     def close(self) -> None:
-        """Gives the device back; a second call does nothing."""
+        """Closes the device; a second call does nothing."""
 
 
 class OneByOne(ABC):
-    """`compute_all` for a backend that waits for nothing, and gains nothing from several gradients at a time."""
+    """`compute_all` for a backend that never waits, and so gains nothing from several gradients at a time."""
+
+    overflow_mode = OverflowMode.INF_NAN
 
     @abstractmethod
-    def compute(
-        self,
-        spec: GradientSpec,
-        predict: Array,
-        label: Array,
-        dout: Array,
-        y: Array,
-        *,
-        deadline_s: float = math.inf,
-    ) -> None:
-        """See `Backend.compute`."""
+    def compute(self, gradient: Gradient) -> None:
+        """Writes the gradient to its `y`, as `Backend.compute` does."""
 
-    def look(self) -> None:  # noqa: B027 - there is nothing to notice
-        """See `Backend.look`."""
+    def look(self) -> None:  # noqa: B027 - there is no device to check
+        """Does nothing: no call can hang."""
 
     def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
-        """See `Backend.compute_all`."""
-        for index, (spec, predict, label, dout, y, _) in enumerate(gradients):
+        """Computes the gradients in order, up to the first that fails; returns that failure, or None."""
+        for index, gradient in enumerate(gradients):
             try:
-                self.compute(spec, predict, label, dout, y)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it ends this gradient and not its neighbours
+                self.compute(gradient)
+            except Exception as error:  # noqa: BLE001 - an error ends only this gradient, not its neighbours
                 return index, error
         return None

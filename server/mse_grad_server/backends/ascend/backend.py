@@ -1,27 +1,34 @@
-"""The backend for hosts with an Ascend NPU."""
+"""The Ascend backend: one NPU, opened, used and closed."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from mse_grad.tensor import Array, DType
-from mse_grad_server.backends.ascend.blocks import DTYPES
-from mse_grad_server.backends.ascend.device import Device, DeviceOptions
+from typing_extensions import override
+
+from mse_grad.tensor import DType
+from mse_grad_server.backends.ascend.acl.error_codes import AclError, WrongGradient
+from mse_grad_server.backends.ascend.device.blocks import DTYPES
+from mse_grad_server.backends.ascend.device.device import Device, DeviceOptions
 from mse_grad_server.backends.ascend.device_thread import DeviceThread
-from mse_grad_server.backends.ascend.faults import AclError
-from mse_grad_server.backends.ascend.libraries import find_libraries, find_version, hash_kernels
 from mse_grad_server.backends.ascend.observer import Observer
-from mse_grad_server.backends.ascend.selfcheck import WrongGradient
-from mse_grad_server.backends.ascend.starting import check_permission, explain, load
+from mse_grad_server.backends.ascend.startup.diagnosis import (
+    check_environment,
+    check_permission,
+    explain,
+    load,
+    set_environment,
+)
+from mse_grad_server.backends.ascend.startup.libraries import find_libraries, find_version, hash_kernels, prefer_package
 from mse_grad_server.backends.ascend.transfer import transfer
-from mse_grad_server.backends.base import Failure, Gradient, GradientSpec
-from mse_grad_server.config import Settings
+from mse_grad_server.backends.base import Backend, Failure, Gradient
+from mse_grad_server.backends.edges import OverflowMode
 from mse_grad_server.errors import DeviceUnavailable
-from mse_grad_server.exits import VerificationFailed
+from mse_grad_server.process.exits import VerificationFailed
+from mse_grad_server.settings.model import Settings
 
 __all__ = ["AscendBackend", "AscendOptions"]
 
@@ -30,12 +37,12 @@ _PART_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class AscendOptions:
-    """What the backend is told.
+    """Options of the backend.
 
     Attributes:
-        runtime_folder: Folder of libascendcl.so and libnnopbase.so; "" for what the environment says.
-        op_library: Path of libcust_opapi.so; "" likewise.
-        device: How much of which device.
+        runtime_folder: Folder of libacl_rt.so and libnnopbase.so; "" to find it by the environment.
+        op_library: Path of libcust_opapi.so; "" to find it by the environment.
+        device: The device to use, and how much of it.
         block_timeout_s: How long a block may take before its stream counts as stuck.
         hang_s: How long a call of ACL may take before the process counts as lost.
     """
@@ -48,7 +55,7 @@ class AscendOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> AscendOptions:
-        """Returns what the settings say."""
+        """Returns the options that the settings ask for."""
         return cls(
             settings.ascend_runtime_folder,
             settings.ascend_op_library,
@@ -57,26 +64,25 @@ class AscendOptions:
                 settings.device_slots,
                 settings.device_block_bytes,
                 settings.device_executors,
-                settings.device_timing,
+                settings.device_timing_every,
             ),
             block_timeout_s=settings.device_timeout_s,
             hang_s=settings.device_hang_s,
         )
 
 
-class AscendBackend:
-    """Computes on one NPU; see `base.Backend`. `compute` may be called from any number of threads."""
+class AscendBackend(Backend):
+    """Computes on one NPU. `compute` is thread-safe.
+
+    Args:
+        options: Options of the backend.
+        observer: Receives every event of the device.
+        environment: Variables of the process; `open` adds some for the libraries.
+    """
 
     def __init__(
-        self, options: AscendOptions, observer: Observer, *, environment: Mapping[str, str] = os.environ
+        self, options: AscendOptions, observer: Observer, *, environment: MutableMapping[str, str] = os.environ
     ) -> None:
-        """Takes what `open` will look for.
-
-        Args:
-            options: What it is told.
-            observer: Is told what happens to the device.
-            environment: Variables of the process.
-        """
         self._options = options
         self._observer = observer
         self._environment = environment
@@ -85,53 +91,70 @@ class AscendBackend:
         self._kernel_hash = ""
 
     @property
+    @override
     def name(self) -> str:
-        """Always "ascend"."""
         return "ascend"
 
     @property
+    @override
     def device(self) -> str:
-        """Name of the chip, e.g. "Ascend910B3"; "" while it is not open."""
+        """Name of the chip, e.g. "Ascend910B3"; "" unless open."""
         return self._device
 
     @property
+    @override
     def kernel_hash(self) -> str:
-        """Hexadecimal hash of the operator package's kernels; "" while it is not open."""
+        """Hexadecimal hash of the operator package's kernels; "" unless open."""
         return self._kernel_hash
 
     @property
+    @override
     def dtypes(self) -> tuple[DType, ...]:
         """float32, float16 and bfloat16: a vector core has no float64."""
         return DTYPES
 
     @property
+    @override
+    def overflow_mode(self) -> OverflowMode:
+        """The mode that the runtime reports for the device; unknown unless open."""
+        return OverflowMode.UNKNOWN if self._thread is None else self._thread.overflow_mode
+
+    @property
+    @override
     def inline_bytes(self) -> int:
-        """None: the event loop waits for no device."""
+        """0: the event loop never waits for a device."""
         return 0
 
     @property
+    @override
     def threads(self) -> int:
-        """As many as fill the slots while as many others wait for one."""
+        """Twice the slots: one half of the threads fills slots while the other half waits for one."""
         return 2 * self._options.device.slots
 
     @property
+    @override
     def part_bytes(self) -> int:
-        """Small enough that answers flow while the next chunks are on the device, large beside the cost of a thread."""
+        """Small enough to answer while the next chunks are on the device, large beside the cost of a thread."""
         return _PART_BYTES
 
+    @override
     def open(self) -> None:
-        """Takes the device and checks a gradient of every kind on it; seconds on hardware.
+        """Opens the device and checks a gradient of every kind on it; takes seconds on hardware.
 
         Raises:
-            BackendUnavailable: A subclass of it says why the device cannot be used, and what to do.
-            VerificationFailed: The device computes wrong.
+            BackendUnavailable: The device cannot be used; the subclass and the message say why, and what to do.
+            SettingsError: A variable of the environment makes CANN crash.
+            VerificationFailed: The device computes wrong gradients.
         """
         options, began_s = self._options, time.monotonic()
+        check_environment(self._environment)
         libraries = find_libraries(
             runtime_folder=options.runtime_folder, op_library=options.op_library, environment=self._environment
         )
         number = options.device.number
         check_permission(number, self._environment)
+        set_environment(self._environment)
+        prefer_package(libraries.opapi, self._environment)
         acl, opapi = load(libraries)
         self._observer.started("libraries", time.monotonic() - began_s)
         device = Device(acl, opapi, options.device)
@@ -150,49 +173,46 @@ class AscendBackend:
         self._observer.opened(
             {
                 "soc": self._device,
+                "overflow_mode": thread.overflow_mode.value,
                 "device": str(number),
                 "op_library": str(opapi.path),
                 "runtime_library": str(libraries.ascendcl),
-                "cann_version": find_version(libraries),
+                "cann_version": find_version(libraries.ascendcl),
                 "kernel_hash": self._kernel_hash,
             }
         )
 
-    def compute(
-        self,
-        spec: GradientSpec,
-        predict: Array,
-        label: Array,
-        dout: Array,
-        y: Array,
-        *,
-        deadline_s: float = math.inf,
-    ) -> None:
-        """Writes the gradient to `y`; see `base.Backend`.
+    @override
+    def compute(self, gradient: Gradient) -> None:
+        """Writes the gradient to its `y`.
 
         Raises:
-            BackendError: The operator refused.
-            DeviceUnavailable: It is not open, or the device rests, is lost, or failed under the gradient twice.
+            BackendError: The operator refused the gradient.
+            DeviceUnavailable: The backend is not open; or the device is paused, is lost, or failed under this gradient
+                twice.
             ServerBusy: The device has no memory left.
-            DeadlineExceeded: The deadline came.
+            DeadlineExceeded: The deadline passed.
         """
-        failure = self.compute_all([Gradient(spec, predict, label, dout, y, deadline_s)])
+        failure = self.compute_all([gradient])
         if failure is not None:
             raise failure[1]
 
+    @override
     def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
-        """Computes the gradients with as many of their blocks on the device as there are slots; see `base.Backend`."""
+        """Computes the gradients with as many of their blocks on the device as there are slots."""
         if self._thread is None:
             return 0, DeviceUnavailable("the backend ascend is not open")
         return transfer(self._thread, gradients, block_bytes=self._options.device.block_bytes, observer=self._observer)
 
+    @override
     def look(self) -> None:
-        """Tells the observer where a call to the device does not return."""
+        """Tells the observer if a call to the device does not return."""
         if self._thread is not None:
-            self._thread.look()
+            self._thread.check_watchdog()
 
+    @override
     def close(self) -> None:
-        """Lets what is under way come through and gives the device back; a second call does nothing."""
+        """Waits for the blocks in flight, then closes the device; a second call does nothing."""
         if self._thread is not None:
             self._thread.stop()
         self._thread = None

@@ -1,4 +1,4 @@
-"""The one thread that calls ACL: ACL binds a context to a thread, so all from aclInit to aclFinalize happens here."""
+"""The device thread: ACL binds a context to a thread, so this one makes every call from aclInit to aclFinalize."""
 
 from __future__ import annotations
 
@@ -7,136 +7,141 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 
-from mse_grad_server.backends.ascend.acl import Acl
-from mse_grad_server.backends.ascend.device import Device
-from mse_grad_server.backends.ascend.faults import STREAM_SYNC_TIMEOUT, AclError, Fault, PlanError
-from mse_grad_server.backends.ascend.inbox import Inbox
-from mse_grad_server.backends.ascend.jobs import Job, Outcome
+from mse_grad_server.backends.ascend.acl.error_codes import (
+    STREAM_SYNC_TIMEOUT,
+    AclError,
+    Fault,
+    PlanError,
+    WrongGradient,
+)
+from mse_grad_server.backends.ascend.acl.runtime import Acl
+from mse_grad_server.backends.ascend.device.device import Device
+from mse_grad_server.backends.ascend.device.jobs import Inbox, Job, Outcome
+from mse_grad_server.backends.ascend.device.pipeline import Pipeline
+from mse_grad_server.backends.ascend.device.slots import SlotPool
 from mse_grad_server.backends.ascend.observer import Observer
-from mse_grad_server.backends.ascend.pipeline import Pipeline
-from mse_grad_server.backends.ascend.repair import SLOTS_BACK_S, Repair
-from mse_grad_server.backends.ascend.selfcheck import check_gradients, every_kind
-from mse_grad_server.backends.ascend.slots import SlotPool
-from mse_grad_server.backends.ascend.start_errors import DeviceHung, DeviceLost
-from mse_grad_server.backends.ascend.starting import require_device
-from mse_grad_server.backends.ascend.watch import Watch
+from mse_grad_server.backends.ascend.recovery.repair import SLOTS_BACK_S, Repair
+from mse_grad_server.backends.ascend.recovery.self_check import check_gradients, every_kind
+from mse_grad_server.backends.ascend.recovery.watchdog import Watchdog
+from mse_grad_server.backends.ascend.startup.diagnosis import require_device
+from mse_grad_server.backends.ascend.startup.errors import DeviceHung, DeviceLost
+from mse_grad_server.backends.edges import OverflowMode
 from mse_grad_server.errors import BackendError, DeviceUnavailable, ServerBusy
 
 __all__ = ["DeviceThread"]
 
-# A block that is not through after this long makes the thread look for faults, then after twice as long, and so on.
-_FIRST_LOOK_S = 0.05
-# The thread sleeps between two looks at the oldest block for this share of the time that it has waited for it already:
-# so the delay stays small beside the wait, and the looks few.
-_SHARE_OF_WAIT = 1 / 8
-_SHORTEST_SLEEP_S = 20e-6
-# A job may meet so many failures in the slot that it is in.
+# The thread checks the streams for faults if a block takes longer than this, then after twice as long, and so on.
+_FIRST_FAULT_CHECK_S = 0.05
+# Poll interval, as a fraction of the time already waited for the oldest block. It grows with the wait, so it adds at
+# most 1/8 latency and polls O(log t) times.
+_POLL_FRACTION = 1 / 8
+_SHORTEST_POLL_S = 20e-6
+# A job fails for good after this many failures in its slot.
 _ATTEMPTS = 3
-# So many plans that fail with none that succeeds are the fault of the device and not of the requests.
+# More failed plans than this, with no success between them, are the fault of the device and not of the requests.
 _FAILED_PLANS = 5
-_MEMORY_LOOK_S = 15.0
+_MEMORY_QUERY_S = 15.0
 _HANGS = "a call to the device does not return; the server ends"
 
 
 class DeviceThread:
-    """Runs the jobs that are submitted until it is stopped, and repairs the device under them.
+    """Runs submitted jobs until it is stopped, and repairs the device under them.
 
-    Any number of threads may submit.
+    Submitting is thread-safe.
+
+    Args:
+        acl: The libraries.
+        device: The device, closed.
+        observer: Receives every event.
+        block_timeout_s: How long a block may take before its stream counts as stuck.
+        hang_s: How long a call of ACL may take before the thread counts as lost.
 
     Attributes:
         pool: The slots to fill.
-        soc_name: Name of the chip; known once it has started.
+        soc_name: Name of the chip; known after `start`.
+        overflow_mode: Overflow mode of its streams; known after `start`.
     """
 
     def __init__(self, acl: Acl, device: Device, observer: Observer, *, block_timeout_s: float, hang_s: float) -> None:
-        """Takes what it drives.
-
-        Args:
-            acl: The libraries.
-            device: Closed.
-            observer: Is told what happens.
-            block_timeout_s: How long a block may take before its stream counts as stuck.
-            hang_s: How long a call of ACL may take before the thread counts as lost.
-        """
         self.pool = SlotPool()
         self.soc_name = ""
+        self.overflow_mode = OverflowMode.UNKNOWN
         self._acl = acl
         self._device = device
         self._observer = observer
         self._block_timeout_s = block_timeout_s
-        self._watch = Watch(hang_s)
+        self._watchdog = Watchdog(hang_s)
         self._inbox = Inbox()
-        self._pending: deque[Job] = deque()  # taken from the inbox, not queued yet
+        self._pending: deque[Job] = deque()  # from the inbox, not queued on the device yet
         self._pipeline = Pipeline(acl, device)
         self._repair = Repair(
-            acl, device, self.pool, self._inbox, observer, drain_timeout_s=block_timeout_s, watch=self._watch
+            acl, device, self.pool, self._inbox, observer, drain_timeout_s=block_timeout_s, watchdog=self._watchdog
         )
         self._failed_plans = 0
-        # When the memory of the device is asked for next; never where it does not say.
-        self._memory_look_s = math.inf
-        # Since when the oldest block is waited for, and after how long faults are looked for.
+        self._memory_query_at_s = math.inf  # never, if the first query failed
+        # Start of the wait for the oldest block, and the length of the wait after which streams are checked for faults.
         self._waiting_since_s = 0.0
-        self._look_after_s = _FIRST_LOOK_S
+        self._fault_check_after_s = _FIRST_FAULT_CHECK_S
         self._is_hung = threading.Event()
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="ascend-device", daemon=True)
 
     def start(self) -> None:
-        """Takes the device and checks its gradients; where it cannot, the thread has ended.
+        """Opens the device and checks its gradients. If it raises, the thread has ended, unless a call hangs.
 
         Raises:
             AclError: A call failed.
-            WrongGradient: The device computes wrong.
-            NoDevice: There is none of that number.
+            WrongGradient: The device computes wrong gradients.
+            NoDevice: There is no device of this number.
             DeviceHung: A call does not return.
         """
         self._thread.start()
         try:
-            self._opened.result(timeout=self._watch.limit_s)
-        except FutureTimeout as cause:
-            self._inbox.close()  # so that the thread ends where the call returns after all
+            self._opened.result(timeout=self._watchdog.limit_s)
+        except TimeoutError as cause:
+            self._inbox.close()  # so that the thread ends if the call returns after all
             raise self._hung() from cause
 
     def submit(self, job: Job) -> None:
-        """Hands over a job, and its slot with it."""
+        """Enqueues a job, whose slot then belongs to this thread."""
         self._inbox.put(job)
 
     def stop(self) -> None:
-        """Ends the thread once its jobs are through, which gives the device back; waits for it, unless it hangs."""
+        """Ends the thread after its jobs, which closes the device; waits for it, unless a call hangs."""
         self._inbox.close()
         while self._thread.is_alive() and not self._is_hung.is_set():
-            self._thread.join(timeout=min(1.0, self._watch.limit_s))
-            self.look()
+            self._thread.join(timeout=min(1.0, self._watchdog.limit_s))
+            self.check_watchdog()
 
     def require_answer(self) -> None:
-        """Raises DeviceUnavailable where the thread does not come back from a call; for those who wait for it."""
-        self.look()
+        """Raises DeviceUnavailable if a call of the thread hangs; for threads that wait for a job or a slot."""
+        self.check_watchdog()
         if self._is_hung.is_set():
             raise DeviceUnavailable(_HANGS)
 
-    def look(self) -> None:
-        """Notices where the thread does not come back from a call, and tells the observer once; for anyone."""
-        if self._is_hung.is_set() or not self._watch.is_overdue():
+    def check_watchdog(self) -> None:
+        """Tells the observer, once, if a call of the thread hangs; any thread may call it."""
+        if self._is_hung.is_set() or not self._watchdog.is_overdue():
             return
         self._is_hung.set()
         self.pool.refuse(DeviceUnavailable(_HANGS))
         self._observer.lost(self._hung())
 
     def _hung(self) -> DeviceHung:
+        limit = f"{self._watchdog.limit_s:g} s"
         return DeviceHung(
-            f"a call to the device did not return within {self._watch.limit_s:g} s: see whether npu-smi info answers; "
-            "only another process can take the device again"
+            f"a call to the device did not return within {limit}: see whether npu-smi info answers; only another "
+            "process can take the device again"
         )
 
-    # What follows runs in the thread.
+    # The methods below run in the device thread.
 
     def _main(self) -> None:
         try:
             self._begin()
         except BaseException as error:  # noqa: BLE001 - `start` raises it
-            self._give_back()
+            self._close_device()
             self._opened.set_exception(error)
             return
         self.pool.open(self._device.slots)
@@ -148,55 +153,56 @@ class DeviceThread:
             self._end_all(DeviceUnavailable("the device is lost; the server ends"))
             lost = error if isinstance(error, DeviceLost) else DeviceLost(f"the device thread failed: {error!r}")
             self._observer.lost(lost)
-        self._watch.idle()
+        self._watchdog.disarm()
         if self.pool.all_returned(SLOTS_BACK_S):
-            self._give_back()
+            self._close_device()
 
     def _begin(self) -> None:
-        self._watch.away()
+        self._watchdog.arm()
         began_s = time.monotonic()
         self._acl.initialise()
         require_device(self._device.options.number, self._acl.device_count())
         self._device.open()
         self.soc_name = self._acl.soc_name()
+        self.overflow_mode = self._acl.overflow_mode()
         opened_s = time.monotonic()
         self._observer.started("device", opened_s - began_s)
         check_gradients(self._acl, self._device, every_kind())
         self._observer.started("self_check", time.monotonic() - opened_s)
-        self._tell_memory()
+        self._report_held_memory()
         try:
-            self._look_at_memory()
-        except AclError as error:  # it computes right, and figures alone are no reason to do without it
+            self._query_memory()
+        except AclError as error:  # the device computes correctly, so missing figures must not stop the start
             self._observer.failed(error)
 
     def _serve(self) -> None:
         while self._pipeline or self._pending or not self._inbox.is_closing:
-            self._watch.away()
+            self._watchdog.arm()
             try:
-                self._take_off()
-                self._take_in()
+                self._collect_computed()
+                self._receive_jobs()
                 self._queue_pending()
                 self._wait_for_room()
-                if time.monotonic() >= self._memory_look_s:
-                    self._look_at_memory()
-            except AclError as error:
+                if time.monotonic() >= self._memory_query_at_s:
+                    self._query_memory()
+            except (AclError, WrongGradient) as error:
                 self._computed(self._repair.run(error, self._pipeline, self._pending))
                 self._wait_begins()
 
-    def _take_off(self) -> None:
-        while (job := self._pipeline.take_computed()) is not None:
+    def _collect_computed(self) -> None:
+        while (job := self._pipeline.pop_computed()) is not None:
             self._computed([job])
             self._wait_begins()
-        if self._pipeline and self._waited_s > self._look_after_s:
-            self._look_for_faults()
+        if self._pipeline and self._waited_s > self._fault_check_after_s:
+            self._check_for_faults()
 
-    def _take_in(self) -> None:
+    def _receive_jobs(self) -> None:
         if self._pending or self._pipeline.is_full:
             return
-        self._watch.idle()
-        timeout_s = max(_SHORTEST_SLEEP_S, self._waited_s * _SHARE_OF_WAIT) if self._pipeline else _MEMORY_LOOK_S
-        self._pending.extend(self._inbox.take(timeout_s))
-        self._watch.away()
+        self._watchdog.disarm()
+        timeout_s = max(_SHORTEST_POLL_S, self._waited_s * _POLL_FRACTION) if self._pipeline else _MEMORY_QUERY_S
+        self._pending.extend(self._inbox.get(timeout_s))
+        self._watchdog.arm()
 
     def _queue_pending(self) -> None:
         if not self._pipeline:
@@ -206,7 +212,7 @@ class DeviceThread:
             try:
                 if self._pipeline.queue(job):
                     self._observer.planned()
-                    self._tell_memory()
+                    self._report_held_memory()
                 else:
                     self._observer.reused()
             except PlanError as error:
@@ -217,22 +223,23 @@ class DeviceThread:
                 raise
             self._pending.popleft()
 
-    def _tell_memory(self) -> None:
+    def _report_held_memory(self) -> None:
         self._observer.holds(device_bytes=self._device.memory_bytes, pinned_bytes=self._device.pinned_bytes)
 
-    def _look_at_memory(self) -> None:
+    def _query_memory(self) -> None:
         free_bytes, total_bytes = self._acl.memory_info()
-        self._observer.has_left(free_bytes=free_bytes, total_bytes=total_bytes)
-        self._memory_look_s = time.monotonic() + _MEMORY_LOOK_S
+        self._observer.memory_measured(free_bytes=free_bytes, total_bytes=total_bytes)
+        self._memory_query_at_s = time.monotonic() + _MEMORY_QUERY_S
 
     def _wait_for_room(self) -> None:
-        # Nothing new can come while every slot is under way, so that a wait inside ACL, which is exact, delays nobody.
+        # While every slot is in flight no new job can arrive, so this thread may block inside ACL, which wakes it
+        # without polling.
         if self._pipeline.is_full:
-            self._pipeline.wait_for_oldest(round(1000 * _FIRST_LOOK_S))
+            self._pipeline.wait_for_oldest(round(1000 * _FIRST_FAULT_CHECK_S))
 
-    def _look_for_faults(self) -> None:
-        self._pipeline.look_for_faults()
-        self._look_after_s *= 2
+    def _check_for_faults(self) -> None:
+        self._pipeline.check_for_faults()
+        self._fault_check_after_s *= 2
         if self._waited_s > self._block_timeout_s:
             raise AclError("the wait for a block", STREAM_SYNC_TIMEOUT, f"not through after {self._waited_s:.1f} s")
 
@@ -242,7 +249,7 @@ class DeviceThread:
 
     def _wait_begins(self) -> None:
         self._waiting_since_s = time.monotonic()
-        self._look_after_s = _FIRST_LOOK_S
+        self._fault_check_after_s = _FIRST_FAULT_CHECK_S
 
     def _computed(self, jobs: list[Job]) -> None:
         if not jobs:
@@ -260,7 +267,7 @@ class DeviceThread:
             raise error
         self._observer.failed(error)
         if error.fault is Fault.MEMORY:
-            self._pipeline.give_memory_back()
+            self._pipeline.free_idle_executors()
             self._count_attempt(job, ServerBusy("the device has no memory left for this gradient"), most=2)
         else:
             self._count_attempt(job, BackendError(str(error)), most=2)
@@ -273,20 +280,20 @@ class DeviceThread:
 
     def _end_all(self, error: Exception) -> None:
         self.pool.refuse(DeviceUnavailable(str(error)))
-        for job in (*self._pipeline.take_all(), *self._pending):
+        for job in (*self._pipeline.pop_all(), *self._pending):
             job.end(Outcome.FAILED, error)
         self._pending.clear()
-        self._inbox.turn_back(Outcome.FAILED, error)
+        self._inbox.reject(Outcome.FAILED, error)
 
-    def _give_back(self) -> None:
-        self._watch.away()
+    def _close_device(self) -> None:
+        self._watchdog.arm()
         errors: list[AclError] = self._device.close()
         for undo in (self._device.reset, self._acl.finalise):
-            self._watch.away()
+            self._watchdog.arm()
             try:
                 undo()
             except AclError as error:
                 errors.append(error)
         for failure in errors:
             self._observer.failed(failure)
-        self._watch.idle()
+        self._watchdog.disarm()

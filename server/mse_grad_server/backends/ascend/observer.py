@@ -1,35 +1,34 @@
-"""What the backend tells of its device, for metrics, log and health."""
+"""Observer of a device: the events that the backend reports, for metrics, log and health."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
 
-from mse_grad_server.backends.ascend.faults import AclError
-from mse_grad_server.backends.ascend.recovery import Rung
-from mse_grad_server.backends.ascend.selfcheck import WrongGradient
-from mse_grad_server.exits import StartError
+from mse_grad_server.backends.ascend.acl.error_codes import AclError, WrongGradient
+from mse_grad_server.backends.ascend.recovery.ladder import Rung
+from mse_grad_server.process.exits import StartError
 
 __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Listens to one device. Its methods return at once; any thread may call them."""
+    """Receives the events of one device. Its methods return at once and are thread-safe."""
 
     def opened(self, facts: Mapping[str, str]) -> None:
-        """The device computes; `facts` say what was found: op_library, soc, cann_version and more."""
+        """The device is open; `facts` describe it: op_library, soc, cann_version and more."""
 
     def started(self, step: str, seconds: float) -> None:
-        """A step of taking the device took so long: libraries, device or self_check."""
+        """A step of opening the device ended after `seconds`: "libraries", "device" or "self_check"."""
 
     def holds(self, *, device_bytes: int, pinned_bytes: int) -> None:
-        """So much memory of the device, workspaces included, and so much pinned memory is held from now on."""
+        """From now on the backend holds this much device memory, workspaces included, and pinned memory."""
 
-    def has_left(self, *, free_bytes: int, total_bytes: int) -> None:
-        """So much of the memory of the device was free at this time, of so much, whoever holds the rest."""
+    def memory_measured(self, *, free_bytes: int, total_bytes: int) -> None:
+        """The device has this much memory, and this much of it is free; any process may hold the rest."""
 
     def computed(self, blocks: int) -> None:
-        """So many more blocks came back."""
+        """The device computed this many more blocks."""
 
     def planned(self) -> None:
         """One more kind of launch was planned."""
@@ -37,23 +36,23 @@ class Observer(Protocol):
     def reused(self) -> None:
         """One more block was queued with a launch that was planned before."""
 
-    def travelled(self, *, queue_s: float, copy_in_s: float, kernel_s: float, copy_out_s: float) -> None:
-        """A block waited its turns, was copied to pinned memory and the device, was computed, and came back."""
+    def block_timed(self, *, queue_s: float, copy_in_s: float, kernel_s: float, copy_out_s: float) -> None:
+        """A sampled block came back; the arguments are the times that it spent in the queue and in each stage."""
 
     def failed(self, error: AclError | WrongGradient) -> None:
-        """A call failed, or the device computed wrong."""
+        """A call failed, or the device computed a wrong gradient."""
 
     def climbed(self, rung: Rung) -> None:
-        """A rung of the ladder is tried, or the process is to end."""
+        """The backend tries a rung of the ladder, or the process is to end."""
 
     def repaired(self, rung: Rung, seconds: float) -> None:
-        """A rung of the ladder helped, after so long."""
+        """A rung of the ladder repaired the device, `seconds` after the fault."""
 
     def unavailable(self, pause_s: float) -> None:
-        """No gradient is computed now: the device is made anew (0), or the circuit is open for so long."""
+        """No gradient is computed now: the device is rebuilt (0), or the circuit is open for this long."""
 
     def available(self) -> None:
-        """Requests are taken again."""
+        """The device accepts gradients again."""
 
     def lost(self, error: StartError) -> None:
-        """Nothing helps: the process has to end with the error's exit code."""
+        """No repair helped: the process has to end with the error's exit code."""

@@ -1,4 +1,7 @@
-"""The way of gradients from the caller's arrays through the device and back, in the caller's thread."""
+"""Transfer of gradients, block by block, from the caller's arrays through the device and back.
+
+Runs in the caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,35 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mse_grad_server.backends.ascend.blocks import LaunchKey, cut
+from mse_grad_server.backends.ascend.device.blocks import LaunchKey, cut
+from mse_grad_server.backends.ascend.device.jobs import Job, Outcome, Stages
 from mse_grad_server.backends.ascend.device_thread import DeviceThread
-from mse_grad_server.backends.ascend.jobs import Job, Outcome, Stages
 from mse_grad_server.backends.ascend.observer import Observer
 from mse_grad_server.backends.base import Failure, Gradient
 from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.process.timeline import Timeline
 
 __all__ = ["transfer"]
 
-# How often a block is sent at most: a repair in between takes its slot away. A block that the device failed under twice
-# may be what it fails on.
-_SENDINGS = 2
-# How long a wait goes on until the thread of the device is looked at.
-_LOOK_S = 1.0
+# How often a block is sent at most. A repair of the device takes its slot away, so it is sent again once; a block under
+# which the device fails twice may be the cause.
+_MAX_SENDS = 2
+# How long a caller waits before it checks that the device thread is alive.
+_CHECK_S = 1.0
 
 
 class _Block(NamedTuple):
-    gradient: int  # its index
-    start: int
+    gradient: int  # index
+    start: int  # element
     key: LaunchKey
-    sendings: int
+    sends: int  # so far
 
 
 class _Sent(NamedTuple):
     block: _Block
     job: Job
-    asked_s: float  # for a slot
-    taken_s: float
+    asked_s: float  # when the caller asked for a slot
+    acquired_s: float  # when it got one
     sent_s: float
 
 
@@ -46,14 +50,14 @@ def transfer(
 
     Args:
         thread: Runs the blocks.
-        gradients: What to compute; see `Backend.compute`.
+        gradients: The gradients to compute.
         block_bytes: Most bytes of an operand in a block.
-        observer: Is told how long each block that came back was where.
+        observer: Receives the times that each sampled block spent in each stage.
 
     Returns:
-        None, or the first gradient that failed, by its index, and why; those behind it may not be computed then. Why:
-        DeadlineExceeded, DeviceUnavailable (the device rests, is lost, or failed under a block twice), or what else a
-        block ended with.
+        None; or the index of the first gradient that failed, and its error. The gradients behind it may not have been
+        computed. The error is DeadlineExceeded, DeviceUnavailable (the device is paused, is lost, or failed twice under
+        a block), or the error with which a block ended.
     """
     waiting = deque(
         _Block(index, start, key, 0)
@@ -65,7 +69,7 @@ def transfer(
     try:
         while waiting or sent:
             index = (sent[0].block if sent else waiting[0]).gradient
-            # Who has a block under way waits for that one and not for a slot, which another may keep for as long.
+            # A caller with a block in flight waits for that block, never for a slot, which others may hold for longer.
             if waiting and _send(thread, gradients, waiting, sent, may_wait=not sent):
                 continue
             if sent:
@@ -74,7 +78,7 @@ def transfer(
                     _receive(sent.popleft(), outcome, gradients[index], waiting, observer)
                     continue
             thread.require_answer()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it ends this gradient and not its neighbours
+    except Exception as error:  # noqa: BLE001 - an error ends only this gradient, not its neighbours
         return index, error
     finally:
         for one in sent:
@@ -93,19 +97,19 @@ def _send(
     block = waiting[0]
     gradient = gradients[block.gradient]
     asked_s = time.monotonic()
-    slot = thread.pool.take(_wait_s(gradient) if may_wait else 0.0)
+    slot = thread.pool.acquire(_wait_s(gradient) if may_wait else 0.0)
     if slot is None:
         return False
-    taken_s = time.monotonic()
+    acquired_s = time.monotonic()
     job = Job(block.key, slot, thread.pool)
-    part = slice(block.start, block.start + block.key.elements)
-    dout = gradient.dout if gradient.spec.scalar_dout else gradient.dout[part]
+    elements = slice(block.start, block.start + block.key.elements)
+    dout = gradient.dout if gradient.spec.scalar_dout else gradient.dout[elements]
     try:
-        slot.fill(job.layout, gradient.predict[part], gradient.label[part], dout)
+        slot.fill(job.layout, gradient.predict[elements], gradient.label[elements], dout)
     except BaseException:
-        thread.pool.give_back(slot)
+        thread.pool.release(slot)
         raise
-    sent.append(_Sent(waiting.popleft(), job, asked_s, taken_s, time.monotonic()))
+    sent.append(_Sent(waiting.popleft(), job, asked_s, acquired_s, time.monotonic()))
     thread.submit(job)
     return True
 
@@ -116,33 +120,47 @@ def _receive(sent: _Sent, outcome: Outcome, gradient: Gradient, waiting: deque[_
         if outcome is Outcome.COMPUTED:
             received_s = time.monotonic()
             job.slot.read(job.layout, gradient.y[block.start : block.start + block.key.elements])
-            _tell(sent, received_s, observer)
+            if job.is_sampled:
+                _tell(sent, received_s, observer)
+            if gradient.timeline is not None:
+                _trace(sent, gradient.timeline)
             return
     finally:
         job.release()
     if outcome is Outcome.FAILED:
         raise job.error or BackendError("a block failed and does not say why")
-    if block.sendings + 1 == _SENDINGS:
+    if block.sends + 1 == _MAX_SENDS:
         raise DeviceUnavailable("the device failed under this gradient and its repetition")
-    waiting.appendleft(block._replace(sendings=block.sendings + 1))
+    waiting.appendleft(block._replace(sends=block.sends + 1))
 
 
 def _tell(sent: _Sent, received_s: float, observer: Observer) -> None:
-    """Says where the block was. What the device does not account for is time in which the block waited for its turn."""
+    """Reports the stages of a block. Time that the device does not account for counts as waiting in the queue."""
     away_s = sent.job.ended_s - sent.sent_s
     stages = sent.job.stages or Stages(copy_in_s=0.0, kernel_s=away_s, copy_out_s=0.0)
-    observer.travelled(
-        queue_s=sent.taken_s - sent.asked_s + max(0.0, away_s - sum(stages)),
-        copy_in_s=sent.sent_s - sent.taken_s + stages.copy_in_s,
+    observer.block_timed(
+        queue_s=sent.acquired_s - sent.asked_s + max(0.0, away_s - sum(stages)),
+        copy_in_s=sent.sent_s - sent.acquired_s + stages.copy_in_s,
         kernel_s=stages.kernel_s,
         copy_out_s=stages.copy_out_s + time.monotonic() - received_s,
     )
 
 
+def _trace(sent: _Sent, timeline: Timeline) -> None:
+    """Adds the phases of a block, which hold the device's own times as far as it keeps them."""
+    ended_s = sent.job.ended_s
+    stages = sent.job.stages or Stages(copy_in_s=0.0, kernel_s=ended_s - sent.sent_s, copy_out_s=0.0)
+    computed_s = ended_s - stages.copy_out_s
+    timeline.add("queue", sent.asked_s, sent.acquired_s)
+    timeline.add("copy-in", sent.acquired_s, sent.sent_s + stages.copy_in_s)
+    timeline.add("kernel", computed_s - stages.kernel_s, computed_s)
+    timeline.add("copy-out", computed_s, time.monotonic())
+
+
 def _wait_s(gradient: Gradient) -> float:
     if gradient.deadline_s == math.inf:
-        return _LOOK_S
+        return _CHECK_S
     left_s = gradient.deadline_s - time.monotonic()
     if left_s <= 0:
         raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
-    return min(_LOOK_S, left_s)
+    return min(_CHECK_S, left_s)

@@ -1,0 +1,298 @@
+"""Admission of requests, compute threads and drain; independent of gRPC and of the wire format.
+
+Everything except `compute_all` and `fallback` belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
+
+from mse_grad.tensor import DType
+from mse_grad_server.backends.base import Backend, ComputeAll
+from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady, ServerBusy, ServerError
+from mse_grad_server.metrics.registry import Metrics
+from mse_grad_server.process.state import State
+from mse_grad_server.settings.model import Settings
+from mse_grad_server.settings.value_types import size_text
+
+__all__ = ["Drainable", "Engine", "EngineLimits"]
+
+T = TypeVar("T")
+
+# Share of max_in_flight_bytes for requests whose operands are still to come. The rest is for requests that arrive with
+# their operands: those are computed at once, and requests that only announce operands cannot keep them out.
+_ANNOUNCED_SHARE = 7 / 8
+# Least interval between two searches for silent requests, as a share of give_way_s: a search visits all open requests.
+_SEARCH_INTERVAL = 1 / 8
+
+# When no other request is in flight, gradients up to 8x inline_bytes in shared memory also run in the event loop:
+# computing them takes about as long as waking a worker thread, and a request that arrives meanwhile waits no longer
+# than behind one large chunk.
+_LONE_FACTOR = 8
+
+
+class Drainable(Protocol):
+    """A stream, as far as draining and admission know it."""
+
+    def drain(self, reason: ServerError) -> None:
+        """Stops accepting requests, tells the client the reason, and ends after its accepted requests.
+
+        A second call does nothing.
+        """
+
+    def cut_off(self) -> None:
+        """Ends at once, with its requests unfinished: the time to drain is over."""
+
+    def give_way(self) -> None:
+        """Fails requests whose client has been silent for give_way_s, because others wait for their bytes."""
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Limits of the engine.
+
+    Attributes:
+        in_flight_bytes: Most operand bytes that are admitted at a time.
+        streams: Most streams that are open at a time.
+        compute_threads: Number of compute threads; more if the backend needs more.
+        give_way_s: How long a client may be silent while others wait for the bytes that it reserved.
+    """
+
+    in_flight_bytes: int
+    streams: int
+    compute_threads: int
+    give_way_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Returns the limits in the settings."""
+        return cls(settings.max_in_flight_bytes, settings.max_streams, settings.compute_threads, settings.give_way_s)
+
+
+class Engine:
+    """Admits requests up to a bound on their bytes, runs their computation in threads, and drains.
+
+    Args:
+        backend: The backend that computes.
+        metrics: The metrics of the server.
+        limits: Limits of the engine.
+        compute_all: Computes in place of `backend.compute_all`, or None.
+        fallback: Computes if that fails with DeviceUnavailable, or None.
+
+    Attributes:
+        state: State of the server.
+        in_flight_requests: Number of requests admitted and not released.
+        in_flight_bytes: Operand bytes admitted and not released.
+        compute_all: Computes gradients as `Backend.compute_all` does; any thread may call it.
+        part_bytes: `Backend.part_bytes`.
+        fallback: Computes if `compute_all` fails with DeviceUnavailable, or None; any thread may call it.
+        long_messages: Lock of the stream that handles one part of a long message: one part in each turn of the loop.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: Metrics,
+        limits: EngineLimits,
+        *,
+        compute_all: ComputeAll | None = None,
+        fallback: ComputeAll | None = None,
+    ) -> None:
+        self.state = State.STARTING
+        self.in_flight_requests = 0
+        self.in_flight_bytes = 0
+        self.compute_all: ComputeAll = compute_all or backend.compute_all
+        self.part_bytes = backend.part_bytes
+        self.fallback = fallback
+        self._backend = backend
+        self._metrics = metrics
+        self._limits = limits
+        self._dtypes = frozenset(dtype.wire for dtype in backend.dtypes)
+        self._inline_bytes = 0
+        self._published = (0, 0)
+        self._announced_most_bytes = int(_ANNOUNCED_SHARE * limits.in_flight_bytes)
+        self._next_search_s = -math.inf
+        self._streams: set[Drainable] = set()
+        self._placed: set[Drainable] = set()
+        threads = max(limits.compute_threads, backend.threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute")
+        self._idle: asyncio.Future[None] | None = None
+        self.long_messages = asyncio.Lock()
+
+    def set_ready(self, *, inline_bytes: int) -> None:
+        """Starts to accept requests; gradients of up to `inline_bytes` run in the event loop."""
+        self.state = State.READY
+        self._inline_bytes = inline_bytes
+        self._metrics.ready.set(1)
+
+    def set_available(self, is_available: bool) -> None:
+        """Records whether the device accepts gradients. Requests are admitted either way: they wait or fail there."""
+        if self.state in (State.READY, State.RECOVERING):
+            self.state = State.READY if is_available else State.RECOVERING
+            self._metrics.ready.set(int(is_available))
+
+    def is_crowded(self, size_bytes: int) -> bool:
+        """Whether a request that announces `size_bytes` would be refused now."""
+        return bool(self.in_flight_bytes) and self.in_flight_bytes + size_bytes > self._announced_most_bytes
+
+    def make_room(self, size_bytes: int, now_s: float) -> None:
+        """Fails silent requests, stream by stream, until `size_bytes` fit; does nothing right after another call."""
+        if now_s >= self._next_search_s:
+            self._next_search_s = now_s + _SEARCH_INTERVAL * self._limits.give_way_s
+            for stream in list(self._streams):
+                stream.give_way()
+                if not self.is_crowded(size_bytes):
+                    return
+
+    def admit(self, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
+        """Admits one request of a stream; `release` it with the same size.
+
+        Args:
+            size_bytes: The most operand bytes that the server will hold for it at a time.
+            dtype: Element type of its operands.
+            is_announced: Whether some of its operands are still to come.
+
+        Raises:
+            NotReady, Draining: The server accepts no requests now.
+            DTypeNotOnBackend: The backend does not compute `dtype`.
+            ServerBusy: The bound on admitted bytes is reached.
+        """
+        self.require_ready()
+        self.charge(size_bytes, dtype, is_announced=is_announced)
+        self.in_flight_requests += 1
+
+    def admit_unary(self) -> None:
+        """Admits one unary call before its message is read; `release` it with the bytes that it is charged later."""
+        self.in_flight_requests += 1
+
+    def charge(self, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
+        """Counts the operands of an admitted request, or raises DTypeNotOnBackend or ServerBusy and counts none."""
+        if dtype.wire not in self._dtypes:
+            known = ", ".join(known.name for known in self._backend.dtypes)
+            raise DTypeNotOnBackend(
+                f"the backend {self._backend.name} does not compute {dtype.name}; it computes {known}"
+            )
+        if self.in_flight_bytes + size_bytes > self._limits.in_flight_bytes or (
+            is_announced and self.is_crowded(size_bytes)
+        ):
+            raise ServerBusy(
+                f"the request needs {size_text(size_bytes)}; {size_text(self.in_flight_bytes)} of "
+                f"{size_text(self._limits.in_flight_bytes)} are in use"
+            )
+        self.in_flight_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Releases one request and its bytes."""
+        self.in_flight_bytes -= size_bytes
+        self.in_flight_requests -= 1
+        self._tell_if_idle()
+
+    def join(self, stream: Drainable, *, counts_as_open: bool = True) -> None:
+        """Registers a stream until it leaves. Its requests fail while the server is not ready.
+
+        Args:
+            stream: The stream.
+            counts_as_open: Whether it counts against the limit; a second stream of the same client does not.
+
+        Raises:
+            Draining: The server no longer accepts streams.
+            ServerBusy: Too many streams are open, including those that gave way to others and are about to end.
+        """
+        self.require_open()
+        if counts_as_open:
+            if len(self._placed) >= 2 * self._limits.streams:
+                raise ServerBusy(f"{len(self._placed)} streams are open; the server accepts no further ones")
+            self._placed.add(stream)
+        self._streams.add(stream)
+        self._metrics.open_streams.set(len(self._placed))
+
+    def leave(self, stream: Drainable) -> None:
+        """Unregisters a stream."""
+        self._streams.remove(stream)
+        self._placed.discard(stream)
+        self._metrics.open_streams.set(len(self._placed))
+        self._tell_if_idle()
+
+    def require_open(self) -> None:
+        """Raises Draining if streams are no longer accepted."""
+        if self.state is State.DRAINING:
+            raise self._draining()
+
+    def require_ready(self) -> None:
+        """Raises NotReady or Draining if requests are not accepted now."""
+        if self.state in (State.READY, State.RECOVERING):
+            return
+        if self.state is State.DRAINING:
+            raise self._draining()
+        raise NotReady("the server starts: its first gradients are not verified yet")
+
+    def runs_inline(self, gradient_bytes: int, *, is_shared: bool = False) -> bool:
+        """Whether to compute a gradient in the event loop, because that is faster than to wake a thread.
+
+        Args:
+            gradient_bytes: Size of the gradient.
+            is_shared: Whether it lies in shared memory. Then it may be larger if no other request is in flight, since
+                none would wait for it.
+        """
+        return gradient_bytes <= self._inline_bytes or (
+            is_shared and self.in_flight_requests <= 1 and gradient_bytes <= _LONE_FACTOR * self._inline_bytes
+        )
+
+    def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Runs `job` in a compute thread."""
+        queued, queueing, came_s = self._metrics.queued_messages, self._metrics.phases.queue, time.monotonic()
+        queued.inc()
+
+        def timed_job() -> T:
+            queued.dec()
+            queueing.observe(time.monotonic() - came_s)
+            return job()
+
+        def ended(running: Future[T]) -> None:
+            if running.cancelled():  # before a thread started it
+                queued.dec()
+
+        running = self._threads.submit(timed_job)
+        running.add_done_callback(ended)
+        return asyncio.wrap_future(running)
+
+    def publish(self) -> None:
+        """Updates the metrics of requests in flight. Called once per message; once per request would cost more."""
+        in_flight = (self.in_flight_requests, self.in_flight_bytes)
+        if in_flight != self._published:
+            self._published = in_flight
+            self._metrics.in_flight_requests.set(self.in_flight_requests)
+            self._metrics.in_flight_bytes.set(self.in_flight_bytes)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stops admission and waits for admitted requests; returns whether all of them ended within `timeout_s`."""
+        self.state = State.DRAINING
+        self._metrics.ready.set(0)
+        reason = Draining("the server finishes the requests that it has and ends")
+        for stream in list(self._streams):
+            stream.drain(reason)
+        self._idle = asyncio.get_running_loop().create_future()
+        self._tell_if_idle()
+        await asyncio.wait([self._idle], timeout=timeout_s)
+        if self._idle.done():
+            return True
+        for stream in list(self._streams):
+            stream.cut_off()
+        return False
+
+    def close(self) -> None:
+        """Waits until the compute threads have finished their jobs; blocks."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _tell_if_idle(self) -> None:
+        if self._idle is not None and not self._idle.done() and not self.in_flight_requests and not self._streams:
+            self._idle.set_result(None)
+
+    def _draining(self) -> Draining:
+        return Draining("the server finishes its requests and ends; send the request to another one, or again later")

@@ -1,0 +1,297 @@
+"""Prometheus metrics of one server, in their own registry; they count requests, not RPCs.
+
+Thread-safe, except attributes that say they belong to the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.samples import Sample
+
+from mse_grad_server.metrics.collectors import COARSE_BUCKETS_S, DeadlineMargin, Phases, Traffic
+
+__all__ = ["Metrics", "RequestTotals"]
+
+# Most label combinations of the request counter. All dtypes, reductions and codes together would give more series than
+# are worth storing. Requests beyond it count as "other".
+_MOST_REQUEST_CHILDREN = 100
+_OTHER = "other"
+_REQUEST_BUCKETS_S = (
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
+)  # fmt: skip
+
+
+class RequestTotals(NamedTuple):
+    """Totals of requests that ended.
+
+    Attributes:
+        succeeded: Number of those that were answered.
+        failed: Number of those that failed.
+        seconds: Time of both kinds.
+    """
+
+    succeeded: int
+    failed: int
+    seconds: float
+
+
+class Metrics:
+    """The metrics of one server: at most 400 series, whatever requests come.
+
+    Attributes:
+        registry: The registry that has all of them.
+        phases: Time of messages by phase.
+        traffic: Transferred elements and bytes by transport; belongs to the event loop.
+        margins: Histogram of deadline margins; belongs to the event loop.
+    """
+
+    def __init__(self) -> None:
+        self.registry = _Registry()
+        self.phases = Phases()
+        self.registry.register(self.phases)
+        self.traffic = Traffic()
+        self.registry.register(self.traffic)
+        ProcessCollector(registry=self.registry)
+        deadline_margin = DeadlineMargin()
+        self.registry.register(deadline_margin)
+        self.margins = deadline_margin.histogram
+        self._requests = Counter(
+            "mse_grad_requests_total",
+            "Requests for a gradient that ended, by gRPC code.",
+            ["method", "dtype", "reduction", "code"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "mse_grad_request_seconds",
+            "Time from the arrival of a request to its last answer.",
+            ["method"],
+            buckets=_REQUEST_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "mse_grad_refusals_total", "Refused requests, by reason.", ["reason"], registry=self.registry
+        )
+        self._unauthenticated = Counter(
+            "mse_grad_unauthenticated_total",
+            "RPCs rejected for lack of a valid token, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._certificate_expiry = Gauge(
+            "mse_grad_certificate_expiry_timestamp_seconds",
+            "Unix time at which the first certificate of a file in use expires: the server's certificates, or the CAs "
+            "of clients; absent without TLS.",
+            ["file"],
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.credentials_stale = self._gauge(
+            "mse_grad_credentials_stale",
+            "1 while a file of certificates, keys or tokens is unusable and its former content stays in use.",
+        )
+        self.elements = Counter("mse_grad_elements_total", "Elements of computed gradients.", registry=self.registry)
+        self.in_flight_requests = self._gauge("mse_grad_in_flight_requests", "Requests admitted and not ended.")
+        self.in_flight_bytes = self._gauge("mse_grad_in_flight_bytes", "Operand bytes of admitted requests.")
+        self.queued_messages = self._gauge(
+            "mse_grad_queued_messages", "Messages, or parts of a message, waiting for a compute thread."
+        )
+        self.open_streams = self._gauge("mse_grad_open_streams", "Open StreamGradients RPCs.")
+        self.ready = self._gauge("mse_grad_ready", "1 while the server accepts requests, else 0.")
+        self.fallback_elements = Counter(
+            "mse_grad_fallback_elements_total",
+            "Elements of gradients that the fallback backend computed because the device could not.",
+            registry=self.registry,
+        )
+        self.shared_memory_segments = self._gauge(
+            "mse_grad_shared_memory_segments", "Mapped segments of clients' memory."
+        )
+        self.shared_memory_bytes = self._gauge("mse_grad_shared_memory_bytes", "Mapped bytes of clients' memory.")
+        self.shared_memory_elements = Counter(
+            "mse_grad_shared_memory_elements_total",
+            "Elements of gradients computed in clients' memory; the operands of all others came in messages.",
+            registry=self.registry,
+        )
+        self._shared_memory_refusals = Counter(
+            "mse_grad_shared_memory_refusals_total",
+            "Refused handovers of clients' memory, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.device_available = self._gauge("mse_grad_device_available", "1 while the NPU accepts gradients, else 0.")
+        self.device_circuit_open = self._gauge(
+            "mse_grad_device_circuit_open",
+            "1 while the circuit breaker keeps work from the NPU after repeated faults, else 0.",
+        )
+        self.device_blocks = Counter(
+            "mse_grad_device_blocks_total", "Blocks that the NPU computed.", registry=self.registry
+        )
+        self.device_plans = Counter(
+            "mse_grad_device_plans_total",
+            "Kernel launches that needed a new plan (executor cache misses); a steady rise means that "
+            "device_executors is too small.",
+            registry=self.registry,
+        )
+        self.device_plan_hits = Counter(
+            "mse_grad_device_plan_hits_total",
+            "Kernel launches that reused a plan (executor cache hits).",
+            registry=self.registry,
+        )
+        self.device_memory_bytes = self._gauge(
+            "mse_grad_device_memory_bytes", "NPU memory that this worker holds: slots and workspaces."
+        )
+        self.device_free_bytes = self._gauge("mse_grad_device_free_bytes", "Free NPU memory, sampled every 15 s.")
+        self.device_total_bytes = self._gauge("mse_grad_device_total_bytes", "Total NPU memory.")
+        self.device_pinned_bytes = self._gauge(
+            "mse_grad_device_pinned_bytes", "Pinned host memory that this worker holds for the NPU."
+        )
+        self._device_faults = Counter(
+            "mse_grad_device_faults_total", "NPU faults, by class.", ["fault"], registry=self.registry
+        )
+        self._device_rungs = Counter(
+            "mse_grad_device_rungs_total",
+            "Recovery steps that were tried, whether or not they helped; the step `end` ends the process.",
+            ["rung"],
+            registry=self.registry,
+        )
+        self._device_repairs = Histogram(
+            "mse_grad_device_repair_seconds",
+            "Time from an NPU fault to its repair, by the recovery step that helped.",
+            ["rung"],
+            buckets=COARSE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._sampled_elements = Counter(
+            "mse_grad_sampled_elements_total",
+            "Elements of gradients that output_sample_every selected for inspection.",
+            registry=self.registry,
+        )
+        self._nonfinite_elements = Counter(
+            "mse_grad_nonfinite_elements_total", "Inspected elements that are infinite or NaN.", registry=self.registry
+        )
+        self._underflowed_elements = Counter(
+            "mse_grad_underflowed_elements_total",
+            "Inspected elements that are zero although predict and label differ and dout is not zero.",
+            registry=self.registry,
+        )
+        self._start_seconds = Gauge(
+            "mse_grad_start_seconds",
+            "Duration of each startup step; absent until the step is complete.",
+            ["step"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self._build = Gauge(
+            "mse_grad_build_info",
+            "Version, backend and device, on an NPU also its SoC and the CANN version; always 1.",
+            ["version", "backend", "device", "soc", "cann", "kernel_hash"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self._soc = self._cann = ""
+        # Cache of child metrics: labels() hashes its strings on every call, and a request needs two children.
+        self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+
+    def request_ended(
+        self, method: str, dtype: str, reduction: str, code: str, seconds: float, *, trace_id: str = ""
+    ) -> None:
+        """Counts a request for a gradient that ended.
+
+        Args:
+            method: "ComputeGradient" or "StreamGradients".
+            dtype: Name of its dtype; "unknown" if the request has none.
+            reduction: Name of its reduction; "unknown" if the request has none.
+            code: Name of the gRPC code that it ended with.
+            seconds: Time from its arrival to its last answer.
+            trace_id: Its trace, which becomes the exemplar of its bucket; "" for none.
+        """
+        key = (method, dtype, reduction, code)
+        children = self._children.get(key)
+        if children is None:
+            children = self._new_children(key)
+        children[0].inc()
+        children[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+    def request_totals(self) -> RequestTotals:
+        """Returns the totals of all requests that ended, over all methods, dtypes and reductions."""
+        succeeded = failed = 0
+        for sample in self._samples(self._requests, "mse_grad_requests_total"):
+            if sample.labels["code"] == "OK":
+                succeeded += int(sample.value)
+            else:
+                failed += int(sample.value)
+        seconds = sum(sample.value for sample in self._samples(self._seconds, "mse_grad_request_seconds_sum"))
+        return RequestTotals(succeeded, failed, seconds)
+
+    def sampled(self, *, elements: int, nonfinite: int, underflowed: int) -> None:
+        """Counts the elements of one inspected gradient."""
+        self._sampled_elements.inc(elements)
+        self._nonfinite_elements.inc(nonfinite)
+        self._underflowed_elements.inc(underflowed)
+
+    def started(self, step: str, seconds: float) -> None:
+        """Records the duration of a startup step."""
+        self._start_seconds.labels(step).set(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Counts a refused request."""
+        self._refusals.labels(reason).inc()
+
+    def unauthenticated(self, reason: str) -> None:
+        """Counts an RPC that was rejected for lack of a valid token."""
+        self._unauthenticated.labels(reason).inc()
+
+    def certificate_expires(self, file: str, unix_time_s: float) -> None:
+        """Records when the certificates of `file`, "server" or "client_ca", expire."""
+        self._certificate_expiry.labels(file).set(unix_time_s)
+
+    def shared_memory_refused(self, reason: str) -> None:
+        """Counts a refused handover of memory."""
+        self._shared_memory_refusals.labels(reason).inc()
+
+    def device_fault(self, fault: str) -> None:
+        """Counts a device fault by its class."""
+        self._device_faults.labels(fault).inc()
+
+    def device_climbed(self, rung: str) -> None:
+        """Counts a recovery step that is tried."""
+        self._device_rungs.labels(rung).inc()
+
+    def device_repaired(self, rung: str, seconds: float) -> None:
+        """Records a repair of the device by the recovery step that helped."""
+        self._device_repairs.labels(rung).observe(seconds)
+
+    def device_found(self, *, soc: str, cann: str) -> None:
+        """Records the SoC and the CANN version; to be called before `built`."""
+        self._soc, self._cann = soc, cann
+
+    def built(self, *, version: str, backend: str, device: str, kernel_hash: str) -> None:
+        """Records the version, the backend and the device."""
+        self._build.labels(version, backend, device, self._soc, self._cann, kernel_hash).set(1)
+
+    def _new_children(self, key: tuple[str, str, str, str]) -> tuple[Counter, Histogram]:
+        method, dtype, reduction, code = key
+        if len(self._children) >= _MOST_REQUEST_CHILDREN:
+            dtype = reduction = _OTHER
+        children = (self._requests.labels(method, dtype, reduction, code), self._seconds.labels(method))
+        if dtype is not _OTHER:
+            self._children[key] = children
+        return children
+
+    @staticmethod
+    def _samples(metric: Counter | Histogram, name: str) -> Iterable[Sample]:
+        return (sample for family in metric.collect() for sample in family.samples if sample.name == name)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+
+
+class _Registry(CollectorRegistry):
+    """A registry without the `_created` samples of labelled metrics, which would double the number of series."""
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            metric.samples = [one for one in metric.samples if not (one.labels and one.name.endswith("_created"))]
+            yield metric

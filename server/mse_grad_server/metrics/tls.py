@@ -1,0 +1,98 @@
+"""TLS of the metrics: a context that follows its files, and a connection with the calls of a plain socket.
+
+Thread safety: belongs to the event loop of the endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+
+from mse_grad_server.process.exits import CredentialsError
+
+__all__ = ["MetricsTls", "TlsConnection"]
+
+
+class MetricsTls:
+    """Certificate and key of the metrics, read again after a change.
+
+    Args:
+        certificate: PEM file of the certificate chain.
+        key: PEM file of its private key.
+    """
+
+    def __init__(self, certificate: str, key: str) -> None:
+        self._files = (certificate, key)
+        self._context: ssl.SSLContext | None = None
+        self._times: tuple[int, ...] = ()
+
+    def open(self) -> None:
+        """Reads the files; raises CredentialsError if they cannot be used."""
+        try:
+            self._read()
+        except (OSError, ssl.SSLError) as cause:
+            raise CredentialsError(
+                f"--metrics-tls cannot use --tls-certificate and --tls-key: {cause.strerror or cause}"
+            ) from cause
+
+    def context(self) -> ssl.SSLContext:
+        """Returns the context for a new connection; the former one while the files cannot be used."""
+        try:
+            if self._times != self._changed():
+                self._read()
+        except (OSError, ssl.SSLError):
+            pass  # `credentials` of the service watches the same files and logs what is wrong with them
+        assert self._context is not None
+        return self._context
+
+    def _read(self) -> None:
+        times = self._changed()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(*self._files)
+        self._context, self._times = context, times
+
+    def _changed(self) -> tuple[int, ...]:
+        return tuple(os.stat(path).st_mtime_ns for path in self._files)
+
+
+class TlsConnection:
+    """Connection over TLS to one caller.
+
+    Args:
+        reader: Reads what the caller sends.
+        writer: Writes to the caller.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def accept(cls, connection: socket.socket, context: ssl.SSLContext) -> TlsConnection:
+        """Returns a connection after its handshake, which owns the socket; raises OSError if the handshake fails."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection, ssl=context)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    async def receive(self, most_bytes: int) -> bytes:
+        """Returns the next bytes, b"" at the end; raises OSError."""
+        return await self._reader.read(most_bytes)
+
+    async def send(self, message: bytes) -> None:
+        """Sends all bytes; raises OSError."""
+        self._writer.write(message)
+        await self._writer.drain()
+
+    async def end(self) -> None:
+        """Closes the connection after everything was sent; raises OSError."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    def close(self) -> None:
+        """Closes the connection at once."""
+        self._writer.transport.abort()

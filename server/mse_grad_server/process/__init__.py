@@ -1,0 +1,4 @@
+"""The operating-system process: exit codes, signals, log, clock, environment, descriptors and memory limits.
+
+Imports no other room.
+"""

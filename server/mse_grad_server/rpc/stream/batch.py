@@ -1,0 +1,232 @@
+"""Batch of the chunks of one message, which are computed together into one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mse_grad.codec import Chunk, open_results
+from mse_grad.tensor import Array, elements
+from mse_grad_server.backends.base import ComputeAll, Gradient
+from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.metrics.recorder import Origin
+from mse_grad_server.process.timeline import Timeline
+from mse_grad_server.rpc.request_rules import Work
+from mse_grad_server.shared_memory.segments import SharedOperands
+
+__all__ = ["Batch", "OpenRequest", "Transfer"]
+
+
+@dataclass(slots=True, eq=False)
+class OpenRequest:
+    """Request of a stream, from its header to its last gradient.
+
+    Attributes:
+        id: Id of the request on the stream.
+        origin: Name, words and trace of the request.
+        work: Work of the request.
+        scalar_dout: The one element of dout, or None.
+        admitted_bytes: Bytes that the engine admitted.
+        began_s: Time when the header arrived.
+        deadline_s: Time when the caller stops waiting; infinite without a deadline.
+        progress_s: Time when a chunk of the request last arrived or was computed.
+        received: Elements that have arrived.
+        computed: Elements that are computed.
+        is_open: False after the request was answered or has failed.
+    """
+
+    id: int
+    origin: Origin
+    work: Work
+    scalar_dout: Array | None
+    admitted_bytes: int
+    began_s: float
+    deadline_s: float
+    progress_s: float
+    received: int = 0
+    computed: int = 0
+    is_open: bool = True
+
+
+class _Item(NamedTuple):
+    request: OpenRequest
+    offset: int
+    n: int
+    chunk: Chunk | None
+    shared: SharedOperands | None = None
+
+
+class Transfer:
+    """Sizes of the operands and gradients of a batch, by one way: in messages or in shared memory.
+
+    Attributes:
+        operand_elements: Elements of all operands.
+        operand_bytes: Bytes of all operands.
+        gradient_elements: Elements of all gradients.
+        gradient_bytes: Bytes of all gradients.
+    """
+
+    # Class attributes instead of `__init__`, which would cost two calls for each message.
+    operand_elements = 0
+    operand_bytes = 0
+    gradient_elements = 0
+    gradient_bytes = 0
+
+
+class Batch:
+    """Chunks to compute. Filled in the event loop, computed there or in a thread, then read in the event loop.
+
+    Attributes:
+        in_message: Sizes of the chunks in the message.
+        in_shared: Sizes of the chunks in shared memory.
+        queued_s: Time when it began to wait for a thread; None if the event loop computes it.
+        began_s: Time when its computation began.
+        encode_s: Time to lay out the answer.
+        kernel_s: Time to compute.
+        answered: Each request with the number of its elements that were computed, in the order of the chunks.
+        failures: Each request that failed, with its error.
+    """
+
+    def __init__(self) -> None:
+        self.in_message = Transfer()
+        self.in_shared = Transfer()
+        self.queued_s: float | None = None
+        self.began_s = self.encode_s = self.kernel_s = 0.0
+        self.answered: list[tuple[OpenRequest, int]] = []
+        self.failures: list[tuple[OpenRequest, BaseException]] = []
+        self._items: list[_Item] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, request: OpenRequest, chunk: Chunk, n: int) -> None:
+        """Appends a checked chunk of n elements."""
+        size_bytes, dout_bytes = len(chunk.predict), len(chunk.dout)
+        transfer = self.in_message
+        transfer.operand_elements += 3 * n if dout_bytes else 2 * n
+        transfer.operand_bytes += 2 * size_bytes + dout_bytes
+        transfer.gradient_elements += n
+        transfer.gradient_bytes += size_bytes
+        self._items.append(_Item(request, chunk.offset, n, chunk))
+
+    def add_shared(self, request: OpenRequest, offset: int, operands: SharedOperands) -> None:
+        """Appends a checked chunk in shared memory."""
+        n, size_bytes = operands.y.size, operands.y.nbytes
+        operand_count = 2 if operands.dout is None else 3
+        transfer = self.in_shared
+        transfer.operand_elements += operand_count * n
+        transfer.operand_bytes += operand_count * size_bytes
+        transfer.gradient_elements += n
+        transfer.gradient_bytes += size_bytes
+        self._items.append(_Item(request, offset, n, None, operands))
+
+    def add_empty(self, request: OpenRequest) -> None:
+        """Appends the answer to a request without elements."""
+        self._items.append(_Item(request, 0, 0, None))
+
+    def parts(self, least_bytes: int) -> Iterator[Batch]:
+        """Yields batches of the same chunks in the same order, each but the last with `least_bytes` of gradients."""
+        part = Batch()
+        for item in self._items:
+            if item.chunk is not None:
+                part.add(item.request, item.chunk, item.n)
+            elif item.shared is not None:
+                part.add_shared(item.request, item.offset, item.shared)
+            else:
+                part.add_empty(item.request)
+            if part.in_message.gradient_bytes + part.in_shared.gradient_bytes >= least_bytes:
+                yield part
+                part = Batch()
+        if part:
+            yield part
+
+    def compute(
+        self, compute_all: ComputeAll, now: Callable[[], float], *, fallback: ComputeAll | None = None
+    ) -> bytes:
+        """Returns the message with every gradient, empty without any; fills `answered` and `failures`.
+
+        A request that has ended meanwhile is left out. A request that is past its deadline, or on which the backend
+        fails, becomes a failure; the other requests are answered all the same.
+
+        Args:
+            compute_all: Computes the gradients.
+            now: Returns the time.
+            fallback: Computes all gradients if the device is unavailable; the answers then say so.
+        """
+        items = self._items
+        falls_back = False
+        while True:
+            began_s = now()
+            items = self._still_wanted(items, began_s)
+            if not items:
+                return b""
+            message, views = open_results(
+                [(item.request.id, item.offset, _y_bytes(item), falls_back) for item in items]
+            )
+            encoded_s = now()
+            failed = _computed(items, views, compute_all)
+            self.began_s, self.encode_s, self.kernel_s = began_s, encoded_s - began_s, now() - encoded_s
+            if failed is None:
+                self.answered = [(item.request, item.n) for item in items]
+                return message
+            if fallback is not None and not falls_back and isinstance(failed[1], DeviceUnavailable):
+                compute_all, falls_back = fallback, True
+                continue
+            # The part of the failed request cannot be cut out of the message, so the others are computed again.
+            self.failures.append(failed)
+            items = [item for item in items if item.request is not failed[0]]
+
+    def trace(self, timeline: Timeline, *, has_kernel: bool) -> None:
+        """Adds the phases of the computed batch to a request of it.
+
+        Args:
+            timeline: Timeline of the request.
+            has_kernel: Whether computing is one phase, because the backend adds none of its own.
+        """
+        encoded_s = self.began_s + self.encode_s
+        computed_s = encoded_s + self.kernel_s
+        timeline.add_computation(self.queued_s, self.began_s, encoded_s, computed_s, has_kernel=has_kernel)
+
+    def _still_wanted(self, items: list[_Item], now_s: float) -> list[_Item]:
+        wanted = []
+        for item in items:
+            request = item.request
+            if request.deadline_s <= now_s:
+                late = DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+                self.failures.append((request, late))
+            elif request.is_open:
+                wanted.append(item)
+        return wanted
+
+
+def _y_bytes(item: _Item) -> int:
+    """Returns the size of y in the message, 0 if y lies in shared memory."""
+    return item.n * item.request.work.spec.dtype.itemsize_bytes if item.shared is None else 0
+
+
+def _computed(
+    items: list[_Item], views: list[memoryview], compute_all: ComputeAll
+) -> tuple[OpenRequest, BaseException] | None:
+    gradients, requests = [], []
+    for (request, _, n, chunk, shared), view in zip(items, views, strict=True):
+        spec = request.work.spec
+        if shared is not None:
+            dout = request.scalar_dout if shared.dout is None else shared.dout
+            assert dout is not None
+            gradients.append(
+                Gradient(
+                    spec, shared.predict, shared.label, dout, shared.y, request.deadline_s, request.origin.timeline
+                )
+            )
+            requests.append(request)
+            continue
+        if chunk is None or not n:
+            continue
+        dtype = spec.dtype
+        dout = elements(chunk.dout, dtype) if request.scalar_dout is None else request.scalar_dout
+        predict, label, y = elements(chunk.predict, dtype), elements(chunk.label, dtype), elements(view, dtype)
+        gradients.append(Gradient(spec, predict, label, dout, y, request.deadline_s, request.origin.timeline))
+        requests.append(request)
+    failure = compute_all(gradients)
+    return None if failure is None else (requests[failure[0]], failure[1])

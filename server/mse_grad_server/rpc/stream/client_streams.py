@@ -1,0 +1,207 @@
+"""Streams of one client: a StreamGradients RPC, and the packets that the client may send beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from typing_extensions import override
+
+from mse_grad.methods import STREAM_GRADIENTS
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.engine.engine import Engine
+from mse_grad_server.errors import ServerBusy, to_status
+from mse_grad_server.metrics.collectors import TransferCounter
+from mse_grad_server.metrics.recorder import Recorder
+from mse_grad_server.process.clock import Clock, Timer
+from mse_grad_server.rpc.admission.call import Call
+from mse_grad_server.rpc.admission.places import Occupant
+from mse_grad_server.rpc.stream.limits import StreamLimits
+from mse_grad_server.rpc.stream.stream import Stream, StreamContext
+from mse_grad_server.shared_memory.lease import Lease, ServePackets
+from mse_grad_server.shared_memory.packets import Packets
+
+__all__ = ["ClientStreams", "StreamFactory"]
+
+# Time from GoAway until a stream that gives its place away is cut off.
+_GIVE_WAY_S = 1.0
+
+
+class StreamFactory:
+    """Factory of streams, and owner of their tasks.
+
+    Args:
+        engine: Admits and computes requests.
+        recorder: Counts and logs requests.
+        clock: Clock.
+        limits: Limits of a stream.
+
+    Attributes:
+        recorder: Counts and logs requests.
+        clock: Clock.
+    """
+
+    def __init__(self, engine: Engine, recorder: Recorder, clock: Clock, limits: StreamLimits) -> None:
+        self.recorder = recorder
+        self.clock = clock
+        self._engine = engine
+        self._limits = limits
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def make(
+        self,
+        context: StreamContext,
+        *,
+        name: str,
+        transferred: TransferCounter,
+        lease: Lease | None,
+        counts_as_open: bool = True,
+    ) -> Stream:
+        """Returns a stream over `context`; see `Stream` for the arguments."""
+        return Stream(
+            context,
+            self._engine,
+            self.recorder,
+            self.clock,
+            self._limits,
+            name=name,
+            transferred=transferred,
+            lease=lease,
+            counts_as_open=counts_as_open,
+        )
+
+    def start(self, running: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Starts a task and keeps it alive until it ends, which the event loop does not."""
+        task = asyncio.get_running_loop().create_task(running)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class ClientStreams(Occupant):
+    """Streams of one client, which together take one place; belongs to the event loop.
+
+    Args:
+        factory: Makes the streams.
+        call: Record of the RPC.
+        context: gRPC's context of the RPC.
+        peer: Address of the client's connection.
+        name: Name of the stream of the RPC.
+        opened: First message of each stream.
+    """
+
+    def __init__(
+        self,
+        factory: StreamFactory,
+        call: Call,
+        context: StreamContext,
+        *,
+        peer: str,
+        name: str,
+        opened: pb.StreamOpened,
+    ) -> None:
+        self._factory = factory
+        self._call = call
+        self._context = context
+        self._peer = peer
+        self._name = name
+        self._opened = opened
+        self._streams: list[Stream] = []
+        self._packets: asyncio.Task[None] | None = None
+        self._cutting_off: Timer | None = None
+
+    async def run(self, lease_of: Callable[[ServePackets], Lease | None] | None) -> None:
+        """Serves the RPC until it ends.
+
+        Args:
+            lease_of: Returns a lease of shared memory for the client; None if the client cannot share memory.
+        """
+        lease = None if lease_of is None else lease_of(self._serve_packets)
+        stream = self._add(self._context, self._name, self._factory.recorder.traffic.stream, lease)
+        if lease is None:
+            await stream.run(_opening(self._opened))
+            return
+        opened = pb.StreamOpened(shared_memory=lease.offer)
+        opened.MergeFrom(self._opened)
+        try:
+            await stream.run(_opening(opened))
+            if stream.is_draining and self._packets is not None:  # the packets drain too, and the engine ends them
+                await asyncio.wait([self._packets])
+        finally:
+            lease.close()
+
+    def close(self) -> None:
+        """Cancels the timer after the RPC has ended."""
+        if self._cutting_off is not None:
+            self._cutting_off.cancel()
+
+    @property
+    @override
+    def idle_since_s(self) -> float | None:
+        latest_s: float | None = None
+        for stream in self._streams:
+            since_s = stream.idle_since_s
+            if since_s is None:
+                return None
+            latest_s = since_s if latest_s is None else max(latest_s, since_s)
+        return latest_s
+
+    @override
+    def peer(self) -> str:
+        return self._peer
+
+    @override
+    def give_way(self) -> None:
+        reason = ServerBusy("the stream was idle and gave its place to another one; open another")
+        for stream in self._streams:
+            stream.drain(reason)
+        self._cutting_off = self._factory.clock.call_at(self._factory.clock.now() + _GIVE_WAY_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        for stream in self._streams:
+            stream.cut_off()
+
+    def _add(
+        self,
+        context: StreamContext,
+        name: str,
+        transferred: TransferCounter,
+        lease: Lease | None,
+        *,
+        counts_as_open: bool = True,
+    ) -> Stream:
+        stream = self._factory.make(
+            context, name=name, transferred=transferred, lease=lease, counts_as_open=counts_as_open
+        )
+        self._streams.append(stream)
+        self._call.streams.append(stream)
+        return stream
+
+    def _serve_packets(self, lease: Lease, connection: socket.socket) -> Packets:
+        packets = Packets(
+            connection, try_handle_inline=lambda message: stream.try_handle_inline(message, packets.write_now)
+        )
+        if self._streams[0].is_draining:  # nothing would tell a new stream to drain
+            asyncio.get_running_loop().call_soon(lease.hang_up)
+            return packets
+        # The RPC has the place of the client.
+        name, transferred = f"{self._name}p", self._factory.recorder.traffic.packets
+        stream = self._add(packets, name, transferred, lease, counts_as_open=False)
+        self._packets = self._factory.start(self._run_packets(stream, packets, name, lease))
+        return packets
+
+    async def _run_packets(self, stream: Stream, packets: Packets, name: str, lease: Lease) -> None:
+        try:
+            await stream.run(_opening(self._opened))
+        except Exception as error:  # noqa: BLE001 - as the guard does it for an RPC
+            self._factory.recorder.call_failed(STREAM_GRADIENTS, error, request_id=name)
+            go_away = pb.GoAway(status=to_status(error, request_id=name))
+            packets.write_now(pb.StreamGradientsResponse(go_away=go_away).SerializeToString())
+        finally:
+            lease.hang_up()
+
+
+def _opening(opened: pb.StreamOpened) -> bytes:
+    return pb.StreamGradientsResponse(opened=opened).SerializeToString()

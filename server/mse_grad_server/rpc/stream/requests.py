@@ -1,0 +1,291 @@
+"""Open requests of one stream, and the effect of headers, chunks and cancellations on them. No I/O, no waiting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from mse_grad.codec import Chunk, Header, SharedRange, StreamRequest
+from mse_grad.metadata import is_request_id
+from mse_grad.methods import STREAM_GRADIENTS
+from mse_grad.reasons import ContractError, Reason
+from mse_grad.tensor import elements
+from mse_grad_server.engine.engine import Engine
+from mse_grad_server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidArgument,
+    ServerBusy,
+    ServerError,
+    TooManyOpenRequests,
+)
+from mse_grad_server.metrics.collectors import TransferCounter
+from mse_grad_server.metrics.recorder import Origin, Recorder
+from mse_grad_server.rpc.admission.call import trace_id_of
+from mse_grad_server.rpc.request_rules import check_chunk, check_header, check_shared, is_whole, metadata_of
+from mse_grad_server.rpc.stream.batch import Batch, OpenRequest
+from mse_grad_server.rpc.stream.errors import RequestErrors
+from mse_grad_server.rpc.stream.limits import StreamLimits
+from mse_grad_server.shared_memory.segments import Segments
+
+__all__ = ["OpenRequests"]
+
+# Bound on the errors of one message, for each request that may be open: all open requests can fail at once, and as many
+# new ones can be refused.
+_ERRORS_PER_OPEN_REQUEST = 2
+
+
+class OpenRequests:
+    """Requests of a stream from header to end, each admitted once and released once; belongs to the event loop.
+
+    Args:
+        engine: Admits requests.
+        recorder: Counts and logs the end of each request.
+        limits: Limits of the stream.
+        name_of: Returns the server's request id for the id of a request.
+        transferred: Counter of the operands and gradients in messages.
+        segments: Segments of shared memory; None if the stream has none.
+
+    Attributes:
+        errors: Errors of requests, for the stream to send.
+        last_id: Greatest id of an accepted header.
+        next_deadline_s: Lower bound of the deadlines of open requests.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        recorder: Recorder,
+        limits: StreamLimits,
+        *,
+        name_of: Callable[[int], str],
+        transferred: TransferCounter,
+        segments: Segments | None = None,
+    ) -> None:
+        self.errors = RequestErrors(most_of_message=_ERRORS_PER_OPEN_REQUEST * limits.max_open_requests)
+        self.last_id = 0
+        self.next_deadline_s = math.inf
+        self._engine = engine
+        self._recorder = recorder
+        self._limits = limits
+        self._name_of = name_of
+        self._transferred = transferred
+        self._segments = segments
+        self._open: dict[int, OpenRequest] = {}
+        self._accepts_headers = True
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def handle(self, frame: StreamRequest, now_s: float, *, continues: bool = False) -> Batch:
+        """Handles one message: headers, then chunks, then cancellations; returns the batch to compute.
+
+        Args:
+            frame: The message, or a part of it.
+            now_s: Current time.
+            continues: Whether `frame` continues the previous message.
+
+        Raises:
+            InvalidArgument: MESSAGE_MALFORMED, if almost everything in a large message is an error.
+        """
+        if not continues:
+            self.errors.of_message = 0
+        batch = Batch()
+        for header in frame.headers:
+            self._handle_header(header, frame.chunks, batch, now_s)
+        for chunk in frame.chunks:
+            self._handle_chunk(chunk, batch, now_s)
+        for id in frame.cancel_ids:
+            self._handle_cancel(id, now_s)
+        return batch
+
+    def settle(self, batch: Batch, now_s: float) -> None:
+        """Ends the requests that the computed `batch` completed or failed."""
+        recorder = self._recorder
+        in_message, in_shared = batch.in_message, batch.in_shared
+        elements_computed = in_message.gradient_elements + in_shared.gradient_elements
+        recorder.computed(elements_computed, encode_s=batch.encode_s, kernel_s=batch.kernel_s)
+        if in_message.operand_bytes or not in_shared.gradient_elements:
+            self._transferred.count(
+                in_message.operand_elements,
+                in_message.gradient_elements,
+                in_message.operand_bytes,
+                in_message.gradient_bytes,
+            )
+        if in_shared.gradient_elements:
+            recorder.computed_in_shared_memory(in_shared.gradient_elements)
+            recorder.traffic.shared_memory.count(
+                in_shared.operand_elements,
+                in_shared.gradient_elements,
+                in_shared.operand_bytes,
+                in_shared.gradient_bytes,
+            )
+        for request, error in batch.failures:
+            if request.is_open:
+                self._fail(request, error, now_s)
+        for request, n in batch.answered:
+            if not request.is_open:
+                continue
+            request.computed += n
+            request.progress_s = now_s
+            if request.origin.timeline is not None:
+                batch.trace(request.origin.timeline, has_kernel=recorder.counts_kernel)
+            if request.computed == request.work.count:
+                self._end(request)
+                recorder.succeeded(
+                    STREAM_GRADIENTS,
+                    request.work.spec,
+                    seconds=now_s - request.began_s,
+                    origin=request.origin,
+                    margin_s=request.deadline_s - now_s,
+                )
+
+    def expire(self, now_s: float, *, silent_since_s: float) -> None:
+        """Fails the requests that are past their deadline, and those without a chunk since `silent_since_s`."""
+        silence = DeadlineExceeded(f"no chunk arrived for {self._limits.stall_timeout_s:g} s")
+        self._expire(now_s, silent_since_s, silence)
+
+    def give_way(self, now_s: float) -> None:
+        """Fails the requests without a chunk for `give_way_s`: others wait for the bytes that they reserved."""
+        silence_s = self._limits.give_way_s
+        silence = ServerBusy(f"no chunk arrived for {silence_s:g} s while other requests waited; send it again")
+        self._expire(now_s, now_s - silence_s, silence)
+
+    def _expire(self, now_s: float, silent_since_s: float, silence: ServerError) -> None:
+        next_deadline_s = math.inf
+        for request in list(self._open.values()):
+            progress = f"{request.received} of {request.work.count} elements had arrived"
+            if request.deadline_s <= now_s:
+                self._fail(request, DeadlineExceeded(f"the time that the caller gave ran out; {progress}"), now_s)
+            elif request.progress_s <= silent_since_s and request.received < request.work.count:
+                self._fail(request, type(silence)(f"{silence}; {progress}"), now_s)
+            else:
+                next_deadline_s = min(next_deadline_s, request.deadline_s)
+        self.next_deadline_s = next_deadline_s
+
+    def stop_accepting(self) -> None:
+        """Ignores headers from now on, and their chunks and cancellations."""
+        self._accepts_headers = False
+
+    def close(self, error: BaseException, now_s: float) -> None:
+        """Ends every open request with `error`, the error of the whole stream."""
+        for request in list(self._open.values()):
+            self._end(request)
+            self._recorder.ended_with_stream(
+                STREAM_GRADIENTS, request.work.spec, error, seconds=now_s - request.began_s
+            )
+        self.errors.clear()
+
+    def _handle_header(self, header: Header, chunks: Sequence[Chunk], batch: Batch, now_s: float) -> None:
+        id = header.id
+        if id <= self.last_id:
+            self._reject_header(header, now_s)
+            return
+        if not self._accepts_headers:
+            return
+        self.last_id = id
+        origin = self._origin(header, now_s)
+        spec = None
+        try:
+            work = check_header(header)
+            spec = work.spec
+            if len(self._open) >= self._limits.max_open_requests:
+                raise TooManyOpenRequests(f"this stream has {len(self._open)} open requests, the most that it accepts")
+            admitted_bytes = min(work.operand_bytes, self._limits.window_bytes)
+            is_announced = self._engine.is_crowded(admitted_bytes) and not is_whole(header, chunks, work)
+            if is_announced:
+                self._engine.make_room(admitted_bytes, now_s)
+            self._engine.admit(admitted_bytes, spec.dtype, is_announced=is_announced)
+        except (ContractError, ServerError) as error:
+            self.errors.add(id, origin.request_id, error)
+            self._recorder.failed(STREAM_GRADIENTS, spec, error, seconds=0.0, origin=origin)
+            return
+        deadline_s = now_s + header.time_left_us / 1e6 if header.time_left_us else math.inf
+        scalar_dout = None if header.scalar_dout is None else elements(header.scalar_dout, work.spec.dtype)
+        request = OpenRequest(id, origin, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s)
+        self._open[id] = request
+        if deadline_s < self.next_deadline_s:
+            self.next_deadline_s = deadline_s
+        if not work.count:
+            batch.add_empty(request)
+
+    def _handle_chunk(self, chunk: Chunk, batch: Batch, now_s: float) -> None:
+        request = self._open.get(chunk.id)
+        if request is None:
+            self._reject_unknown(chunk.id, field="chunks.id")
+            return
+        try:
+            if chunk.shared is not None:
+                self._handle_shared(request, chunk, chunk.shared, batch)
+                n = chunk.shared.elements
+            else:
+                n = check_chunk(chunk, request.work, received=request.received)
+                batch.add(request, chunk, n)
+        except ContractError as error:
+            self._fail(request, error, now_s)
+            return
+        request.received += n
+        request.progress_s = now_s
+
+    def _handle_shared(self, request: OpenRequest, chunk: Chunk, shared: SharedRange, batch: Batch) -> None:
+        spec = request.work.spec
+        check_shared(chunk, shared, request.work, received=request.received)
+        if self._segments is None:
+            raise ContractError(
+                Reason.SEGMENT_UNKNOWN, "shared", "this stream takes no shared memory; send the operands in the message"
+            )
+        operands = self._segments.operands(shared, spec.dtype, scalar_dout=spec.scalar_dout)
+        batch.add_shared(request, chunk.offset, operands)
+
+    def _handle_cancel(self, id: int, now_s: float) -> None:
+        request = self._open.get(id)
+        if request is None:
+            self._reject_unknown(id, field="cancel_ids")
+        else:
+            self._fail(request, Cancelled("the caller cancelled the request"), now_s)
+
+    def _reject_header(self, header: Header, now_s: float) -> None:
+        error = InvalidArgument(
+            f"a header has id {header.id}; ids are at least 1 and ascend, and the last one of this stream was "
+            f"{self.last_id}",
+            reason=Reason.REQUEST_ID_INVALID,
+            field="headers.id",
+        )
+        request = self._open.get(header.id)
+        if request is not None:
+            self._fail(request, error, now_s)
+            return
+        origin = self._origin(header, now_s)
+        self.errors.add(header.id, origin.request_id, error)
+        self._recorder.failed(STREAM_GRADIENTS, None, error, seconds=0.0, origin=origin)
+
+    def _reject_unknown(self, id: int, *, field: str) -> None:
+        # An id up to the last one belongs to a request that has ended, which the client may not know yet. After GoAway,
+        # a greater id belongs to a header that was ignored.
+        if 0 < id <= self.last_id or not self._accepts_headers:
+            return
+        error = InvalidArgument(
+            f"{field} names request {id}, which no header opened", reason=Reason.REQUEST_ID_UNKNOWN, field=field
+        )
+        request_id = self._name_of(id)
+        self.errors.add(id, request_id, error)
+        self._recorder.failed(STREAM_GRADIENTS, None, error, seconds=0.0, origin=Origin(request_id))
+
+    def _fail(self, request: OpenRequest, error: BaseException, now_s: float) -> None:
+        self._end(request)
+        self.errors.add(request.id, request.origin.request_id, error)
+        seconds = now_s - request.began_s
+        self._recorder.failed(STREAM_GRADIENTS, request.work.spec, error, seconds=seconds, origin=request.origin)
+
+    def _end(self, request: OpenRequest) -> None:
+        request.is_open = False
+        del self._open[request.id]
+        self._engine.release(request.admitted_bytes)
+
+    def _origin(self, header: Header, now_s: float) -> Origin:
+        request_id = header.request_id if is_request_id(header.request_id) else self._name_of(header.id)
+        traceparent = header.traceparent
+        if not (traceparent or header.metadata):
+            return Origin(request_id)
+        timeline = self._recorder.timeline(traceparent, now_s)
+        return Origin(request_id, metadata_of(header), trace_id_of(traceparent), timeline)

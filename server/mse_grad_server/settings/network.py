@@ -1,0 +1,72 @@
+"""The settings of addresses, TLS, tokens and services."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from mse_grad_server.process.socket_file import SocketAccess
+from mse_grad_server.settings.fields import socket_access
+from mse_grad_server.settings.value_types import Group, Listen, MetricsListen, Mode
+
+__all__ = ["NetworkSettings"]
+
+
+class NetworkSettings(BaseModel):
+    """Part of the settings: how callers reach the server, and what it shows them."""
+
+    insecure_listen: bool = Field(
+        default=False, description="serve other machines without TLS, which exposes all traffic, tokens included"
+    )
+    tls_certificate: str = Field(
+        default="", description="PEM file of the server's certificate chain, its own certificate first; '' for no TLS"
+    )
+    tls_key: str = Field(
+        default="",
+        validate_default=True,
+        description="PEM file with the private key of the certificate, without a password",
+    )
+    tls_client_ca: str = Field(
+        default="", description="PEM file of the CAs of clients, which then all need certificates (mTLS); '' for none"
+    )
+    token_file: str = Field(
+        default="",
+        description="file of accepted tokens, one per line, plain or as 'sha256:<hex>'; '' to require no token",
+    )
+    listen: Listen = Field(
+        default="127.0.0.1:50051",
+        description="address of the service: 'host:port' (port 0 for any free one) or 'unix:/path'",
+    )
+    socket_mode: Mode = Field(
+        default="",
+        examples=["MODE"],
+        description="mode of the socket files of a unix address, such as '660'; '' for what the umask leaves",
+    )
+    socket_group: Group = Field(
+        default="",
+        description="group of these files, by name or number; '' for the server's own group",
+        examples=["GROUP"],
+    )
+    metrics_listen: MetricsListen = Field(
+        default="127.0.0.1:9464", description="HTTP address of the metrics: 'host:port', or 'none'"
+    )
+    metrics_insecure_listen: bool = Field(
+        default=False,
+        description="serve metrics and probes to other machines without TLS; gradients still need --insecure-listen "
+        "for that",
+    )
+    metrics_tls: bool = Field(
+        default=False,
+        description="serve metrics and probes over HTTPS, with --tls-certificate and --tls-key; callers need no "
+        "certificate",
+    )
+    reflection: bool = Field(
+        default=True, description="describe the services to tools such as grpcurl (gRPC server reflection)"
+    )
+    channelz: bool = Field(
+        default=True, description="show the connections and calls of the server to callers (gRPC channelz)"
+    )
+
+    @property
+    def socket_access(self) -> SocketAccess:
+        """The users who may connect to the socket files of a unix address."""
+        return socket_access(self.socket_mode, self.socket_group)

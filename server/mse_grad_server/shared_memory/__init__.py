@@ -1,0 +1,4 @@
+"""Shared memory with clients of the same host: sealed memfds, their handover and bounds, and requests in packets.
+
+May import metrics, settings, errors and process.
+"""
