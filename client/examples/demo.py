@@ -1,6 +1,7 @@
-"""Starts a server, computes gradients through the SDK, checks each against the formula in float64, stops the server.
+"""Demo: starts a server, computes gradients through the SDK, checks each against the formula in float64.
 
-Exits 0 only if every gradient held, the metrics counted every request and the server ended cleanly. Run by `make demo`.
+`make demo` runs it. It exits 0 only if every gradient is right, the metrics counted every request and the server ended
+cleanly.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from rich.table import Table
 
 from demo_server import DemoServer
 from mse_grad.tensor import Array, Reduction, dtype_of
+from mse_grad_cli.conformance import golden, reference, same_bits, ulp_distance
+from mse_grad_cli.conformance.tally import ULP_LIMIT
 from mse_grad_client import MseGradClient
-from mse_grad_client.bar import golden, reference, same_bits, ulp_distance
-from mse_grad_client.bar.tally import ULP_LIMIT
 
 LETTERS = Path(__file__).parent / "data" / "letters.npz"
 REDUCTIONS = ("none", "mean", "sum")
@@ -53,7 +54,7 @@ class Operands(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One gradient to ask for."""
+    """A gradient to request."""
 
     source: str
     operands: Operands
@@ -63,24 +64,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back.
+    """The result of a case.
 
     Attributes:
         time_ms: Time of the call, in milliseconds.
-        error_ulp: Largest distance from the formula in float64, in units in the last place, wherever float32 has normal
-            intermediates; elsewhere, and everywhere, the bits must be those of the contract.
-        allowed_ulp: What the numerical bar allows.
-        held: Whether the bar holds.
+        error_ulp: Largest distance from the formula in float64, in units in the last place, over the elements whose
+            float32 intermediates are normal.
+        allowed_ulp: Largest distance that the conformance suite allows.
+        is_correct: Whether the distance is allowed, and every element has the bits of the contract.
     """
 
     time_ms: float
     error_ulp: int
     allowed_ulp: int
-    held: bool
+    is_correct: bool
 
 
 def cases() -> Iterator[Case]:
-    """Yields what the demo computes: a file's arrays, random ones, and one tensor of 64 MiB."""
+    """Yields the cases of the demo: a file's arrays, random ones, and one tensor of 64 MiB."""
     letters = np.load(LETTERS)
     generator = np.random.default_rng(2024)
     inputs = {
@@ -96,7 +97,7 @@ def cases() -> Iterator[Case]:
 
 
 def outcome_of(client: MseGradClient, case: Case) -> Outcome:
-    """Computes the gradient on the server and judges it."""
+    """Computes the gradient on the server and checks it."""
     compute = client.compute_unary if case.method == "compute_unary" else client.compute
     start = time.perf_counter()
     y = compute(*case.operands, case.reduction)
@@ -108,13 +109,13 @@ def outcome_of(client: MseGradClient, case: Case) -> Outcome:
     contract = reference(predict, label, dout, reduction=reduction, dtype=dtype)
     found = y.reshape(-1)
     error_ulp = int(ulp_distance(found, expected)[contract.plain].max(initial=0))
-    held = (
+    is_correct = (
         y.shape == case.operands.predict.shape
         and y.dtype == case.operands.predict.dtype
         and error_ulp <= ULP_LIMIT[dtype]
         and bool(same_bits(found, contract.y).all())
     )
-    return Outcome(time_ms, error_ulp, ULP_LIMIT[dtype], held)
+    return Outcome(time_ms, error_ulp, ULP_LIMIT[dtype], is_correct)
 
 
 def show_gradients(console: Console, client: MseGradClient, asked: Sequence[Case]) -> int:
@@ -129,7 +130,7 @@ def show_gradients(console: Console, client: MseGradClient, asked: Sequence[Case
     previous = ""
     for case in asked:
         outcome = outcome_of(client, case)
-        wrong += not outcome.held
+        wrong += not outcome.is_correct
         group = f"{case.source} {case.operands.predict.dtype}"
         if previous not in ("", group):
             table.add_section()
@@ -143,15 +144,16 @@ def show_gradients(console: Console, client: MseGradClient, asked: Sequence[Case
             f"{outcome.time_ms:.1f} ms",
             f"{outcome.error_ulp} ULP",
             f"{outcome.allowed_ulp} ULP",
-            "[green]ok[/]" if outcome.held else "[red]WRONG[/]",
+            "[green]ok[/]" if outcome.is_correct else "[red]WRONG[/]",
         )
     console.print(table)
     return wrong
 
 
 def show_metrics(console: Console, url: str) -> int:
-    """Prints what the server counted meanwhile; returns how many requests it answered with a gradient."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    """Prints the server's counters; returns how many requests it answered with a gradient."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this host
+    with direct.open(url, timeout=10) as answer:
         totals = totals_of(answer.read().decode())
     table = Table(title=f"The server's own metrics, from {url}", title_justify="left")
     table.add_column("metric")
@@ -164,7 +166,7 @@ def show_metrics(console: Console, url: str) -> int:
 
 
 def totals_of(text: str) -> dict[str, float]:
-    """Returns those of `METRICS` that are not 0, summed over dtypes and reductions, without histogram buckets."""
+    """Returns the `METRICS` that are not 0, summed over dtypes and reductions, without histogram buckets."""
     totals: dict[str, float] = {}
     for line in text.splitlines():
         sample = SAMPLE.fullmatch(line)
@@ -198,7 +200,7 @@ def main() -> int:
         console.print(f"[red]{wrong} of {len(asked)} gradients were wrong, the server counted {answered}.[/] Its log:")
         console.print(server.log, markup=False, highlight=False)
         return 1
-    console.print(f"[green]All {len(asked)} gradients held, and the server counted as many.[/]")
+    console.print(f"[green]All {len(asked)} gradients are correct, and the server counted as many.[/]")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A server as a process of its own, for the demo."""
+"""Server process of the demo."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ STOP_TIMEOUT_S = 60.0
 
 
 class DemoServer:
-    """Runs `mse-grad-server` on free ports of this machine for the body of a `with`.
+    """Runs `mse-grad-server` on free ports of this machine, as a context manager.
 
     Attributes:
-        address: Where it serves gradients, "host:port".
-        metrics_url: Where it serves metrics.
-        device: What computes there.
+        address: Address of the gradients, "host:port".
+        metrics_url: URL of the metrics.
+        device: Its backend and device.
     """
 
     def __enter__(self) -> DemoServer:
-        """Starts it and waits until it is ready; raises RuntimeError with its log where it ends before that."""
+        """Starts it and waits until it is ready; raises RuntimeError with its log if it ends before that."""
         command = [
             sys.executable,
             "-m",
@@ -40,7 +40,7 @@ class DemoServer:
         self.address = str(ready["listen"])
         self.metrics_url = f"http://{ready['metrics_listen']}/metrics"
         self.device = f"{ready['backend']} ({ready['device']})"
-        # Its log must be read on, or the pipe fills and the server waits.
+        # Keep reading its log: otherwise the pipe fills and the server blocks.
         self._reader = threading.Thread(target=self._read_log, name="server-log")
         self._reader.start()
         return self
@@ -51,7 +51,7 @@ class DemoServer:
         self.stop()
 
     def stop(self) -> int:
-        """Asks it to end with SIGTERM and returns its exit code; kills it where it does not end in time."""
+        """Sends it SIGTERM and returns its exit code; kills it if it does not end in time."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -66,7 +66,7 @@ class DemoServer:
 
     @property
     def log(self) -> str:
-        """What it logged so far."""
+        """Its log so far."""
         return "".join(self._log)
 
     def _wait_for(self, event: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What goes wrong, and how it looks: the class to catch, the reason to switch on, the words to show.
+"""Errors of the SDK: the class to catch, the reason to switch on, the message to show.
 
 `make serve` in another terminal, then `.venv/bin/python client/examples/errors.py`.
 """
@@ -13,7 +13,7 @@ from mse_grad_client import InvalidArgument, MseGradClient, MseGradError, Resour
 
 
 def main(address: str = "127.0.0.1:50051") -> None:
-    """Asks the server at `address`."""
+    """Sends wrong requests to the server at `address`."""
     x = np.ones((2, 3), dtype=np.float32)
     with MseGradClient(address) as client:
         try:
@@ -24,16 +24,16 @@ def main(address: str = "127.0.0.1:50051") -> None:
             client.compute(x, x, 1.0, "average")
         except InvalidArgument as error:
             show(error)
-        large = np.ones(2**23, dtype=np.float32)  # 32 MiB; two of them are more than one message may hold
+        large = np.ones(2**23, dtype=np.float32)  # 32 MiB; one message cannot hold two of them
         try:
             client.compute_unary(large, large, 1.0)
         except ResourceExhausted as error:
             show(error)
-        assert client.compute(x, x, 1.0).shape == (2, 3)  # none of them harmed the connection
+        assert client.compute(x, x, 1.0).shape == (2, 3)  # the connection still works
 
 
 def show(error: MseGradError) -> None:
-    """Prints everything that an error carries."""
+    """Prints the attributes of an error."""
     reason = error.reason.value if error.reason else "no reason"
     print(f"{type(error).__name__}, {error.code.name}, {reason}\n  {error.message}")
 

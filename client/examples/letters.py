@@ -1,14 +1,14 @@
-"""Writes `data/letters.npz`: a small model's predictions and what it tried to predict, both counted in a real text.
+"""Writer of `data/letters.npz`: the predictions of a small model and their targets, both counted in a real text.
 
-The text is the LICENSE of this repository, letters a to z without case, everything else one space. For every pair of
-characters (a, b) and every character c:
+The text is the LICENSE of this repository: the letters a to z without case, and one space for everything else. For
+every pair of characters (a, b) and every character c:
 
-- label[a, b, c]: how often c follows ab in the text, as a share of all that follows ab;
-- predict[a, b, c]: the same share as a model guesses it that sees b alone;
+- label[a, b, c]: how often c follows ab in the text, as a share of all characters that follow ab;
+- predict[a, b, c]: the same share, predicted by a model that sees only b;
 - dout[a, b, c]: the weight of the pair ab, its share of all pairs in the text.
 
-All are float32 of shape (27, 27, 27). Most labels are exactly 0, many weights are small: real input for a gradient.
-Run it from anywhere: `python client/examples/letters.py`.
+All are float32 of shape (27, 27, 27). Most labels are exactly 0 and many weights are small: real input for a
+gradient. Run it from any directory: `python client/examples/letters.py`.
 """
 
 from __future__ import annotations

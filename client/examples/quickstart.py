@@ -1,4 +1,4 @@
-"""One gradient in each dtype.
+"""Quick start: one gradient in each dtype.
 
 `make serve` in another terminal, then `.venv/bin/python client/examples/quickstart.py`.
 """
@@ -14,7 +14,7 @@ from mse_grad_client import MseGradClient
 
 
 def main(address: str = "127.0.0.1:50051") -> None:
-    """Asks the server at `address`."""
+    """Computes on the server at `address`."""
     predict = np.array([[0.5, 2.0, -1.0], [3.0, 0.25, 8.0]], dtype=np.float32)
     label = np.array([[1.0, 2.0, 1.0], [2.5, 0.0, -8.0]], dtype=np.float32)
     with MseGradClient(address) as client:

@@ -1,4 +1,4 @@
-"""Fits a line by gradient descent; the server computes the gradient of the loss, the chain rule is done here.
+"""Training loop: fits a line by gradient descent. The server computes the gradient of the loss, the rest runs here.
 
 `make serve` in another terminal, then `.venv/bin/python client/examples/training.py`.
 """
@@ -16,7 +16,7 @@ LEARNING_RATE = 0.3
 
 
 def main(address: str = "127.0.0.1:50051") -> None:
-    """Asks the server at `address`; raises AssertionError where the line was not found."""
+    """Trains with the server at `address`; raises AssertionError if the line was not found."""
     generator = np.random.default_rng(7)
     x = generator.uniform(-1, 1, 10_000).astype(np.float32)
     label = 3 * x - 2 + 0.1 * generator.standard_normal(x.size).astype(np.float32)

@@ -1,48 +1,45 @@
-"""The client: gradients of the mean squared error from a running server."""
+"""Client of a gradient server."""
 
 from __future__ import annotations
 
 import sys
-import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Literal, overload
 
-import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 
-from mse_grad.reasons import ContractError, Reason
+from mse_grad.reasons import Reason
 from mse_grad.tensor import Array
-from mse_grad_client import fork
-from mse_grad_client.errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    InvalidArgument,
-    MseGradError,
-    Unavailable,
-    from_contract_error,
-)
-from mse_grad_client.info import ServerInfo
-from mse_grad_client.many import compute_packed
-from mse_grad_client.memory import free_a_large_block
-from mse_grad_client.options import MAX_TIMEOUT_S, ClientOptions
+from mse_grad_client.base import ClientBase, close_both, prepared
+from mse_grad_client.batching import compute_packed
+from mse_grad_client.errors import InvalidArgument, MseGradError
+from mse_grad_client.options import ClientOptions
+from mse_grad_client.pytorch import are_tensors, compute_tensors
+from mse_grad_client.readiness import wait_ready, with_transport
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.retry import with_retries
-from mse_grad_client.torch import are_tensors, compute_tensors
-from mse_grad_client.transport import Transport
+from mse_grad_client.server_info import ServerInfo
+from mse_grad_client.stream.pending import PendingRequest
 
 __all__ = ["MseGradClient"]
 
-_READY_POLL_S = 0.02
 
+class MseGradClient(ClientBase):
+    """Computes gradients of the mean squared error on a server and all of its workers.
 
-class MseGradClient:
-    """Computes gradients on a server, on all of its workers. Any number of threads may share one client.
+    Thread-safe. A client connects with the first call. If the server restarts, calls connect again and send unanswered
+    requests again. After `os.fork` parent and child may both go on using it.
 
-    Nothing is connected before the first call. Where the server restarts, calls connect again by themselves, and
-    requests that got no answer are sent again. After `os.fork` parent and child both go on using it.
+    A pickle or copy of a client is another open client with the same address and options, including the token. Keep
+    such a pickle as secret as the token, or use `token_file`: then the pickle holds only the path.
+
+    A signal handler may raise in the middle of a call (Ctrl-C, a timer). The call ends with that exception and no
+    longer writes to `out`; the next call connects again, and calls of other threads are sent again. A handler that
+    interrupted a call must not call the same client: that raises RuntimeError, because the interrupted call holds what
+    the new one would wait for. Another client works there, and so does `close`.
 
     Example:
         with MseGradClient("127.0.0.1:50051") as client:
@@ -50,30 +47,18 @@ class MseGradClient:
 
     Args:
         address: "host:port", "[ipv6]:port" or "unix:/path".
-        options: See `ClientOptions`.
+        options: Options of the client.
 
     Raises:
-        ValueError: `address` has none of these forms, or a token would go to another machine in the clear.
-        TlsFailed: A file of certificates in `options` cannot be used.
-        Unauthenticated: The file of the token cannot be used.
+        ValueError: `address` has none of these forms, `options` is no ClientOptions, or a token would go to another
+            machine without TLS.
+        TlsFailed: A certificate file in `options` cannot be used.
+        Unauthenticated: The token file cannot be used.
     """
 
     def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
-        free_a_large_block()
-        self._options = options or ClientOptions()
-        self._transport = Transport(address, self._options)
-        fork.watch(self._transport)
-        self._close = weakref.finalize(self, self._transport.close)
-
-    @property
-    def address(self) -> str:
-        """The address as it was given."""
-        return self._transport.address
-
-    @property
-    def options(self) -> ClientOptions:
-        """The options as they were given."""
-        return self._options
+        super().__init__(address, options=options)
+        self._close = weakref.finalize(self, close_both, self._transport, self._submissions)
 
     def compute(
         self,
@@ -85,54 +70,74 @@ class MseGradClient:
         out: Array | None = None,
         numel: int = 0,
         timeout_s: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> Array:
         """Returns `2 * (predict - label) * dout`, divided by N for "mean".
 
-        Tensors of any size go: they are cut into chunks, and memory beside the arrays stays a few chunks.
+        Tensors of any size are accepted: they travel in chunks, and the client needs memory for a few chunks only.
 
-        Tensors of PyTorch go as well, and then a tensor comes back, detached and on the device of predict: those of the
-        CPU are used where they lie, those of an NPU (torch_npu) are copied through pinned memory of the host.
+        Arrays of other libraries are accepted too, and the gradient is of predict's kind (docs/sdk.md). For PyTorch it
+        is a detached tensor on predict's device: NPU tensors (torch_npu) go through pinned host memory.
 
         Args:
             predict: Prediction; float32, float16, bfloat16 (ml_dtypes) or float64, rank 0 to 8, any strides.
+                docs/values.md says which other values are accepted.
             label: Target; dtype and shape of predict.
             dout: Upstream gradient: dtype and shape of predict, or one element of rank 0 or 1, or a Python number.
-            reduction: "none", "mean" or "sum": how the loss was reduced.
-            out: Where the gradient goes; dtype and shape of predict, writable, may be one of the operands. Its content
+            reduction: "none", "mean" or "sum": the reduction of the loss.
+            out: Array for the gradient; dtype and shape of predict, writable, may be one of the operands. Its content
                 is undefined after an error.
-            numel: N for "mean" where predict is only a part of a larger tensor; 0: predict is the whole.
-            timeout_s: Time for this call in seconds, retries included; None: that of the options.
+            numel: N for "mean" if predict is a part of a larger tensor; 0 if predict is the whole tensor.
+            timeout_s: Time for this call in seconds, retries included; None for `options.timeout_s`.
+            request_id: Your name for the call, in the server's logs and in errors; "" for one that the client makes.
+            metadata: Your own words about the call, for the server's logs and traces alone: at most 16 short texts.
 
         Returns:
-            `out`, or a new array, with predict's shape and dtype.
+            `out`, or a new array of predict's kind, with its shape and dtype.
 
         Raises:
-            InvalidArgument: A rule of the operator is broken (a ValueError); sending it again cannot help.
+            InvalidArgument: The request breaks a rule of the operator (a ValueError); a retry cannot help.
             DeadlineExceeded: The time ran out (a TimeoutError).
             Unavailable: No server answered (a ConnectionError).
             TlsFailed: The server's certificate is not trusted (a ConnectionError).
             Unauthenticated: The server does not know the token (a PermissionError).
             Unimplemented: The server's backend cannot compute this dtype (a NotImplementedError).
-            ResourceExhausted: A limit of the server is reached and stayed so over all retries.
+            ResourceExhausted: A limit of the server was reached in every attempt.
             InternalError: The server failed.
             ClientClosed: The client was closed.
         """
-        return self._compute(self._transport.run, predict, label, dout, reduction, out, numel, timeout_s)
+        return self._compute("compute", (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata)
 
-    def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Array:
-        """Returns an array of unset elements that a server on this host computes on without a copy.
+    def submit(
+        self,
+        predict: ArrayLike,
+        label: ArrayLike,
+        dout: ArrayLike,
+        reduction: str = "mean",
+        *,
+        out: Array | None = None,
+        numel: int = 0,
+        timeout_s: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Future[Array]:
+        """Sends a gradient to be computed and returns its future at once; takes arrays, and arguments as `compute`.
 
-        It is an array like any other, and is one in every respect where the server is elsewhere or shares no memory.
-        `compute` copies nothing where predict, label, a full dout and out all come from here; views of such arrays do
-        as well. The memory is given back when the array and all views of it are gone; it outlives the client. Other
-        clients never see it. After `os.fork` parent and child see each other's writes to it.
+        The arrays must not change until the future is done. `cancel` of the future also cancels the call on the server.
+        At most 64 calls of a client are under way; then `submit` waits until one ends. A future that a process holds
+        when it forks is done in the parent alone.
 
-        Args:
-            shape: As for `numpy.empty`.
-            dtype: Likewise.
+        Raises:
+            InvalidArgument: The request breaks a rule of the operator. All later errors are those of the future.
+            DeadlineExceeded: 64 calls were under way until the time was over.
+            ClientClosed: The client was closed.
         """
-        region = self._transport.region
-        return np.empty(shape, dtype) if region is None else region.empty(shape, dtype)
+        if "torch" in sys.modules and are_tensors(predict, label, dout, out):
+            raise InvalidArgument("submit takes arrays; compute takes tensors too", reason=Reason.OPERAND_UNSUPPORTED)
+        deadline = self._transport.deadline(timeout_s)
+        request = prepared(predict, label, dout, reduction, out=out, numel=numel)
+        return self._submissions.submit(request, out=out, deadline=deadline, request_id=request_id, metadata=metadata)
 
     def compute_unary(
         self,
@@ -144,12 +149,17 @@ class MseGradClient:
         out: Array | None = None,
         numel: int = 0,
         timeout_s: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> Array:
-        """As `compute`, with one unary RPC that holds all operands: what clients in other languages call.
+        """Computes like `compute`, but with the unary RPC that clients in other languages call.
 
-        Bounded by the server's `max_unary_bytes`; the error past it names the limit. `compute` is faster and unbounded.
+        The server's `max_unary_bytes` bounds the request; a larger one fails with an error that names the limit.
+        `compute` is faster and has no such bound.
         """
-        return self._compute(self._transport.run_unary, predict, label, dout, reduction, out, numel, timeout_s)
+        return self._compute(
+            "compute_unary", (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata
+        )
 
     @overload
     def compute_many(
@@ -158,6 +168,8 @@ class MseGradClient:
         reduction: str = "mean",
         *,
         timeout_s: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
         return_errors: Literal[False] = False,
     ) -> list[Array]: ...
 
@@ -168,6 +180,8 @@ class MseGradClient:
         reduction: str = "mean",
         *,
         timeout_s: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
         return_errors: Literal[True],
     ) -> list[Array | MseGradError]: ...
 
@@ -177,79 +191,69 @@ class MseGradClient:
         reduction: str = "mean",
         *,
         timeout_s: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
         return_errors: bool = False,
     ) -> list[Array] | list[Array | MseGradError]:
-        """Returns the gradients of many items, in their order: for small ones much faster than one `compute` each.
+        """Returns the gradients of many items, in their order; for small items much faster than one `compute` each.
 
-        Items of one shape and dtype travel together. Each gradient is the one `compute` returns, bit for bit.
+        Items of the same shape and dtype travel together. Each gradient has exactly the bits that `compute` returns.
 
         Args:
-            items: predict, label and dout of each, arrays as for `compute`; shapes and dtypes may differ between items.
-            reduction: How the loss of every item was reduced; N of "mean" is the element count of its own item.
-            timeout_s: Time for the whole call in seconds; None: that of the options.
-            return_errors: Whether an item that fails leaves its error in its place in the list; else the first error is
+            items: predict, label and dout of each item, arrays as for `compute`; shapes and dtypes may differ between
+                items. A list or tuple must not change during the call. Items of any other iterable, such as a
+                generator, are copied as they arrive: it may reuse its arrays for the next item.
+            reduction: The reduction of each item's loss; N of "mean" is the element count of the item.
+            timeout_s: Time for the whole call in seconds; None for `options.timeout_s`.
+            request_id: As for `compute`; all requests that the call sends have it.
+            metadata: As for `compute`.
+            return_errors: Whether a failed item leaves its error in its place in the list. Otherwise the first error is
                 raised once every item has ended.
 
         Returns:
-            One array for each item. Small ones are views into an array that they share; copy one that is to be kept
-            alone.
+            One array for each item. Small ones are views into a shared array; copy one if only that one is kept.
 
         Raises:
-            MseGradError: As `compute`, unless `return_errors`.
-            ValueError: An item is not three operands.
+            MseGradError: As `compute`, unless `return_errors`; names the item that failed.
         """
-        deadline = self._deadline(timeout_s)
-        results = compute_packed(
+        deadline = self._transport.deadline(timeout_s)
+        compute_all = partial(
+            compute_packed,
             items,
             reduction,
-            start=lambda request: self._transport.start(request, deadline=deadline),
-            run=lambda request: self._run(self._transport.run, request, deadline),
+            finish=lambda request, pending: self._transport.run(request, deadline=deadline, pending=pending),
+            cancel=self._transport.cancel,
             empty=self._transport.empty,
+            return_errors=return_errors,
         )
-        if not return_errors:
-            for result in results:
-                if isinstance(result, MseGradError):
-                    raise result
-        return results
+        if self._calls.is_plain(request_id, metadata):
+            return compute_all(start=lambda request: self._transport.start(request, deadline=deadline))
+        with self._calls.around("compute_many", reduction=reduction, request_id=request_id, metadata=metadata) as call:
 
-    def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
-        """Returns what the server says about itself; raises as `compute`."""
-        deadline = self._deadline(timeout_s)
-        answer = with_retries(
-            lambda: self._transport.server_info(deadline=deadline),
-            options=self._options.retry,
-            deadline=deadline,
-            closed=self._transport.closed,
-        )
-        return self._reached(ServerInfo.of_wire(answer), deadline)
+            def start(request: GradientRequest) -> PendingRequest | None:
+                request.call = call
+                return self._transport.start(request, deadline=deadline)
+
+            return compute_all(start=start)
+
+    def server_info(self, *, timeout_s: float | None = None, request_id: str = "") -> ServerInfo:
+        """Returns the server's description of itself; raises MseGradError as `compute` does."""
+        deadline = self._transport.deadline(timeout_s)
+        with self._calls.around("server_info", request_id=request_id) as call:
+            answer = self._transport.server_info(deadline=deadline, request_id=call.request_id)
+            return with_transport(self._transport, ServerInfo.of_wire(answer), deadline)
 
     def wait_ready(self, timeout_s: float) -> ServerInfo:
-        """Blocks until the server answers and a worker of it takes requests; returns what it says about itself.
+        """Blocks until a worker of the server accepts requests; returns the server's description of itself.
 
         Raises:
-            DeadlineExceeded: It did not within `timeout_s` seconds.
+            DeadlineExceeded: No worker did within `timeout_s` seconds.
             ClientClosed: The client was closed meanwhile.
         """
-        deadline = self._deadline(timeout_s)
-        found = "nobody answered"
-        while not self._transport.closed.wait(_READY_POLL_S):
-            try:
-                info = ServerInfo.of_wire(self._transport.server_info(deadline=deadline))
-                if info.ready:
-                    return self._reached(info, deadline)
-                found = ", ".join(f"{endpoint.address} is {endpoint.state}" for endpoint in info.endpoints)
-            except Unavailable as error:
-                found = error.message
-            except DeadlineExceeded:
-                pass  # what was found before says more
-            if deadline is not None and time.monotonic() >= deadline:
-                raise DeadlineExceeded(
-                    f"{self.address} was not ready within {timeout_s} s: {found}", reason=Reason.DEADLINE_EXCEEDED
-                )
-        raise ClientClosed("the client was closed")
+        return wait_ready(self._transport, timeout_s)
 
     def close(self) -> None:
-        """Closes the connection; calls under way fail with ClientClosed. A second call does nothing."""
+        """Closes all connections; calls under way fail with ClientClosed. A second call does nothing."""
         self._close()
 
     def __enter__(self) -> MseGradClient:
@@ -260,55 +264,31 @@ class MseGradClient:
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"MseGradClient({self.address!r})"
-
     def _compute(
         self,
-        run: Callable[..., None],
-        predict: ArrayLike,
-        label: ArrayLike,
-        dout: ArrayLike,
+        method: str,
+        operands: tuple[ArrayLike, ArrayLike, ArrayLike],
         reduction: str,
         out: Array | None,
         numel: int,
         timeout_s: float | None,
+        request_id: str,
+        metadata: Mapping[str, str] | None,
     ) -> Array:
-        if "torch" in sys.modules and are_tensors(predict, label, out):
+        if "torch" in sys.modules and are_tensors(*operands, out):
 
             def of_arrays(predict: Array, label: Array, dout: ArrayLike, *, out: Array) -> None:
-                self._compute(run, predict, label, dout, reduction, out, numel, timeout_s)
+                self._compute(method, (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata)
 
-            gradient: Array = compute_tensors(of_arrays, predict, label, dout, out)  # a tensor, which types cannot say
-            return gradient
-        deadline = self._deadline(timeout_s)
-        try:
-            request = GradientRequest.prepare(predict, label, dout, reduction, out=out, numel=numel)
-        except ContractError as broken:
-            raise from_contract_error(broken) from None
-        self._run(run, request, deadline)
-        return request.gradient()
-
-    def _run(self, run: Callable[..., None], request: GradientRequest, deadline: float | None) -> None:
-        with_retries(
-            lambda: run(request, deadline=deadline),
-            options=self._options.retry,
-            deadline=deadline,
-            closed=self._transport.closed,
-        )
-
-    def _reached(self, info: ServerInfo, deadline: float | None) -> ServerInfo:
-        """Returns `info` with the way that gradients take from here."""
-        shares_memory = self._transport.shares_memory(deadline=deadline)
-        return replace(info, transport="shared_memory" if shares_memory else "stream")
-
-    def _deadline(self, timeout_s: float | None) -> float | None:
-        if timeout_s is None:
-            timeout_s = self._options.timeout_s
-        if timeout_s is None:
-            return None
-        if not 0 < timeout_s <= MAX_TIMEOUT_S:
-            raise InvalidArgument(
-                f"timeout_s is {timeout_s}; it must be positive and at most 1e9, or None for no limit"
-            )
-        return time.monotonic() + timeout_s
+            tensor: Array = compute_tensors(of_arrays, *operands, out)  # from Any
+            return tensor
+        deadline = self._transport.deadline(timeout_s)
+        request = prepared(*operands, reduction, out=out, numel=numel)
+        run = self._transport.run_unary if method == "compute_unary" else self._transport.run
+        if self._calls.is_plain(request_id, metadata):
+            run(request, deadline=deadline)
+        else:
+            with self._calls.around(method, request, request_id=request_id, metadata=metadata):
+                run(request, deadline=deadline)
+        gradient = request.gradient()
+        return gradient if out is None else out

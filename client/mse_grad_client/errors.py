@@ -2,18 +2,18 @@
 
     MseGradError
     ├── InvalidArgument     (ValueError)           the request breaks a rule of the operator
-    ├── DeadlineExceeded    (TimeoutError)         the time given ran out before the gradient arrived
-    ├── Unavailable         (ConnectionError)      no server answered, or it is not ready or draining
-    ├── TlsFailed           (ConnectionError)      a certificate is not trusted, or cannot be used
+    ├── DeadlineExceeded    (TimeoutError)         the time ran out before the gradient arrived
+    ├── Unavailable         (ConnectionError)      no server answered, or it is not ready, or it drains
+    ├── TlsFailed           (ConnectionError)      a certificate is not trusted or cannot be used
     ├── Unauthenticated     (PermissionError)      the server does not know the token
     ├── ResourceExhausted                          a limit of the server is reached
     ├── Unimplemented       (NotImplementedError)  this server's backend cannot compute it
-    ├── PermissionDenied    (PermissionError)      the server does not serve this caller
+    ├── PermissionDenied    (PermissionError)      the server refuses this caller
     ├── Cancelled                                  the request was cancelled
     ├── ClientClosed        (RuntimeError)         the client was used after `close`
     └── InternalError       (RuntimeError)         the server failed, or broke the contract
 
-Codes are those of gRPC; reasons those of `mse_grad.reasons`.
+Codes come from gRPC, reasons from `mse_grad.reasons`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from mse_grad.reasons import ContractError, Reason, code_of
+from mse_grad_client.options import MAX_TIMEOUT_S
 
 __all__ = [
     "Cancelled",
@@ -47,14 +48,14 @@ __all__ = [
 
 
 class MseGradError(Exception):
-    """A gradient could not be had.
+    """Base of all errors of the SDK: a call has failed.
 
     Attributes:
-        message: What was wrong, what is allowed, what to do; the server's words where it answered.
-        reason: Machine-readable reason, or None where the server gave none that this version knows.
+        message: The problem, the allowed values, the remedy; the server's text if it answered.
+        reason: Machine-readable reason, or None if the server gave none that this version knows.
         code: gRPC status code.
-        request_id: Name of the request in the server's logs, or "" where it has none.
-        retry_delay_s: How long the server asks to wait before another try, in seconds, or None.
+        request_id: Name of the request in the server's logs, or "" if it has none.
+        retry_delay_s: Seconds that the server asks the client to wait before a retry, or None.
     """
 
     code = grpc.StatusCode.UNKNOWN
@@ -92,25 +93,25 @@ class InvalidArgument(MseGradError, ValueError):
 
 
 class DeadlineExceeded(MseGradError, TimeoutError):
-    """The time given ran out before the gradient arrived."""
+    """The time ran out before the gradient arrived."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Unavailable(MseGradError, ConnectionError):
-    """No server answered, or it is not ready or draining; the same request may succeed later."""
+    """No server answered, or it is not ready, or it drains; the same request may succeed later."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class TlsFailed(MseGradError, ConnectionError):
-    """A certificate is not trusted, or cannot be used; connecting again cannot help."""
+    """A certificate is not trusted or cannot be used; another attempt cannot help."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class Unauthenticated(MseGradError, PermissionError):
-    """The server serves those alone who show a token that it knows."""
+    """The server serves only callers with a token that it knows."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
@@ -122,13 +123,13 @@ class ResourceExhausted(MseGradError):
 
 
 class Unimplemented(MseGradError, NotImplementedError):
-    """This server's backend cannot compute it."""
+    """The server's backend cannot compute this request."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
 class PermissionDenied(MseGradError, PermissionError):
-    """The server does not serve this caller."""
+    """The server refuses this caller."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -171,64 +172,77 @@ _REQUEST_ID_KEY = "x-request-id"
 
 
 def from_contract_error(broken: ContractError) -> MseGradError:
-    """Returns the error for a rule that this side found broken."""
+    """Returns the error for a rule that the SDK itself found broken."""
     kind = _BY_CODE[broken.reason.code]
     return kind(str(broken), reason=broken.reason)
 
 
 def from_status(status: status_pb2.Status, *, request_id: str = "") -> MseGradError:
-    """Returns the error for a status that the server sent, with what its details say."""
+    """Returns the error for a status of the server, with the reason and delay from its details."""
     code = code_of(status.code)
     reason: Reason | None = None
     retry_delay_s: float | None = None
     for detail in status.details:
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            reason = _REASONS.get(info.reason)  # None for a newer server's: the code still classifies the error
+            reason = _REASONS.get(info.reason)  # None for a newer server's reason; the code still classifies the error
             request_id = info.metadata.get("request_id", request_id)
         elif detail.Unpack(retry):
-            retry_delay_s = retry.retry_delay.ToTimedelta().total_seconds()
+            delay = retry.retry_delay
+            # Threads cannot wait for longer times.
+            retry_delay_s = min(max(0.0, delay.seconds + delay.nanos / 1e9), MAX_TIMEOUT_S)
     kind = _BY_CODE.get(code, MseGradError)
     return kind(status.message, reason=reason, code=code, request_id=request_id, retry_delay_s=retry_delay_s)
 
 
 def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
-    """Returns the error for an RPC that ended with `error`; where nobody answered, it names `address`."""
+    """Returns the error for an RPC that ended with `error`; names `address` if no server answered."""
     status = _rich_status(error)
     request_id = _metadata(error, _REQUEST_ID_KEY)
     if status is not None:
         return from_status(status, request_id=str(request_id or ""))
     code = error.code()
     details = error.details() or "the server gave no details"
-    # This side cancels no call but when it disconnects: a server that ends cancels what came too late for its drain.
+    failed = _tls_failure(details, address)
+    if failed and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAUTHENTICATED):
+        return TlsFailed(failed, reason=Reason.TLS_FAILED)
+    # This side cancels calls only when it disconnects. A server that ends cancels calls that came too late to drain.
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        if failed := _tls_failure(details, address):
-            return TlsFailed(failed, reason=Reason.TLS_FAILED)
         if details.startswith("failed to connect") and details.endswith("Socket closed"):
             details += (
-                "; so ends a connection without TLS where the server speaks it (tls_ca), and one without a certificate "
-                "where it asks for one (tls_certificate, tls_key)"
+                "; a server with TLS closes connections without it (set tls_ca), and a server that asks for client "
+                "certificates closes connections without one (set tls_certificate, tls_key)"
             )
         return Unavailable(f"no answer from {address}: {details}", reason=Reason.CONNECTION_LOST)
     reason = Reason.DEADLINE_EXCEEDED if code is grpc.StatusCode.DEADLINE_EXCEEDED else None
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        # A message past gRPC's own limit never reaches the server's code, whose words would name the way around.
+        # A message past gRPC's own limit never reaches the server's code, whose error would name the remedy.
         reason, details = Reason.MESSAGE_TOO_LARGE, f"{details}; compute sends tensors of any size, in chunks"
     return _BY_CODE.get(code, MseGradError)(details, reason=reason, code=code, request_id=str(request_id or ""))
 
 
 def _tls_failure(details: str, address: str) -> str:
-    """Returns what to say of TLS that failed, as gRPC tells it in words alone; "" where it did not."""
-    if "Hostname Verification Check failed" in details or "is not in peer certificate" in details:
+    """Returns the message for a failure of TLS, which gRPC reports only as text; "" if TLS did not fail."""
+    other_names = (
+        "Hostname Verification Check failed",
+        "is not in peer certificate",
+        "does not match SSL server name",  # gRPC's text for an IP address that is the certificate's common name
+    )
+    if any(words in details for words in other_names):
         return (
-            f"the certificate of {address} is for other names; use an address with one of them, or say with "
-            "tls_server_name which it has"
+            f"the certificate of {address} is for other names; use an address with one of them, or name one with "
+            "tls_server_name"
         )
     found = re.search(r"(?:CERTIFICATE_VERIFY_FAILED|BAD_SIGNATURE): ([^:]+)", details)
     if found:
         return (
             f"the certificate of {address} is not trusted ({found[1]}); name the CA that signed it with tls_ca, or "
-            "have it renewed where it has expired"
+            "have it renewed if it has expired"
+        )
+    if "NO_COMMON_SIGNATURE_ALGORITHMS" in details or "Failed to create security handshaker" in details:
+        return (
+            "gRPC's TLS cannot use the files of tls_ca, tls_certificate and tls_key; it accepts RSA keys, except those "
+            "restricted to PSS, and EC keys on P-256 or P-384"
         )
     if "WRONG_VERSION_NUMBER" in details:
         return f"{address} does not speak TLS; is it the port of mse-grad-server, with --tls-certificate?"
@@ -242,7 +256,7 @@ def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
     try:
         return status_pb2.Status.FromString(raw)
     except DecodeError:
-        return None  # a proxy's own bytes under this key: the plain code and details still say what happened
+        return None  # a proxy's own bytes under this key; the plain code and details still apply
 
 
 def _metadata(error: grpc.RpcError, key: str) -> str | bytes | None:

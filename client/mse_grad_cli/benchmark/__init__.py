@@ -1,0 +1,1 @@
+"""Latency and throughput of a running server, for `mse-grad bench`."""

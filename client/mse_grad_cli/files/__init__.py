@@ -1,0 +1,1 @@
+"""Operands and gradients in .npy files."""

@@ -1,0 +1,42 @@
+"""Readiness of a server, and the way that gradients take to it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from mse_grad.reasons import Reason
+from mse_grad_client.errors import ClientClosed, DeadlineExceeded, Unavailable
+from mse_grad_client.routing.transport import Transport
+from mse_grad_client.server_info import ServerInfo
+
+__all__ = ["wait_ready", "with_transport"]
+
+_POLL_S = 0.02
+
+
+def wait_ready(transport: Transport, timeout_s: float) -> ServerInfo:
+    """Returns the server's description of itself once a worker accepts requests; see MseGradClient.wait_ready."""
+    deadline = transport.deadline(timeout_s)
+    found = "no answer"
+    while not transport.closed.wait(_POLL_S):
+        try:
+            info = ServerInfo.of_wire(transport.server_info(deadline=deadline, once=True))
+            if info.ready:
+                return with_transport(transport, info, deadline)
+            found = ", ".join(f"{endpoint.address} is {endpoint.state}" for endpoint in info.endpoints)
+        except Unavailable as error:
+            found = error.message
+        except DeadlineExceeded:
+            pass  # the previous answer says more
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceeded(
+                f"{transport.address} was not ready within {timeout_s} s: {found}", reason=Reason.DEADLINE_EXCEEDED
+            )
+    raise ClientClosed("the client was closed")
+
+
+def with_transport(transport: Transport, info: ServerInfo, deadline: float | None) -> ServerInfo:
+    """Returns `info` with the transport that gradients from here take."""
+    shares_memory = transport.shares_memory(deadline=deadline)
+    return replace(info, transport="shared_memory" if shares_memory else "stream")

@@ -1,0 +1,297 @@
+"""Connection to one address: its gRPC channel, and the stream that carries requests."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import grpc
+
+from mse_grad.methods import GET_SERVER_INFO, STREAM_GRADIENTS, full_name
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError, Unavailable, from_rpc_error
+from mse_grad_client.interceptor import CallInfo
+from mse_grad_client.interrupts import Latch
+from mse_grad_client.options import ClientOptions
+from mse_grad_client.request import GradientRequest
+from mse_grad_client.retry import Replaced, StreamStale
+from mse_grad_client.routing.address import grpc_target
+from mse_grad_client.routing.credentials import Credentials
+from mse_grad_client.routing.proxy import proxy_of
+from mse_grad_client.shared_memory.link import LocalLink
+from mse_grad_client.shared_memory.region import Region
+from mse_grad_client.stream.direct_call import open_call, release_locks
+from mse_grad_client.stream.exchange import Exchange
+from mse_grad_client.stream.outbox import MESSAGE_RESERVE_BYTES
+from mse_grad_client.stream.pending import Assignment, PendingRequest, StreamPending, is_stale
+from mse_grad_client.stream.stream import Stream
+
+__all__ = ["Connection", "InfoCall"]
+
+_INFO_REQUEST = pb.GetServerInfoRequest().SerializeToString()
+_DEFAULT_CHUNK_BYTES = 512 * 1024
+_DEFAULT_WINDOW_CHUNKS = 8
+# How long requests begin with one chunk after the server rejected one as busy. A rejected request has already sent its
+# first window, up to 12 MiB: under overload that was more data than all operands of computed gradients.
+_BUSY_S = 1.0
+
+
+class InfoCall(Protocol):
+    """A GetServerInfo RPC under way."""
+
+    def cancel(self) -> bool:
+        """Ends the RPC from this side."""
+
+    def code(self) -> grpc.StatusCode:
+        """Blocks until the RPC ends; returns its status code."""
+
+    def result(self) -> pb.GetServerInfoResponse:
+        """Returns the answer of an RPC that ended with OK."""
+
+
+class Connection:
+    """Opens channel and stream when they are first needed, and again after either has ended. Thread-safe.
+
+    Args:
+        address: "host:port", "[ipv6]:port" or "unix:/path".
+        options: Options of the client.
+        credentials: Certificates and tokens of the client.
+        closed: Set when the client is closed; nothing is opened from then on.
+        region: Memory to share with a worker on this host; None to share none.
+        on_stream: Called after each opening of a stream, in the thread that needed it.
+
+    Attributes:
+        address: As given.
+        in_flight_bytes: Bytes of predict in the requests under way here; the worker pool's lock guards it.
+
+    Raises:
+        ValueError: `address` has none of these forms.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        options: ClientOptions,
+        credentials: Credentials,
+        closed: Latch,
+        region: Region | None = None,
+        on_stream: Callable[[], None] | None = None,
+    ) -> None:
+        self.address = address
+        self.in_flight_bytes = 0
+        self._target = grpc_target(address)
+        self._options = options
+        self._credentials = credentials
+        self._credentials_state: list[object] = []
+        self._closed = closed
+        self._on_stream = on_stream
+        self._link = None if region is None else LocalLink(region, options, address=address)
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stream: Stream | None = None
+        self._busy_until_s = 0.0
+        self._close_error: MseGradError | None = None
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request may be sent here, as far as is known without asking."""
+        stream = self._stream
+        return stream is None or stream.takes_requests
+
+    def start(
+        self,
+        request: GradientRequest,
+        *,
+        request_id: str,
+        deadline: float | None,
+        assignment: Assignment,
+        by_stream: bool = False,
+    ) -> PendingRequest:
+        """Sends a request the shortest way there is, opening a stream if none is open.
+
+        Args:
+            request: The request.
+            request_id: Its name in the server's logs.
+            deadline: Deadline of the caller on the clock of time.monotonic.
+            assignment: The request's claim on this connection.
+            by_stream: Whether to send it over the stream of the RPC even if the worker is on this host.
+
+        Raises:
+            StreamStale: The stream, opened for an earlier request, has ended; the next one will be new.
+            Replaced: The connection was closed; the next one opens a stream.
+            ClientClosed: The client was closed.
+            TlsFailed, Unauthenticated: A file of the credentials cannot be used.
+            MseGradError: The stream does not open.
+        """
+        stream, is_first = self._live_stream()
+        try:
+            limits = self._limits(stream, deadline)
+            if self._link is not None and not by_stream:
+                pending = self._link.start(
+                    stream, request, request_id=request_id, deadline=deadline, assignment=assignment
+                )
+                if pending is not None:
+                    return pending
+            exchange = Exchange(
+                request,
+                request_id=request_id,
+                deadline=deadline,
+                chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
+                window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
+                first_chunks=1 if time.monotonic() < self._busy_until_s else None,
+            )
+            return StreamPending(stream, exchange, stream.start(exchange), is_first=is_first, assignment=assignment)
+        except Unavailable as error:
+            if is_stale(error, stream, is_first=is_first):
+                raise StreamStale.of(error) from None
+            raise
+
+    def note_failure(self, error: MseGradError) -> None:
+        """Notes the error of a request that was sent here; a busy server gets small requests first."""
+        if error.reason is Reason.SERVER_BUSY:
+            self._busy_until_s = time.monotonic() + _BUSY_S
+
+    def forget_ended_stream(self) -> None:
+        """Lets the next request open a new stream if the old one accepts no further requests."""
+        with self._lock:
+            if not self.takes_requests:
+                self._stream = None
+
+    def shares_memory(self, *, deadline: float | None) -> bool:
+        """Returns whether the worker maps memory of this process, opening a stream to find out; raises MseGradError."""
+        if self._link is None:
+            return False
+        stream, _ = self._live_stream()
+        return stream.wait_opened(_time_left_s(deadline)) is not None and self._link.is_open(stream)
+
+    def call(self, method: str, message: bytes, *, info: CallInfo, deadline: float | None) -> bytes:
+        """Returns the answer of a unary RPC, which begins with the metadata of `info`; raises MseGradError."""
+        with self._lock:
+            channel = self._open_channel()
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(full_name(method))
+        try:
+            metadata = (*info.rpc_metadata(), *self._credentials.metadata(self.address))
+            return call(message, timeout=_time_left_s(deadline), metadata=metadata)
+        except grpc.RpcError as error:
+            raise self._why_closed() or from_rpc_error(error, address=self._place) from error
+        except ValueError as error:  # gRPC raises it for a channel that was closed meanwhile
+            raise self._why_closed() or Replaced("the connection was closed", reason=Reason.CONNECTION_LOST) from error
+
+    def server_info(self, *, info: CallInfo, deadline: float | None) -> pb.GetServerInfoResponse:
+        """Returns the answer of GetServerInfo; raises MseGradError."""
+        answer = self.call(GET_SERVER_INFO, _INFO_REQUEST, info=info, deadline=deadline)
+        return pb.GetServerInfoResponse.FromString(answer)
+
+    def ask_server_info(self, *, timeout_s: float) -> InfoCall:
+        """Starts a GetServerInfo RPC that ends within `timeout_s`.
+
+        Raises:
+            ClientClosed, Replaced: The client, or the connection alone, was closed.
+            TlsFailed, Unauthenticated: A file of the credentials cannot be used.
+        """
+        with self._lock:
+            method: grpc.UnaryUnaryMultiCallable[bytes, pb.GetServerInfoResponse] = self._open_channel().unary_unary(
+                full_name(GET_SERVER_INFO), response_deserializer=pb.GetServerInfoResponse.FromString
+            )
+            call: InfoCall = method.future(
+                _INFO_REQUEST, timeout=timeout_s, metadata=self._credentials.metadata(self.address)
+            )
+            return call
+
+    def close(self, error: MseGradError) -> None:
+        """Ends stream and channel for good; requests under way, and later ones, fail with `error`."""
+        self._close_error = error
+        with self._lock:
+            stream, channel = self._stream, self._channel
+            self._stream = self._channel = None
+        if stream is not None:
+            stream.close(error)
+        if self._link is not None:
+            self._link.close(error)
+        if channel is not None:
+            channel.close()
+
+    def release_locks(self) -> None:
+        """Releases the locks of gRPC that an interrupted thread, this one, holds; only `close` may follow."""
+        channel = self._channel
+        if channel is not None:
+            release_locks(channel)
+
+    def _live_stream(self) -> tuple[Stream, bool]:
+        """Returns a stream that takes requests, as far as is known, and whether it was opened just now."""
+        with self._lock:
+            stream = self._stream
+            if stream is not None and stream.takes_requests:
+                return stream, False
+            channel, metadata = self._open_channel(), self._credentials.metadata(self.address)
+            opening = partial(open_call, channel, full_name(STREAM_GRADIENTS), metadata=metadata)
+            try:
+                stream = self._stream = Stream.open(opening, address=self._place)
+            except ValueError as error:  # gRPC raises it for a channel that was closed meanwhile
+                raise Replaced("the connection was closed", reason=Reason.CONNECTION_LOST) from error
+        if self._on_stream is not None:
+            self._on_stream()
+        return stream, True
+
+    def _why_closed(self) -> MseGradError | None:
+        if self._closed.is_set():
+            return ClientClosed("the client was closed; make another one")
+        return copy.copy(self._close_error)
+
+    def _open_channel(self) -> grpc.Channel:
+        closed = self._why_closed()
+        if closed is not None:
+            raise closed
+        state = self._credentials.state()
+        if self._channel is not None and state != self._credentials_state and not self._has_live_stream:
+            self._channel.close()  # it keeps the certificate that it was opened with
+            self._channel = None
+        if self._channel is None:
+            self._credentials_state = state
+            self._channel = self._credentials.channel(
+                self.address,
+                self._target,
+                [
+                    ("grpc.max_receive_message_length", self._options.max_unary_bytes),
+                    ("grpc.max_send_message_length", -1),
+                    ("grpc.keepalive_time_ms", int(self._options.keepalive_s * 1000)),
+                    # Our own retries decide when to try again; gRPC's default waits up to two minutes.
+                    ("grpc.initial_reconnect_backoff_ms", 50),
+                    ("grpc.max_reconnect_backoff_ms", 500),
+                    ("grpc.use_local_subchannel_pool", 1),
+                ],
+            )
+        return self._channel
+
+    @property
+    def _place(self) -> str:
+        """The address for messages, with the proxy on the way: it may be the proxy that does not answer."""
+        proxy = proxy_of(self.address)
+        return self.address if proxy is None else f"{self.address} through {proxy}"
+
+    @property
+    def _has_live_stream(self) -> bool:
+        return self._stream is not None and self._stream.takes_requests
+
+    def _limits(self, stream: Stream, deadline: float | None) -> pb.Limits:
+        limits = stream.wait_opened(_time_left_s(deadline))
+        if limits is None:
+            raise DeadlineExceeded(
+                f"{self._place} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
+            )
+        return limits
+
+    def _chunk_elements(self, limits: pb.Limits, itemsize_bytes: int) -> int:
+        wanted_bytes = self._options.chunk_bytes or limits.chunk_bytes or _DEFAULT_CHUNK_BYTES
+        most_bytes = (limits.max_stream_message_bytes - MESSAGE_RESERVE_BYTES) // 3
+        return max(1, min(wanted_bytes, most_bytes) // itemsize_bytes)
+
+
+def _time_left_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

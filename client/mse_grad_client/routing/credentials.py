@@ -1,0 +1,151 @@
+"""Certificates and tokens of a client, from files that may be replaced while it runs."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import ssl
+from collections.abc import Sequence
+
+import grpc
+
+from mse_grad.reasons import Reason
+from mse_grad_client.errors import TlsFailed, Unauthenticated
+from mse_grad_client.options import ClientOptions
+from mse_grad_client.routing.address import host_and_port, is_on_this_host
+from mse_grad_client.routing.proxy import proxy_of
+from mse_grad_client.stream.call import Metadata
+
+__all__ = ["Credentials"]
+
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class Credentials:
+    """Opens channels to a server and its workers. Thread-safe.
+
+    Args:
+        options: Options of the client.
+        given: Address of the server; its workers have the same certificate, with the name of this host.
+
+    Raises:
+        ValueError: A token would go to another machine without TLS.
+        TlsFailed: A certificate file cannot be used.
+        Unauthenticated: The token file cannot be used.
+    """
+
+    def __init__(self, options: ClientOptions, *, given: str) -> None:
+        self._options = options
+        self._given = given
+        self._has_token = bool(options.token or options.token_file)
+        if self._has_token and not self._may_show_token(given):
+            raise ValueError(
+                f"the token would go to {given} unencrypted; use TLS, such as tls_ca='ca.pem', or "
+                "allow it with insecure_token=True"
+            )
+        if self._encrypts(given):
+            self._read()
+        self.metadata(given)
+
+    def channel(self, address: str, target: str, arguments: Sequence[tuple[str, int | str]]) -> grpc.Channel:
+        """Returns a channel, with TLS if the options ask for it, through the proxy of `proxy_of`; raises TlsFailed.
+
+        Args:
+            address: Address of the server, or of one of its workers.
+            target: The same address as a gRPC target.
+            arguments: Further channel arguments.
+        """
+        if self._options.open_channel is not None:
+            return self._options.open_channel(address)
+        own = dict((*arguments, ("grpc.enable_http_proxy", int(proxy_of(address) is not None))))
+        if self._options.user_agent:
+            own["grpc.primary_user_agent"] = self._options.user_agent
+        arguments = tuple({**own, **dict(self._options.channel_options)}.items())
+        if not self._encrypts(address):
+            return grpc.insecure_channel(target, options=arguments)
+        name = self._options.tls_server_name or _host(self._given)
+        named = () if name == _host(address) else (("grpc.ssl_target_name_override", name),)
+        return grpc.secure_channel(target, self._read(), options=(*arguments, *named))
+
+    def metadata(self, address: str) -> Metadata:
+        """Returns the metadata of calls to `address`, with the token; raises Unauthenticated."""
+        if not self._has_token or not self._may_show_token(address):
+            return ()
+        token, where = self._options.token, "token"
+        if self._options.token_file:
+            where = f"token_file {os.fspath(self._options.token_file)}"
+            try:
+                with open(self._options.token_file, encoding="utf-8") as file:
+                    token = file.read().strip()
+            except (OSError, UnicodeDecodeError) as cause:
+                why = cause.strerror if isinstance(cause, OSError) else "is no UTF-8 text"
+                raise Unauthenticated(f"{where}: {why}", reason=Reason.TOKEN_MISSING) from None
+        if not _TOKEN.fullmatch(token):
+            raise Unauthenticated(
+                f"{where} must be one token: letters, digits and signs without spaces", reason=Reason.TOKEN_MISSING
+            )
+        return (("authorization", f"Bearer {token}"),)
+
+    def state(self) -> list[object]:
+        """Returns a value that changes with the certificate files; an open channel keeps its certificates."""
+        options = self._options
+        return [_state_of(path) for path in (options.tls_ca, options.tls_certificate, options.tls_key) if path]
+
+    def _encrypts(self, address: str) -> bool:
+        return self._options.uses_tls and not any(at.startswith("unix:") for at in (self._given, address))
+
+    def _may_show_token(self, address: str) -> bool:
+        return self._encrypts(address) or is_on_this_host(address) or self._options.insecure_token
+
+    def _read(self) -> grpc.ChannelCredentials:
+        options = self._options
+        # gRPC reports a wrong file only as a failed handshake, and only when it connects. Check the files here.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        root = key = chain = None
+        if options.tls_ca:
+            root = _content("tls_ca", options.tls_ca)
+            try:
+                context.load_verify_locations(cafile=options.tls_ca)
+            except ssl.SSLError as cause:
+                raise _failed(f"tls_ca {options.tls_ca} holds no certificate in PEM: {cause.reason}") from cause
+        if options.tls_certificate and options.tls_key:
+            chain = _content("tls_certificate", options.tls_certificate)
+            key = _content("tls_key", options.tls_key)
+            try:
+                # An empty password keeps OpenSSL from prompting for one.
+                context.load_cert_chain(options.tls_certificate, options.tls_key, password="")
+            except ssl.SSLError as cause:
+                words = f": {cause.reason}" if cause.reason else ""  # no reason for a wrong password
+                raise _failed(
+                    f"tls_certificate {options.tls_certificate} and tls_key {options.tls_key} are no pair in PEM "
+                    f"without a password{words}"
+                ) from cause
+        return grpc.ssl_channel_credentials(root, key, chain)
+
+
+def _host(address: str) -> str:
+    return host_and_port(address)[0].strip("[]")
+
+
+def _content(name: str, path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as cause:
+        raise _failed(f"{name} {os.fspath(path)}: {cause.strerror}") from cause
+    if content.startswith(codecs.BOM_UTF8):
+        raise _failed(f"{name} {os.fspath(path)} begins with a byte order mark, which gRPC does not read")
+    return content
+
+
+def _failed(message: str) -> TlsFailed:
+    return TlsFailed(message, reason=Reason.TLS_FAILED)
+
+
+def _state_of(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -1,0 +1,206 @@
+"""Shared memory and packets between one connection and its worker, if the worker is on this host.
+
+Operands lie in memory that both sides map, and requests travel as packets of a unix socket, whose round trip takes less
+than half as long as that of HTTP/2.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from functools import partial
+from typing import NamedTuple
+
+from mse_grad.reasons import Reason
+from mse_grad_client.errors import MseGradError, Unavailable
+from mse_grad_client.options import ClientOptions
+from mse_grad_client.request import GradientRequest
+from mse_grad_client.shared_memory.exchange import SharedExchange
+from mse_grad_client.shared_memory.handover import Handover, HandoverFailed, connect_for_requests
+from mse_grad_client.shared_memory.layout import fits_packet, is_worth_sharing, shared_exchange
+from mse_grad_client.shared_memory.packet_call import PacketCall
+from mse_grad_client.shared_memory.pending import PacketPending, SharedPending
+from mse_grad_client.shared_memory.region import Region
+from mse_grad_client.stream.exchange import Exchange
+from mse_grad_client.stream.pending import Assignment, PendingRequest
+from mse_grad_client.stream.stream import Stream
+
+__all__ = ["LocalLink"]
+
+# How long a failed request waits, past its deadline, until the server no longer writes to the gradient: a chunk takes a
+# few milliseconds. Later writes go to memory that no caller sees.
+_GRACE_S = 0.05
+_POLL_S = 0.005
+
+
+class _LentMemory:
+    """The memory of a region while one worker has it mapped; see exchange.Memory."""
+
+    def __init__(self, region: Region, handover: Handover) -> None:
+        self._region = region
+        self._handover = handover
+
+    @property
+    def withdrawals(self) -> int:
+        """How often a part of it was withdrawn."""
+        return self._region.withdrawals
+
+    def recall(self, exchange: SharedExchange) -> None:
+        """Waits a short time for the server to be done with the gradient, then withdraws its memory."""
+        give_up_s = time.monotonic() + _GRACE_S
+        while not (exchange.wait_server_done(_POLL_S) or self._handover.wait_ended(0)):
+            if time.monotonic() >= give_up_s:
+                y = exchange.y
+                if y.place is None:
+                    self._region.withdraw([slot.place for slot in y.slots])
+                else:
+                    self._region.withdraw([y.place], size_bytes=len(y.contents))
+                return
+
+
+class _Channel(NamedTuple):
+    """The local connections beside one stream of an RPC: the handover of memory, and the stream of packets."""
+
+    handover: Handover
+    memory: _LentMemory
+    packets: Stream | None
+    connection: socket.socket | None
+
+    def fastest(self, stream: Stream) -> Stream:
+        """Returns the packets if they take requests, else `stream`."""
+        return stream if self.packets is None or not self.packets.takes_requests else self.packets
+
+    def close(self, error: MseGradError, *, timeout_s: float) -> None:
+        """Ends both; requests in packets fail with `error`."""
+        if self.packets is not None and self.connection is not None:
+            self.packets.close(error)
+            self.connection.close()
+        self.handover.wait_ended(timeout_s)
+        self.handover.close()
+
+
+class LocalLink:
+    """Starts requests over packets and shared memory, for one connection. Thread-safe.
+
+    The worker's offer and the handover decide whether the worker is on this host; the address cannot: a name, a tunnel
+    or a container may mean either. If the link fails for any reason, gradients go over the stream instead.
+
+    Args:
+        region: The client's memory.
+        options: Options of the client.
+        address: Address of the worker, for messages and for a socket file beside it.
+    """
+
+    def __init__(self, region: Region, options: ClientOptions, *, address: str) -> None:
+        self._region = region
+        self._options = options
+        self._address = address
+        self._lock = threading.Lock()
+        self._channels: dict[Stream, _Channel | None] = {}
+
+    def start(
+        self,
+        stream: Stream,
+        request: GradientRequest,
+        *,
+        request_id: str,
+        deadline: float | None,
+        assignment: Assignment,
+    ) -> PendingRequest | None:
+        """Sends `request` the short way; returns None if it has to go over `stream`.
+
+        Args:
+            stream: The open stream of the RPC.
+            request: The request.
+            request_id: Its name in the server's logs.
+            deadline: Deadline of the caller on the clock of time.monotonic.
+            assignment: The request's claim on the worker.
+        """
+        channel = self._channel(stream)
+        if channel is None:
+            return None
+        fastest = channel.fastest(stream)
+        try:
+            if is_worth_sharing(request, self._region, self._options) and channel.handover.is_open:
+                exchange = self._shared_exchange(channel, request, request_id=request_id, deadline=deadline)
+                if exchange is not None:
+                    id = fastest.start(exchange)
+                    return SharedPending(fastest, exchange, id, handover=channel.handover, assignment=assignment)
+            if fastest is stream or not fits_packet(request):
+                return None
+            packed = Exchange(
+                request,
+                request_id=request_id,
+                deadline=deadline,
+                chunk_elements=max(1, request.count),
+                window_chunks=1,
+            )
+            return PacketPending(fastest, packed, fastest.start(packed), assignment=assignment)
+        except Unavailable:  # the stream has ended just now
+            return None
+
+    def is_open(self, stream: Stream) -> bool:
+        """Returns whether memory is shared with the worker behind the open `stream`."""
+        channel = self._channel(stream)
+        return channel is not None and channel.handover.is_open
+
+    def close(self, error: MseGradError) -> None:
+        """Ends every local connection; requests in packets fail with `error`. The streams have ended before."""
+        with self._lock:
+            for channel in self._channels.values():
+                if channel is not None:
+                    channel.close(error, timeout_s=_GRACE_S)
+            self._channels.clear()
+
+    def _shared_exchange(
+        self, channel: _Channel, request: GradientRequest, *, request_id: str, deadline: float | None
+    ) -> SharedExchange | None:
+        handover = channel.handover
+        handover.withdraw_gone(self._region, deadline=deadline)
+        exchange = shared_exchange(
+            request, self._region, handover, channel.memory, self._options, request_id=request_id, deadline=deadline
+        )
+        if exchange is not None:
+            exchange.copy_first_chunks()
+        return exchange
+
+    def _channel(self, stream: Stream) -> _Channel | None:
+        try:
+            return self._channels[stream]
+        except KeyError:
+            pass
+        with self._lock:
+            if stream not in self._channels:
+                self._forget_ended()
+                self._channels[stream] = self._open_channel(stream)
+            return self._channels[stream]
+
+    def _open_channel(self, stream: Stream) -> _Channel | None:
+        if stream.opened is None:
+            return None
+        try:
+            handover = Handover.open(stream.opened, address=self._address)
+        except HandoverFailed:
+            return None
+        self._region.is_wanted = True
+        connection = connect_for_requests(stream.opened, address=self._address)
+        memory = _LentMemory(self._region, handover)
+        if connection is None:
+            return _Channel(handover, memory, None, None)
+        max_packet_bytes = stream.opened.shared_memory.max_packet_bytes
+        try:
+            packets = Stream.open(
+                partial(PacketCall, connection, max_packet_bytes=max_packet_bytes), address=self._address
+            )
+        except RuntimeError:  # the system starts no further thread
+            connection.close()
+            return _Channel(handover, memory, None, None)
+        return _Channel(handover, memory, packets, connection)
+
+    def _forget_ended(self) -> None:
+        for stream, channel in list(self._channels.items()):
+            if stream.has_ended and (channel is None or channel.handover.wait_ended(0)):
+                del self._channels[stream]
+                if channel is not None:
+                    channel.close(Unavailable("the stream has ended", reason=Reason.CONNECTION_LOST), timeout_s=0)

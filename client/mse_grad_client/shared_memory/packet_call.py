@@ -1,0 +1,96 @@
+"""A call over a unix socket, on which each packet is a message."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+import grpc
+from typing_extensions import override
+
+from mse_grad_client.interrupts import raise_foreign
+from mse_grad_client.shared_memory.local_socket import receive_soon, send_now, wait_readable
+from mse_grad_client.stream.call import Call, EndedCall
+
+__all__ = ["PacketCall"]
+
+
+class PacketCall(Call):
+    """Sends in the thread that wakes it, and receives in the thread that reads, without gRPC.
+
+    Args:
+        connection: An open, blocking connection; see local_socket.bound_receives.
+        pull: Returns the next message to send, or None if there is none now; called by one thread at a time.
+        max_packet_bytes: Largest packet of the server.
+    """
+
+    def __init__(self, connection: socket.socket, pull: Callable[[], bytes | None], *, max_packet_bytes: int) -> None:
+        self._connection = connection
+        self._pull = pull
+        self._lock = threading.Lock()
+        self._unsent: bytes | None = None
+        self._buffer = bytearray(max_packet_bytes)
+
+    @property
+    @override
+    def is_sending(self) -> bool:
+        return self._unsent is not None
+
+    @override
+    def wake(self) -> None:
+        with self._lock:
+            self._send()
+
+    @override
+    def finish(self) -> None:
+        """Closes this side unless a message, for which the kernel had no room, is still to be sent."""
+        if not self.is_sending:
+            self._shut_down(socket.SHUT_WR)
+
+    @override
+    def cancel(self) -> None:
+        self._shut_down(socket.SHUT_RDWR)
+
+    @override
+    def __next__(self) -> bytes:
+        try:
+            # The server may make room only once its answers are read: do whichever is possible first.
+            while self._unsent is not None and not wait_readable(self._connection):
+                with self._lock:
+                    self._send()
+            try:
+                size_bytes = self._receive()
+            except ConnectionResetError:  # reported before the server's last packets, which may say why it has ended
+                size_bytes = self._receive()
+        except OSError as cause:
+            raise_foreign(cause)
+            raise EndedCall(grpc.StatusCode.UNAVAILABLE, str(cause)) from None
+        if not size_bytes:
+            raise StopIteration
+        return bytes(memoryview(self._buffer)[:size_bytes])
+
+    def _shut_down(self, how: int) -> None:
+        try:
+            self._connection.shutdown(how)
+        except OSError as error:  # the connection has ended already
+            raise_foreign(error)
+
+    def _receive(self) -> int:
+        while (size_bytes := receive_soon(self._connection, self._buffer)) is None:
+            pass
+        return size_bytes
+
+    def _send(self) -> None:
+        """Sends all messages; `_lock` is held. If the kernel has no room for one, a later read sends it."""
+        while True:
+            message = self._pull() if self._unsent is None else self._unsent
+            if message is None:
+                return
+            try:
+                self._unsent = None if send_now(self._connection, message) else message
+            except OSError as error:  # the next read reports the end of the connection
+                raise_foreign(error)
+                return
+            if self._unsent is not None:
+                return

@@ -1,0 +1,105 @@
+"""Requests under way over packets or through shared memory."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from mse_grad.reasons import Reason
+from mse_grad_client.errors import MseGradError, Unavailable
+from mse_grad_client.shared_memory.exchange import SharedExchange
+from mse_grad_client.shared_memory.handover import Handover
+from mse_grad_client.stream.exchange import Exchange
+from mse_grad_client.stream.pending import Assignment, PendingRequest
+from mse_grad_client.stream.stream import Stream
+
+__all__ = ["PacketPending", "SharedPending"]
+
+# Reasons with which the server rejects memory that it has not mapped, or has unmapped.
+_NOT_MAPPED = (Reason.SEGMENT_UNKNOWN, Reason.SHARED_RANGE_INVALID)
+
+
+class PacketPending(PendingRequest):
+    """A request whose tensors travel in packets beside the stream of an RPC.
+
+    Args:
+        packets: The stream of packets.
+        exchange: The request on that stream.
+        id: Id of the request on that stream.
+        assignment: The request's claim on a worker.
+    """
+
+    def __init__(self, packets: Stream, exchange: Exchange, id: int, *, assignment: Assignment) -> None:
+        super().__init__(assignment)
+        self._packets = packets
+        self._exchange = exchange
+        self._id = id
+
+    @override
+    def should_fall_back(self, error: MseGradError) -> bool:
+        # The RPC knows better how the server is.
+        return isinstance(error, Unavailable) and not self._packets.takes_requests
+
+    @override
+    def _wait(self) -> None:
+        self._packets.finish(self._id, self._exchange)
+
+    @override
+    def _abandon(self) -> None:
+        self._packets.abandon(self._id, self._exchange)
+
+
+class SharedPending(PendingRequest):
+    """A request whose tensors lie in shared memory.
+
+    Args:
+        stream: The stream that its messages take: that of the RPC, or of packets.
+        exchange: The request on that stream.
+        id: Id of the request on that stream.
+        handover: The handover of the memory that it lies in.
+        assignment: The request's claim on a worker.
+    """
+
+    def __init__(
+        self, stream: Stream, exchange: SharedExchange, id: int, *, handover: Handover, assignment: Assignment
+    ) -> None:
+        super().__init__(assignment)
+        self._stream = stream
+        self._exchange = exchange
+        self._id = id
+        self._handover = handover
+
+    @override
+    def should_fall_back(self, error: MseGradError) -> bool:
+        """Also disables the handover, unless this side has withdrawn the memory."""
+        if self._exchange.is_cut_off:
+            return True
+        has_ended = isinstance(error, Unavailable) and not self._stream.takes_requests
+        if has_ended or error.reason in _NOT_MAPPED:
+            self._handover.disable()
+            return True
+        return False
+
+    @override
+    def _wait(self) -> None:
+        stream, id, exchange = self._stream, self._id, self._exchange
+        try:
+            stream.finish(id, exchange)
+            while not exchange.is_complete:
+                try:
+                    exchange.advance()
+                    stream.follow(id, exchange)
+                except MseGradError:
+                    stream.abandon(id, exchange)
+                    raise
+                if not exchange.is_complete:
+                    stream.finish(id, exchange)
+        except MseGradError:
+            exchange.revoke()
+            raise
+        if exchange.is_cut_off:
+            raise Unavailable("its memory was withdrawn", reason=Reason.SEGMENT_UNKNOWN)
+
+    @override
+    def _abandon(self) -> None:
+        self._stream.abandon(self._id, self._exchange)
+        self._exchange.revoke()

@@ -1,0 +1,108 @@
+"""A request under way: how its caller waits for the gradient, or cancels it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from typing_extensions import override
+
+from mse_grad_client.errors import MseGradError, Unavailable
+from mse_grad_client.retry import Replaced, StreamStale
+from mse_grad_client.stream.exchange import Exchange
+from mse_grad_client.stream.stream import Stream
+
+__all__ = ["Assignment", "PendingRequest", "StreamPending", "is_stale"]
+
+
+class Assignment(Protocol):
+    """A request's claim on a worker, from before it is sent until it has ended."""
+
+    @property
+    def is_worker_left_out(self) -> bool:
+        """Whether the worker failed the request, so that later ones go to others."""
+
+    def end(self, error: MseGradError | None) -> None:
+        """Releases the claim, once; `error` says how the request failed, if it did."""
+
+
+class PendingRequest:
+    """A request that was sent. Ends with `result` or `cancel`, of which one is called, once.
+
+    Args:
+        assignment: The request's claim on a worker; ends with the request.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+
+    def result(self) -> None:
+        """Blocks until the gradient is whole; raises MseGradError."""
+        failure: MseGradError | None = None
+        try:
+            self._wait()
+        except MseGradError as error:
+            failure = error
+            raise
+        finally:
+            self.assignment.end(failure)
+            failure = None  # the traceback of the error refers to this frame
+
+    def cancel(self) -> None:
+        """Cancels the request; nothing is written to its gradient from now on."""
+        try:
+            self._abandon()
+        finally:
+            self.assignment.end(None)
+
+    def should_fall_back(self, error: MseGradError) -> bool:
+        """Whether the stream of the RPC may still compute the gradient, although `result` raised `error`."""
+        return False
+
+    def _wait(self) -> None:
+        raise NotImplementedError
+
+    def _abandon(self) -> None:
+        raise NotImplementedError
+
+
+class StreamPending(PendingRequest):
+    """A request whose tensors travel in the messages of a stream.
+
+    Args:
+        stream: The stream.
+        exchange: The request on the stream.
+        id: Id of the request on the stream.
+        is_first: Whether the stream was opened for this request.
+        assignment: The request's claim on a worker.
+    """
+
+    def __init__(self, stream: Stream, exchange: Exchange, id: int, *, is_first: bool, assignment: Assignment) -> None:
+        super().__init__(assignment)
+        self._stream = stream
+        self._exchange = exchange
+        self._id = id
+        self._is_first = is_first
+
+    @override
+    def _wait(self) -> None:
+        try:
+            self._stream.finish(self._id, self._exchange)
+        except Unavailable as error:
+            if is_stale(error, self._stream, is_first=self._is_first):
+                raise StreamStale.of(error) from None
+            raise
+
+    @override
+    def _abandon(self) -> None:
+        self._stream.abandon(self._id, self._exchange)
+
+
+def is_stale(error: Unavailable, stream: Stream, *, is_first: bool) -> bool:
+    """Whether a request failed only because its stream, opened for an earlier request, had ended.
+
+    Args:
+        error: The failure of the request.
+        stream: The stream that it was sent on.
+        is_first: Whether the stream was opened for this request.
+    """
+    return not (isinstance(error, Replaced) or is_first or stream.takes_requests)
