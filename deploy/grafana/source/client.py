@@ -1,11 +1,11 @@
-"""The dashboard of what callers see."""
+"""The client dashboard: rejections, deadlines and transports, as callers see them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from panels import Panel, Query, Row, dashboard
-from queries import OURS, VARIABLES, marks, quantile, rate
+from source.panels import Panel, Query, Row, dashboard
+from source.queries import OURS, VARIABLES, marks, quantile, rate
 
 __all__ = ["client_dashboard"]
 
@@ -13,21 +13,21 @@ _IN = 'direction="in"'
 
 
 def client_dashboard() -> dict[str, Any]:
-    """Returns the dashboard of what callers see."""
+    """Returns the client dashboard."""
     answered = Row(
-        "What callers are told",
+        "Errors and deadlines",
         (
             Panel(
-                "Requests that were not answered with a gradient",
-                "By code. INVALID_ARGUMENT is for the caller to repair; CANCELLED is the caller's wish.",
+                "Failed requests by code",
+                "The caller must correct INVALID_ARGUMENT. CANCELLED is the caller's own decision.",
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "code", 'code!="OK"'), "{{code}}")],
                 is_stacked=True,
             ),
             Panel(
-                "Refusals by reason",
-                "SERVER_BUSY, TOO_MANY_OPEN_REQUESTS, NOT_READY, DRAINING and DEVICE_UNAVAILABLE carry a time to retry "
-                "after, which the SDK keeps to. TOKEN_MISSING and TOKEN_UNKNOWN are RPCs without a token that holds.",
+                "Rejections by reason",
+                "SERVER_BUSY, TOO_MANY_OPEN_REQUESTS, NOT_READY, DRAINING and DEVICE_UNAVAILABLE carry a retry delay, "
+                "which the SDK respects. TOKEN_MISSING and TOKEN_UNKNOWN are RPCs without a valid token.",
                 "reqps",
                 [
                     Query(rate("mse_grad_refusals_total", "reason"), "{{reason}}"),
@@ -36,8 +36,8 @@ def client_dashboard() -> dict[str, Any]:
                 is_stacked=True,
             ),
             Panel(
-                "Refused, of all requests",
-                "A refusal that is retried is counted again.",
+                "Rejection ratio",
+                "Rejections per request. A retry that is rejected again counts again.",
                 "percentunit",
                 [
                     Query(
@@ -50,26 +50,27 @@ def client_dashboard() -> dict[str, Any]:
                 alarm=0.01,
             ),
             Panel(
-                "Deadlines that ended, and calls cancelled",
-                "Requests whose time ran out on the server, or whose caller gave up.",
+                "Deadline exceeded and cancelled",
+                "Requests whose deadline passed on the server, or that the caller cancelled.",
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "code", 'code=~"DEADLINE_EXCEEDED|CANCELLED"'), "{{code}}")],
                 columns=12,
             ),
             Panel(
-                "Time left when the gradient was ready",
-                "Of requests with a deadline that were answered in time: the twentieth with the least, and the median. "
-                "Near 0, deadlines are about to be missed.",
+                "Deadline margin",
+                "Time left when the gradient was ready, for requests with a deadline that were answered in time. Near "
+                "0, requests are about to miss their deadlines.",
                 "s",
                 [
-                    Query(quantile(0.05, "mse_grad_deadline_margin_seconds", "instance"), "{{instance}} least 5 %"),
-                    Query(quantile(0.5, "mse_grad_deadline_margin_seconds", "instance"), "{{instance}} median"),
+                    Query(quantile(0.05, "mse_grad_deadline_margin_seconds", "instance"), "{{instance}} p5"),
+                    Query(quantile(0.5, "mse_grad_deadline_margin_seconds", "instance"), "{{instance}} p50"),
                 ],
                 columns=12,
             ),
             Panel(
-                "Requests that a retry can help",
-                "UNAVAILABLE and RESOURCE_EXHAUSTED: what the SDK sends again, to another worker where there is one.",
+                "Retryable failures",
+                "UNAVAILABLE and RESOURCE_EXHAUSTED. The SDK sends these requests again, to another worker if there is "
+                "one.",
                 "reqps",
                 [
                     Query(
@@ -82,18 +83,18 @@ def client_dashboard() -> dict[str, Any]:
         ),
     )
     ways = Row(
-        "How they come",
+        "Methods and transports",
         (
             Panel(
                 "Requests by method",
-                "The SDK streams; ComputeGradient is for other languages and small tools.",
+                "The SDK uses StreamGradients; ComputeGradient is for other languages and small tools.",
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "method"), "{{method}}")],
                 is_stacked=True,
             ),
             Panel(
-                "Elements by way",
-                "In shared memory, for clients of the same host, or in messages.",
+                "Throughput in elements by transport",
+                "In shared memory, for clients on the same host, or in messages.",
                 "cps",
                 [
                     Query(rate("mse_grad_shared_memory_elements_total", "job"), "shared memory"),
@@ -106,8 +107,8 @@ def client_dashboard() -> dict[str, Any]:
                 is_stacked=True,
             ),
             Panel(
-                "Bytes by transport",
-                "stream, unary, shared_memory.",
+                "Throughput in bytes by transport",
+                "stream, packets, unary or shared_memory; operands in, gradients out.",
                 "Bps",
                 [
                     Query(
@@ -116,8 +117,8 @@ def client_dashboard() -> dict[str, Any]:
                 ],
             ),
             Panel(
-                "Memory of clients that is mapped",
-                "Bounded by --shared-memory-bytes.",
+                "Mapped client memory",
+                "Shared memory of clients that the server has mapped, at most --shared-memory-bytes.",
                 "bytes",
                 [
                     Query(
@@ -128,14 +129,14 @@ def client_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Open streams by worker",
-                "A client has one to each worker that it reaches. One worker alone with streams: the clients use the "
-                "common port only, because its neighbours' ports cannot be reached.",
+                "A client has one stream to each worker that it reaches. If only one worker has streams, clients "
+                "cannot reach the other workers' ports.",
                 "none",
                 [Query(f"sum by (instance, worker) (mse_grad_open_streams{{{OURS}}})", "{{instance}} {{worker}}")],
             ),
             Panel(
-                "Bytes of a request, mean",
-                "Operands. When it grows, so does the time of a request.",
+                "Mean request size",
+                "Bytes of operands per request. Latency grows with it.",
                 "bytes",
                 [
                     Query(
@@ -149,8 +150,8 @@ def client_dashboard() -> dict[str, Any]:
     )
     return dashboard(
         uid="mse-grad-client",
-        title="mse-grad: client's view",
-        text="What callers see: refusals, deadlines, what they retry, and the way their tensors take.",
+        title="mse-grad: client",
+        text="Rejections, deadlines, retries and transports, as callers see them.",
         rows=(answered, ways),
         variables=VARIABLES,
         annotations=marks(),

@@ -1,4 +1,4 @@
-"""What the queries of all dashboards share: labels, variables, marks on the time axis."""
+"""Building blocks of PromQL queries: labels, variables, rates, quantiles, annotations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["OURS", "VARIABLES", "grown", "marks", "of_npus", "quantile", "rare_q
 
 OURS = 'job="mse-grad",instance=~"$instance",worker=~"$worker"'
 _RATE = "$__rate_interval"
-# Every server has the metrics of devices; on a CPU they stay 0.
+# Every server exports the device metrics; on a CPU they stay 0.
 _NPUS = 'and on (job, instance, worker) mse_grad_build_info{backend=~".*ascend.*"}'
 
 VARIABLES = (
@@ -23,42 +23,42 @@ VARIABLES = (
 
 
 def rate(metric: str, by: str, labels: str = "") -> str:
-    """Returns PromQL for how fast a counter of ours grows, a second, summed by some labels."""
+    """Returns PromQL for the rate of a counter per second, summed by some labels."""
     selector = f"{OURS},{labels}" if labels else OURS
     return f"sum by ({by}) (rate({metric}{{{selector}}}[{_RATE}]))"
 
 
 def of_npus(metric: str) -> str:
-    """Returns PromQL for a gauge of ours, of those workers alone that compute on an NPU."""
+    """Returns PromQL for a gauge of those workers that compute on an NPU."""
     return f"({metric}{{{OURS}}} {_NPUS})"
 
 
 def rate_of_npus(metric: str, by: str) -> str:
-    """Returns PromQL for how fast a counter of theirs grows, a second, summed by some labels."""
+    """Returns PromQL for the rate of a counter of NPU workers per second, summed by some labels."""
     return f"sum by ({by}) (rate({metric}{{{OURS}}}[{_RATE}]) {_NPUS})"
 
 
 def quantile(of: float, metric: str, by: str) -> str:
-    """Returns PromQL for a quantile of a histogram of ours."""
+    """Returns PromQL for a quantile of a histogram."""
     return f"histogram_quantile({of}, {rate(f'{metric}_bucket', f'{by}, le')})"
 
 
 def grown(metric: str, by: str, window: str) -> str:
-    """Returns PromQL for by how much a counter of ours grew, the first time that it is seen included.
+    """Returns PromQL for the increase of a counter over a window, including its first sample.
 
-    `increase` takes no notice of a counter that begins with 1, as those of rare events do.
+    `increase` ignores the first sample of a new series, but a counter of rare events begins with 1.
     """
     counter = f"{metric}{{{OURS}}}"
     return f"sum by ({by}) (clamp_min({counter} - ({counter} offset {window} or 0 * {counter}), 0))"
 
 
 def rare_quantile(of: float, metric: str, by: str, window: str) -> str:
-    """Returns PromQL for a quantile of what a histogram of rare events saw in a window, the first included."""
+    """Returns PromQL for a quantile of a histogram of rare events over a window, including the first event."""
     return f"histogram_quantile({of}, {grown(f'{metric}_bucket', f'{by}, le', window)})"
 
 
 def marks() -> Sequence[dict[str, Any]]:
-    """Returns what every dashboard marks on the time axis."""
+    """Returns the annotations on the time axis of every dashboard."""
     return (
         {
             "name": "Starts",

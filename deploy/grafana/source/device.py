@@ -1,29 +1,29 @@
-"""The dashboard of the NPUs."""
+"""The device dashboard: throughput, faults and repairs of the NPUs, and the exporter's view of their chips."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from panels import Panel, Query, Row, dashboard
-from queries import VARIABLES, grown, marks, of_npus, rare_quantile, rate_of_npus
+from source.panels import Panel, Query, Row, dashboard
+from source.queries import VARIABLES, grown, marks, of_npus, rare_quantile, rate_of_npus
 
 __all__ = ["device_dashboard"]
 
 _CHIP = 'instance=~"$instance",worker=~"$worker"'
-# Documents of Atlas A2 give its memory about 1.6 TB/s; the kernel reads three operands and writes one gradient.
+# Peak memory bandwidth of an Atlas A2 chip by its documents. The kernel reads three operands and writes one gradient.
 _DEVICE_BYTES_PER_S = 1.6e12
 _FLOAT32_ELEMENT_BYTES = 16
 
 
 def device_dashboard() -> dict[str, Any]:
-    """Returns the dashboard of the NPUs."""
+    """Returns the device dashboard."""
     name = "{{instance}} {{worker}}"
     glance = Row(
-        "At a glance",
+        "Overview",
         (
             Panel(
-                "Devices that take gradients",
-                "Alert MseGradDeviceDown.",
+                "Available devices",
+                "Devices that compute gradients. Alert MseGradDeviceDown.",
                 "none",
                 [Query(f"sum({of_npus('mse_grad_device_available')})")],
                 warn=1,
@@ -32,8 +32,8 @@ def device_dashboard() -> dict[str, Any]:
                 columns=6,
             ),
             Panel(
-                "Devices that rest",
-                "Three repairs in a minute open the circuit. Alert MseGradDeviceCircuitOpen.",
+                "Open circuit breakers",
+                "Devices that pause because of three repairs within a minute. Alert MseGradDeviceCircuitOpen.",
                 "none",
                 [Query(f"sum({of_npus('mse_grad_device_circuit_open')})")],
                 warn=1,
@@ -42,8 +42,8 @@ def device_dashboard() -> dict[str, Any]:
                 columns=6,
             ),
             Panel(
-                "Chips that are not healthy",
-                "As npu-exporter says.",
+                "Unhealthy chips",
+                "As npu-exporter reports.",
                 "none",
                 [Query(f"sum(1 - worker:npu_chip_healthy:bool{{{_CHIP}}})")],
                 warn=1,
@@ -52,8 +52,8 @@ def device_dashboard() -> dict[str, Any]:
                 columns=6,
             ),
             Panel(
-                "Computed by the fallback",
-                "Elements that the CPU computed in place of the NPU, of all. Alert MseGradFallback.",
+                "Fallback ratio",
+                "Share of the elements that the CPU computed instead of the NPU. Alert MseGradFallback.",
                 "percentunit",
                 [
                     Query(
@@ -71,9 +71,10 @@ def device_dashboard() -> dict[str, Any]:
         "Throughput",
         (
             Panel(
-                "Of what the memory of a chip can carry",
-                "The kernel is bound by the chip's memory, about 1.6 TB/s. As float32, 16 bytes an element with "
-                "its operands; 16-bit types move half. Far below 100 %, copies over PCIe or the network are the bound.",
+                "Memory bandwidth utilization",
+                "Share of the chip's peak memory bandwidth, about 1.6 TB/s, which limits the kernel. Computed for "
+                "float32: 16 bytes per element with its operands; 16-bit types move half. Far below 100 %, copies over "
+                "PCIe or the network are the limit.",
                 "percentunit",
                 [
                     Query(
@@ -84,14 +85,15 @@ def device_dashboard() -> dict[str, Any]:
                 ],
             ),
             Panel(
-                "Blocks computed",
-                "A gradient is computed in blocks of --device-block-bytes.",
+                "Block rate",
+                "Computed blocks per second. A gradient is computed in blocks of --device-block-bytes.",
                 "cps",
                 [Query(rate_of_npus("mse_grad_device_blocks_total", "instance, worker"), name)],
             ),
             Panel(
-                "Launches whose plan was kept",
-                "Near 100 %: shapes repeat. Low for long: --device-executors is too small for the shapes in use.",
+                "Executor cache hit ratio",
+                "Share of launches whose executor was cached. Near 100 % if shapes repeat. If it stays low, "
+                "--device-executors is too small for the shapes in use.",
                 "percentunit",
                 [
                     Query(
@@ -107,8 +109,9 @@ def device_dashboard() -> dict[str, Any]:
                 most=1,
             ),
             Panel(
-                "Memory that the server holds",
-                "On the NPU, and pinned on the host for it: --device-slots times what --device-block-bytes asks for.",
+                "Allocated memory",
+                "Memory that the server holds on the NPU, and pinned memory of the host. --device-slots and "
+                "--device-block-bytes decide both.",
                 "bytes",
                 [
                     Query(of_npus("mse_grad_device_memory_bytes"), f"{name} device"),
@@ -117,14 +120,14 @@ def device_dashboard() -> dict[str, Any]:
                 columns=12,
             ),
             Panel(
-                "Memory of the device that is free",
-                "As the runtime says every 15 s: what this server and other processes on the device leave.",
+                "Free device memory",
+                "As the runtime reports every 15 s: memory that neither this server nor another process uses.",
                 "bytes",
                 [
                     Query(of_npus("mse_grad_device_free_bytes"), name),
-                    Query(f"max({of_npus('mse_grad_device_total_bytes')})", "there is"),
+                    Query(f"max({of_npus('mse_grad_device_total_bytes')})", "total"),
                 ],
-                dashed=("there is",),
+                dashed=("total",),
                 columns=12,
             ),
         ),
@@ -133,15 +136,15 @@ def device_dashboard() -> dict[str, Any]:
         "Faults and repairs",
         (
             Panel(
-                "Takes gradients",
-                "1 while the device takes gradients, 0 while it is repaired or rests.",
+                "Device availability",
+                "1 while the device computes gradients, 0 during a repair or while its circuit breaker is open.",
                 "none",
                 [Query(of_npus("mse_grad_device_available"), name)],
                 most=1,
             ),
             Panel(
                 "Faults by class",
-                "Over ten minutes. Nothing is lost: what was under way is computed again.",
+                "Over ten minutes. No request is lost: the server computes interrupted gradients again.",
                 "none",
                 [
                     Query(
@@ -152,9 +155,9 @@ def device_dashboard() -> dict[str, Any]:
                 warn=1,
             ),
             Panel(
-                "Repairs tried, by rung",
-                "Over ten minutes: retry, rebuild (context and streams), reset (the device), end (of the process). "
-                "Alert MseGradDeviceRecovering.",
+                "Repair attempts by step",
+                "Over ten minutes: retry, rebuild (context and streams), reset (the device), end (the process). Alert "
+                "MseGradDeviceRecovering.",
                 "none",
                 [
                     Query(
@@ -165,8 +168,8 @@ def device_dashboard() -> dict[str, Any]:
                 warn=1,
             ),
             Panel(
-                "Time of a repair",
-                "p99 over ten minutes, from the failure until gradients come again, by the rung that helped.",
+                "p99 repair time",
+                "Over ten minutes, from the failure to the next correct gradient, by the step that helped.",
                 "s",
                 [Query(rare_quantile(0.99, "mse_grad_device_repair_seconds", "rung", "10m"), "{{rung}}")],
                 warn=1,
@@ -174,8 +177,8 @@ def device_dashboard() -> dict[str, Any]:
                 columns=12,
             ),
             Panel(
-                "Elements by who computed them",
-                "The device, or the fallback on the CPU: same bits, slower.",
+                "Throughput in elements, device and fallback",
+                "The fallback on the CPU gives the same bits, slower.",
                 "cps",
                 [
                     Query(
@@ -194,27 +197,27 @@ def device_dashboard() -> dict[str, Any]:
         "Chip (npu-exporter)",
         (
             Panel(
-                "Cores in use",
-                "AI cores, as npu-exporter says.",
+                "AI core utilization",
+                "As npu-exporter reports.",
                 "percent",
                 [Query(f"worker:npu_chip_utilization:percent{{{_CHIP}}}", name)],
                 most=100,
                 columns=6,
             ),
             Panel(
-                "Memory of the chip",
-                "Used, and how much there is.",
+                "HBM usage",
+                "Used and total memory of the chip.",
                 "bytes",
                 [
                     Query(f"worker:npu_chip_hbm_used:bytes{{{_CHIP}}}", name),
-                    Query(f"max(worker:npu_chip_hbm_total:bytes{{{_CHIP}}})", "there is"),
+                    Query(f"max(worker:npu_chip_hbm_total:bytes{{{_CHIP}}})", "total"),
                 ],
-                dashed=("there is",),
+                dashed=("total",),
                 columns=6,
             ),
             Panel(
                 "Temperature",
-                "Chips slow down when they are hot.",
+                "Chips throttle when they are hot.",
                 "celsius",
                 [Query(f"worker:npu_chip_temperature:celsius{{{_CHIP}}}", name)],
                 warn=80,
@@ -223,7 +226,7 @@ def device_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Power",
-                "Of the chip.",
+                "Power draw of the chip.",
                 "watt",
                 [Query(f"worker:npu_chip_power:watts{{{_CHIP}}}", name)],
                 columns=6,
@@ -233,7 +236,7 @@ def device_dashboard() -> dict[str, Any]:
     return dashboard(
         uid="mse-grad-device",
         title="mse-grad: device",
-        text="The NPUs: throughput, faults and repairs, and what npu-exporter says of the chips.",
+        text="NPUs: throughput, faults and repairs, and the chips as npu-exporter reports them.",
         rows=(glance, throughput, faults, chip),
         variables=VARIABLES,
         annotations=marks(),

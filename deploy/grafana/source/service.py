@@ -1,15 +1,15 @@
-"""The dashboard that an operator opens first."""
+"""The service dashboard: traffic, errors, latency, saturation and workers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from panels import Panel, Query, Row, dashboard
-from queries import OURS, VARIABLES, grown, marks, quantile, rate
+from source.panels import Panel, Query, Row, dashboard
+from source.queries import OURS, VARIABLES, grown, marks, quantile, rate
 
 __all__ = ["service_dashboard"]
 
-# Green is well, blue is somebody's wish, yellow passes by itself, orange and red want to be looked at.
+# Green: success; blue: the caller's decision; yellow: passes by itself; orange and red: need attention.
 _CODES = {
     "OK": "green",
     "CANCELLED": "blue",
@@ -23,13 +23,13 @@ _STATES = {"ready": "green", "starting": "blue", "draining": "yellow", "recoveri
 
 
 def service_dashboard() -> dict[str, Any]:
-    """Returns the dashboard that an operator opens first."""
+    """Returns the service dashboard, which operators open first."""
     at_a_glance = Row(
-        "At a glance",
+        "Overview",
         (
             Panel(
-                "Workers that take requests",
-                "Workers, or processes alone, that are ready. Red: nobody is. Alert MseGradNotReady.",
+                "Ready workers",
+                "Workers, and processes without workers, that take requests. Red: none. Alert MseGradNotReady.",
                 "none",
                 [Query(f"sum(mse_grad_ready{{{OURS}}})")],
                 warn=1,
@@ -38,8 +38,8 @@ def service_dashboard() -> dict[str, Any]:
                 columns=4,
             ),
             Panel(
-                "Workers that are missing",
-                "Workers that take no requests. The others serve. Alert MseGradWorkerMissing.",
+                "Workers not ready",
+                "Workers that take no requests. The other workers serve. Alert MseGradWorkerMissing.",
                 "none",
                 [Query(f'sum(1 - mse_grad_worker_state{{{OURS},state="ready"}}) or sum(1 - mse_grad_ready{{{OURS}}})')],
                 warn=1,
@@ -47,17 +47,18 @@ def service_dashboard() -> dict[str, Any]:
                 columns=4,
             ),
             Panel(
-                "Requests",
-                "Requests that ended, a second, whatever their code.",
+                "Request rate",
+                "Completed requests per second, with any code.",
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "job"))],
                 is_number=True,
                 columns=4,
             ),
             Panel(
-                "Errors",
-                "INTERNAL, UNAVAILABLE and DEADLINE_EXCEEDED of all requests of the job, over 5 minutes. The objective "
-                "is 0.1 %; red is where that budget burns 14.4 times too fast. Alerts MseGradErrorBudgetBurns...",
+                "Error ratio",
+                "Share of the job's requests that ended with INTERNAL, UNAVAILABLE or DEADLINE_EXCEEDED, over 5 "
+                "minutes. The objective is 0.1 %; red means that the error budget burns 14.4 times too fast. Alerts "
+                "MseGradErrorBudgetBurnsFast and MseGradErrorBudgetBurnsSlowly.",
                 "percentunit",
                 [Query('job:mse_grad_errors:ratio_rate5m{job="mse-grad"}')],
                 warn=0.001,
@@ -66,8 +67,9 @@ def service_dashboard() -> dict[str, Any]:
                 columns=4,
             ),
             Panel(
-                "Refused as too many",
-                "Of all requests, on the worst host. Clients retry. Alert MseGradSaturated.",
+                "Busy rejection ratio",
+                "Share of requests rejected with SERVER_BUSY or TOO_MANY_OPEN_REQUESTS, on the worst host. Clients "
+                "retry. Alert MseGradSaturated.",
                 "percentunit",
                 [Query('max(instance:mse_grad_busy:ratio_rate5m{job="mse-grad",instance=~"$instance"})')],
                 warn=0.001,
@@ -76,8 +78,8 @@ def service_dashboard() -> dict[str, Any]:
                 columns=4,
             ),
             Panel(
-                "Slowest 1 %",
-                "p99 of the time of a request, all methods and hosts. Alert MseGradSlow.",
+                "p99 latency",
+                "The highest p99 request latency over all methods and hosts. Alert MseGradSlow.",
                 "s",
                 [
                     Query(
@@ -96,7 +98,7 @@ def service_dashboard() -> dict[str, Any]:
         (
             Panel(
                 "Requests by code",
-                "gRPC codes of requests that ended. A stream carries many requests; each is counted.",
+                "gRPC codes of completed requests. A stream carries many requests; each counts.",
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "code"), "{{code}}")],
                 is_stacked=True,
@@ -104,14 +106,14 @@ def service_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Requests by dtype and reduction",
-                "What is asked for. `unknown`: the request named none.",
+                "`unknown` if the request had no valid dtype or reduction.",
                 "reqps",
                 [Query(rate("mse_grad_requests_total", "dtype, reduction"), "{{dtype}} {{reduction}}")],
                 is_stacked=True,
             ),
             Panel(
-                "Bytes in and out",
-                "Operands that came and gradients that went, in messages or in shared memory.",
+                "Throughput in bytes",
+                "Operands in and gradients out, in messages or in shared memory.",
                 "Bps",
                 [Query(rate("mse_grad_transferred_bytes_total", "direction"), "{{direction}}")],
             ),
@@ -121,8 +123,9 @@ def service_dashboard() -> dict[str, Any]:
         "Latency",
         (
             Panel(
-                "Time of a request",
-                "From its arrival to its last answer. It grows with the size of the tensors: compare with the bytes.",
+                "Request latency",
+                "From the arrival of a request to its last answer. It grows with the size of the tensors: compare it "
+                "with the throughput in bytes.",
                 "s",
                 [
                     Query(quantile(0.5, "mse_grad_request_seconds", "method"), "{{method}} p50"),
@@ -132,8 +135,8 @@ def service_dashboard() -> dict[str, Any]:
                 alarm=1,
             ),
             Panel(
-                "Mean time of a request by worker",
-                "One worker that is slower than the others has a slow device, or the large tensors.",
+                "Mean request latency by worker",
+                "If one worker is slower than the others, it has a slow device or larger tensors.",
                 "s",
                 [
                     Query(
@@ -144,23 +147,24 @@ def service_dashboard() -> dict[str, Any]:
                 ],
             ),
             Panel(
-                "Elements by worker",
-                "Elements of gradients, a second: how the work is spread.",
+                "Throughput in elements by worker",
+                "Elements of gradients per second: the balance between the workers.",
                 "cps",
                 [Query(rate("mse_grad_elements_total", "instance, worker"), "{{instance}} {{worker}}")],
             ),
             Panel(
-                "Time by phase, p99",
-                "Of a message, on an NPU of a block. queue: waiting for a thread, a slot, a turn; decode: reading and "
-                "check; copy_in, copy_out: to the NPU and back; kernel: computing; encode: the answer.",
+                "p99 latency by phase",
+                "Of a message, and on an NPU of a timed block. queue: waiting for a thread, a slot or a turn; decode: "
+                "reading and checking; copy_in, copy_out: copies to the NPU and back; kernel: computing; encode: "
+                "writing the answer.",
                 "s",
                 [Query(quantile(0.99, "mse_grad_phase_seconds", "phase"), "{{phase}}")],
                 columns=12,
             ),
             Panel(
-                "Time by phase, of each second",
-                "Where the time goes: 2 means that two messages are in this phase on average. A queue above the kernel "
-                "wants --compute-threads, a worker or a device more.",
+                "Mean concurrency by phase",
+                "Messages in each phase on average. On an NPU only the blocks that --device-timing-every times count. "
+                "If queue is above kernel, raise --compute-threads or add a worker or a device.",
                 "none",
                 [Query(rate("mse_grad_phase_seconds_sum", "phase"), "{{phase}}")],
                 is_stacked=True,
@@ -172,15 +176,15 @@ def service_dashboard() -> dict[str, Any]:
         "Saturation and workers",
         (
             Panel(
-                "In flight",
-                "Operand bytes that are admitted and not yet answered. What does not fit --max-in-flight-bytes is "
-                "refused with SERVER_BUSY.",
+                "Bytes in flight",
+                "Operand bytes of admitted requests without an answer. The server rejects a request that exceeds "
+                "--max-in-flight-bytes with SERVER_BUSY.",
                 "bytes",
                 [Query(f"sum by (instance, worker) (mse_grad_in_flight_bytes{{{OURS}}})", "{{instance}} {{worker}}")],
             ),
             Panel(
-                "Requests in flight and streams",
-                "Requests that are admitted and have not ended; streams of clients that are open.",
+                "Requests in flight and open streams",
+                "Admitted requests that have not ended, and open streams of clients.",
                 "none",
                 [
                     Query(f"sum by (instance) (mse_grad_in_flight_requests{{{OURS}}})", "{{instance}} requests"),
@@ -189,32 +193,29 @@ def service_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Workers by state",
-                "starting, ready, recovering (its device), draining, gone (given up). Processes alone are not here.",
+                "starting, ready, recovering (repairs its device), draining, gone (given up). Not for a process "
+                "without workers.",
                 "none",
-                [
-                    Query(
-                        f"sum by (state) (mse_grad_worker_state{{{OURS}}})",
-                        "{{state}}",
-                    )
-                ],
+                [Query(f"sum by (state) (mse_grad_worker_state{{{OURS}}})", "{{state}}")],
                 is_stacked=True,
                 colors=_STATES,
             ),
             Panel(
-                "Queue",
-                "Messages, or parts of one, that wait for a thread to compute them.",
+                "Queue length",
+                "Messages, or parts of a message, that wait for a compute thread.",
                 "none",
                 [Query(f"sum by (instance, worker) (mse_grad_queued_messages{{{OURS}}})", "{{instance}} {{worker}}")],
             ),
             Panel(
-                "Last start, by step",
-                "The slowest worker's.",
+                "Startup time by step",
+                "Last start of the slowest worker.",
                 "s",
                 [Query(f"max by (step) (mse_grad_start_seconds{{{OURS}}})", "{{step}}")],
             ),
             Panel(
-                "Gradients that are infinite, NaN or underflowed",
-                "Of the elements that --output-sample-every looks into, where it is on. Inputs are the usual cause.",
+                "Non-finite and underflowed gradients",
+                "Share of the elements that --output-sample-every examines, if it is on. The inputs are the usual "
+                "cause.",
                 "percentunit",
                 [
                     Query(
@@ -231,8 +232,8 @@ def service_dashboard() -> dict[str, Any]:
                 warn=0.01,
             ),
             Panel(
-                "Replaced processes",
-                "Over ten minutes, by why the process ended. Alert MseGradWorkerRestarts.",
+                "Worker restarts",
+                "Over ten minutes, by the reason why the process ended. Alert MseGradWorkerRestarts.",
                 "none",
                 [
                     Query(
@@ -245,9 +246,8 @@ def service_dashboard() -> dict[str, Any]:
                 columns=12,
             ),
             Panel(
-                "What runs",
-                "Version, backend, device, toolkit, begin of the hash of the kernel; how many workers run it. Two "
-                "lines while an update is under way.",
+                "Running versions",
+                "Workers by version, backend, device, toolkit and kernel hash. Two lines during an update.",
                 "none",
                 [
                     Query(
@@ -264,14 +264,14 @@ def service_dashboard() -> dict[str, Any]:
         "Processes",
         (
             Panel(
-                "Processors in use",
-                "2 means that two cores are busy. Of each worker, and of the supervisor, which has little to do.",
+                "CPU usage",
+                "In cores, of each worker and of the supervisor, which has little to do.",
                 "none",
                 [Query(rate("process_cpu_seconds_total", "instance, worker"), "{{instance}} {{worker}}")],
             ),
             Panel(
-                "Memory",
-                "Resident, shared memory of clients included. A limit of the container ends what is above it.",
+                "Resident memory",
+                "Includes clients' shared memory. A container limit kills a process above it.",
                 "bytes",
                 [
                     Query(
@@ -281,8 +281,8 @@ def service_dashboard() -> dict[str, Any]:
                 ],
             ),
             Panel(
-                "Open files",
-                "Of those that the process may have; sockets and segments of shared memory count.",
+                "File descriptor utilization",
+                "Share of the process's limit, sockets and shared memory segments included.",
                 "percentunit",
                 [Query(f"process_open_fds{{{OURS}}} / process_max_fds{{{OURS}}}", "{{instance}} {{worker}}")],
                 warn=0.5,
@@ -293,7 +293,7 @@ def service_dashboard() -> dict[str, Any]:
     return dashboard(
         uid="mse-grad-service",
         title="mse-grad: service",
-        text="Is it well? Traffic, errors, latency, saturation, workers.",
+        text="Traffic, errors, latency, saturation and workers.",
         rows=(at_a_glance, traffic, latency, saturation, processes),
         variables=VARIABLES,
         annotations=marks(),

@@ -1,4 +1,4 @@
-"""Panels of a dashboard, as Grafana's JSON. `generate.py` puts them together."""
+"""Panels of a dashboard, as Grafana's JSON. `__main__` writes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Query:
 
     Attributes:
         expression: PromQL that Prometheus 2.42 understands.
-        legend: What a series is called; labels in double braces.
+        legend: Name of a series; labels in double braces.
     """
 
     expression: str
@@ -32,20 +32,20 @@ class Panel:
     """One panel.
 
     Attributes:
-        title: What it shows.
-        text: What it counts and what to do about it; shown behind the "i".
+        title: Name of the quantity.
+        text: Definition, and what to do about bad values; Grafana shows it behind the "i".
         unit: One of Grafana's, e.g. "s", "Bps".
-        queries: What it shows.
-        warn: Yellow from here on, None for no threshold.
-        alarm: Red from here on, None likewise.
-        is_low_bad: Whether it is the low values that are bad; `alarm` is then below `warn`.
-        is_number: One number rather than series over time.
-        is_stacked: Whether the series add up.
-        most: Upper end of the axis, None for what the series need.
-        values: Words for values.
+        queries: Series of the panel.
+        warn: Yellow from this value on; None for no threshold.
+        alarm: Red from this value on; None for no threshold.
+        is_low_bad: Whether low values are bad; `alarm` is then below `warn`.
+        is_number: Show one number instead of series over time.
+        is_stacked: Stack the series.
+        most: Upper end of the axis; None fits it to the series.
+        values: Texts to show in place of values.
         columns: Width; a row has 24.
-        dashed: Legends of series that are bounds rather than measurements.
-        colors: Of series whose names say how bad they are, by legend.
+        dashed: Legends of series that are limits rather than measurements.
+        colors: Fixed colors of series, by legend.
     """
 
     title: str
@@ -236,7 +236,7 @@ def _variable(*, name: str, label: str, query: str) -> dict[str, Any]:
         "query": {"query": query, "refId": name},
         "multi": True,
         "includeAll": True,
-        "allValue": ".*",  # a process alone has no label `worker`, which matches this too
+        "allValue": ".*",  # a server without a supervisor has no label `worker`, which matches this too
         "current": {"text": "All", "value": "$__all"},
         "refresh": 2,
         "sort": 3,

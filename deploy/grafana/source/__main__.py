@@ -1,18 +1,17 @@
-"""Writes the dashboards: `python deploy/grafana/generate.py`. The files under dashboards/ are never edited by hand."""
+"""Writes the dashboards: `cd deploy/grafana && python -m source`. Nobody edits the files under dashboards/ by hand."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from device import device_dashboard
-from service import service_dashboard
-
-from client import client_dashboard
+from source.client import client_dashboard
+from source.device import device_dashboard
+from source.service import service_dashboard
 
 __all__ = ["FOLDER", "dashboards"]
 
-FOLDER = Path(__file__).parent / "dashboards"
+FOLDER = Path(__file__).parents[1] / "dashboards"
 
 
 def dashboards() -> dict[str, str]:
