@@ -1,4 +1,4 @@
-"""Streams one large gradient and shows what it costs the server in memory.
+"""Memory that a server needs to stream one large gradient.
 
 `PYTHONPATH=tests .venv/bin/python -m benchmarks.big_stream --gib 4`; the client needs twice that size.
 """
@@ -15,8 +15,8 @@ import numpy as np
 from mse_grad.formula import coefficient, gradient_into
 from mse_grad.tensor import FLOAT32, Array, Reduction
 from mse_grad_client import ClientOptions, MseGradClient
-from support.backends import running_on
 from support.resident import peak_bytes, reset_peak, resident_bytes
+from support.server.backends import running_on
 
 __all__ = ["GROWTH_ALLOWED_BYTES", "Cost", "cost_of_gradient"]
 
@@ -27,13 +27,13 @@ CHECKED_AT_ONCE = 2**22
 
 @dataclass(frozen=True)
 class Cost:
-    """What one gradient took.
+    """The cost of one gradient.
 
     Attributes:
-        time_s: Time of the call, in seconds.
-        idle_bytes: What the server held before, after a first small gradient.
-        growth_bytes: The most that it held on top of that while it computed.
-        wrong_elements: Elements with other bits than the formula gives.
+        time_s: Duration of the call, in seconds.
+        idle_bytes: Resident bytes of the server after a first small gradient.
+        growth_bytes: Peak of its resident bytes above `idle_bytes` while it computed.
+        wrong_elements: Elements whose bits differ from the formula's.
     """
 
     time_s: float
@@ -43,10 +43,10 @@ class Cost:
 
 
 def cost_of_gradient(size_bytes: int, *, backend: str = "cpu") -> Cost:
-    """Streams a float32 gradient of that size, with a dout of full size, through a server of its own on `backend`."""
+    """Streams a float32 gradient of `size_bytes`, with a full dout, through a new server on `backend`."""
     elements = size_bytes // FLOAT32.itemsize_bytes
     row = np.arange(elements + 1, dtype=np.float32)
-    predict, label, dout = row[:-1], row[1:], row[:-1]  # views of one array: three operands, once in memory
+    predict, label, dout = row[:-1], row[1:], row[:-1]  # three operands as views of one array, which is in memory once
     options = ClientOptions(shared_memory=False)
     with running_on(backend) as server, MseGradClient(server.address, options=options) as client:
         client.compute(row[:1000], row[1:1001], row[:1000])
@@ -61,7 +61,7 @@ def cost_of_gradient(size_bytes: int, *, backend: str = "cpu") -> Cost:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 where every element is right and the server grew by no more than 256 MiB."""
+    """Returns 0 if every element is right and the server grew by at most 256 MiB."""
     parser = argparse.ArgumentParser(prog="big_stream", description=__doc__)
     parser.add_argument("--gib", type=float, default=4.0, help="size of the gradient in GiB (default %(default)s)")
     size_bytes = int(parser.parse_args(arguments).gib * GIB)

@@ -1,4 +1,4 @@
-"""Shows how long a start takes until gradients are computed, and what the processes hold in memory, on simulated NPUs.
+"""Cold start on simulated NPUs: the time until gradients are computed, and the memory of the processes.
 
 `PYTHONPATH=tests .venv/bin/python -m benchmarks.cold_start --devices 8`; needs make and g++, for the simulator.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from support.backends import ascend_flags
-from support.host import compute, pid_of
 from support.resident import proportional_bytes, resident_bytes
-from support.server import running_server
+from support.server.backends import ascend_flags
+from support.server.host_process import compute, pid_of
+from support.server.server_process import running_server
 
 __all__ = ["Cost", "cost_of_start"]
 
@@ -25,14 +25,14 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """What a start took, from the command to the gradient that a client gets.
+    """The cost of a start, from the command to the first gradient of a client.
 
     Attributes:
-        first_s: Until the first NPU serves, in seconds.
-        all_s: Until all do.
-        supervisor_bytes: What the supervisor has resident; 0 without one.
-        worker_bytes: What each process that computes has resident.
-        sum_bytes: What all processes hold together; a page that several share counts once.
+        first_s: Time until the first NPU serves, in seconds.
+        all_s: Time until all NPUs serve.
+        supervisor_bytes: Resident bytes of the supervisor; 0 without one.
+        worker_bytes: Resident bytes of each process that computes.
+        sum_bytes: Resident bytes of all processes together; a page that several of them share counts once.
     """
 
     first_s: float
@@ -43,7 +43,7 @@ class Cost:
 
 
 def cost_of_start(*numbers: int) -> Cost:
-    """Starts a server with a worker for each NPU, or without a supervisor where there is no number."""
+    """Starts a server with a worker for each NPU, or without a supervisor if no number is given."""
     flags = [*ascend_flags(), *(["--devices", ",".join(map(str, numbers)), "--ready-when", "any"] if numbers else [])]
     environment = {"ASCEND_SIMULATOR_DEVICES": str(max(numbers, default=0) + 1)}
     start = time.monotonic()
@@ -67,7 +67,7 @@ def cost_of_start(*numbers: int) -> Cost:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Starts one process, one worker, several workers, and prints what each start cost."""
+    """Starts one process, one worker and several workers, and prints the cost of each start."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cold_start", description=__doc__)
     parser.add_argument("--devices", type=int, default=8, help="simulated NPUs (default %(default)s)")
     devices = parser.parse_args(arguments).devices

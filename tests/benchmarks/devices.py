@@ -1,4 +1,4 @@
-"""Shows how much more one client gets from several simulated NPUs than from one.
+"""Speed-up of one client from several simulated NPUs over one.
 
 `PYTHONPATH=tests .venv/bin/python -m benchmarks.devices --devices 8`; needs make and g++, for the simulator.
 """
@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mse_grad_client import MseGradClient
-from support.ascend_host import compute_until, running_host
-from support.operands import operands
+from support.npu.host import compute_until, running_host
+from support.values import operands
 
 __all__ = ["gradients_per_s"]
 
@@ -23,7 +23,7 @@ CALLERS_PER_DEVICE = 4
 
 
 def gradients_per_s(devices: int, *, kernel_us: int, duration_s: float) -> float:
-    """Returns how many gradients of 1000 elements a client of many threads gets in a second."""
+    """Returns how many gradients of 1000 elements a second a client of many threads gets."""
     with (
         tempfile.TemporaryDirectory() as folder,
         running_host(Path(folder), devices=devices, kernel_us=kernel_us) as host,
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures one NPU and then several, and prints the ratio."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.devices", description=__doc__)
     parser.add_argument("--devices", type=int, default=8, help="simulated NPUs (default %(default)s)")
-    parser.add_argument("--kernel-us", type=int, default=20_000, help="what a launch takes (default %(default)s)")
+    parser.add_argument("--kernel-us", type=int, default=20_000, help="duration of a launch (default %(default)s)")
     parser.add_argument("--duration-s", type=float, default=5.0, help="of each measurement (default %(default)s)")
     given = parser.parse_args(arguments)
     one, several = (

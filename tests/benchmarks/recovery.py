@@ -1,4 +1,4 @@
-"""Makes calls to the simulated NPU fail under load, through a whole server, and prints how long gradients stayed away.
+"""Recovery from faults of the simulated NPU in a whole server under load: the time without gradients.
 
 `PYTHONPATH=tests .venv/bin/python -m benchmarks.recovery`; with `--all` every code at every call, which takes minutes.
 """
@@ -21,45 +21,45 @@ from rich.console import Console
 from rich.table import Table
 
 from mse_grad_client import ClientOptions, MseGradClient, MseGradError, RetryOptions
-from mse_grad_server.backends.ascend.faults import fault_of
-from mse_grad_server.exits import ExitCode
-from support.ascend_faults import CALLS, CODES, ONE_CODE_A_CLASS, rules
-from support.ascend_runtime import AscendRuntime
-from support.ascend_serving import serving
-from support.in_process import Serving
-from support.operands import expected, operands
-from support.simulator import build
+from mse_grad_server.backends.ascend.acl.error_codes import fault_of
+from mse_grad_server.process.exits import ExitCode
+from support.npu.faults import CALLS, CODES, ONE_CODE_A_CLASS, rules
+from support.npu.runtime import AscendRuntime
+from support.npu.serving import serving
+from support.npu.simulator import build
+from support.server.server_in_loop import Serving
+from support.values import expected, operands
 
 __all__ = ["ALLOWED_ENDS", "Recovery", "recover"]
 
 CALLERS = 4
 REQUESTS_EACH = 12
-# The sizes under the faults are new to the server, so that launches are planned as well.
+# The server has not seen the size of the calls under faults, so that it plans their launches, too.
 WARM_ELEMENTS = 1000
 ELEMENTS = 3000
 DEADLINE_S = 10.0
 RUNGS = ("retry", "rebuild", "reset", "end")
 RIGHT = "right"
-# Calls that go well first: few enough that each call of CALLS has as many under the load.
+# Number of calls that succeed first; small enough that each call of CALLS is made more often than this under load.
 WHEN = "after=5"
 ALLOWED_ENDS = frozenset({RIGHT, "DEVICE_UNAVAILABLE", "SERVER_BUSY", "INTERNAL", "DEADLINE_EXCEEDED", "DRAINING"})
 """How a request may end while calls fail: with the right bits, or with one of these reasons."""
-_TITLE = "rungs that were tried; away: without a right gradient, after a fault that stays from its end"
+_TITLE = "rungs: attempts; away: time without a right gradient, counted from the fault's end if it stays"
 _WIDTH = 205
-# The SDK would send again what failed; here every failure is to be seen.
+# The SDK would retry failed calls; here every failure must be visible.
 _ONCE = ClientOptions(retry=RetryOptions(max_attempts=1))
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What a fault did to a server under load.
+    """The effect of a fault on a server under load.
 
     Attributes:
         rule: The fault; see tests/simulator/src/acl/faults.h.
         ends: How the requests ended: "right", or the reason of the error.
         rungs: How often each rung of the ladder was tried.
-        away_s: Longest time without a right gradient; where the fault stayed, counted from when it was taken away.
-        exit_code: How the process would have ended, and another one has taken its place; None where it went on.
+        away_s: Longest time without a right gradient; if the fault stayed, counted from its removal.
+        exit_code: Exit code with which the process would have ended, to be replaced; None if it continued.
     """
 
     rule: str
@@ -70,7 +70,7 @@ class Recovery:
 
 
 class _Load:
-    """Callers that compute and check every bit, and note when a right gradient came."""
+    """Callers that compute, check every bit, and note the time of each right gradient."""
 
     def __init__(self, address: str) -> None:
         self.ends: Counter[str] = Counter()
@@ -79,25 +79,25 @@ class _Load:
         self._lock = threading.Lock()
 
     def run(self, requests_each: int, *, elements: int) -> None:
-        """Returns once each caller has had its requests ended; raises AssertionError for a wrong bit or a late end."""
+        """Returns when each caller has finished its requests; raises AssertionError for a wrong bit or a late end."""
         sizes = range(elements, elements + CALLERS)
         with MseGradClient(self._address, options=_ONCE) as client, ThreadPoolExecutor(CALLERS) as threads:
             for done in [threads.submit(self._call, client, size, requests_each) for size in sizes]:
                 done.result()
 
     def run_until_right(self, is_lost: Callable[[], bool]) -> None:
-        """Returns once a gradient has come, or none will; raises AssertionError where none does within the deadline."""
+        """Returns when a gradient arrives or none ever will; raises AssertionError if none arrives in time."""
         give_up_s = time.monotonic() + DEADLINE_S
         with MseGradClient(self._address, options=_ONCE) as client:
             while not is_lost() and self._call(client, ELEMENTS, 1) != RIGHT:
-                assert time.monotonic() < give_up_s, "no gradient comes although no call fails any more"
+                assert time.monotonic() < give_up_s, "no gradient arrives although calls no longer fail"
                 time.sleep(0.002)
 
     def _call(self, client: MseGradClient, elements: int, requests: int) -> str:
         end = RIGHT
         for turn in range(requests):
             given = operands((elements,), seed=turn)
-            # Every other one is a part of a larger tensor, which runs the other operator.
+            # Every other request is a part of a larger tensor, which runs the other operator.
             numel = 3 * elements if turn % 2 else 0
             began_s = time.monotonic()
             try:
@@ -116,10 +116,10 @@ class _Load:
 
 
 async def recover(runtime: AscendRuntime, rule: str) -> Recovery:
-    """Lets `rule` happen to a server under load.
+    """Applies `rule` to a server under load.
 
     Raises:
-        AssertionError: A request ended with wrong bits or after its deadline, or no gradient came afterwards.
+        AssertionError: A request ended with wrong bits or after its deadline, or no gradient arrived afterwards.
     """
     stays = "times=0" in rule
     async with serving(runtime) as server:
@@ -152,7 +152,7 @@ def _rungs(server: Serving) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a line for each fault; returns 0 where every request ended as it may and gradients came again."""
+    """Prints a line for each fault; returns 0 if every request ended as allowed and gradients were computed again."""
     parser = argparse.ArgumentParser(prog="recovery", description=__doc__)
     parser.add_argument("--all", action="store_true", help="every code at every call in every way")
     given = parser.parse_args(arguments)

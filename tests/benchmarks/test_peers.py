@@ -1,4 +1,4 @@
-"""The bench of peers itself works; what it measures is judged in long runs, not here."""
+"""Short runs of the benchmark; long runs judge its figures, not these tests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers import crew, environments
+from benchmarks.peers import environments
+from benchmarks.peers.adapters.operands import Operands
 from benchmarks.peers.environments import NotAvailable
 from benchmarks.peers.figures import Absence, Figure
-from benchmarks.peers.goals import GOALS, Goal
+from benchmarks.peers.measure import Course, measure
+from benchmarks.peers.participants import started
+from benchmarks.peers.presets import PRESETS
 from benchmarks.peers.processes import Client
-from benchmarks.peers.race import Course, race
-from benchmarks.peers.roster import ROWS, SERVERS, Row, Server
-from benchmarks.peers.ways.operands import Operands
-from mse_grad_server.backends.native import LIBRARY_PATH
+from benchmarks.peers.rows import ROWS, SERVERS, Row, Server
+from benchmarks.peers.targets import TARGETS, Target
+from mse_grad_kernel.native import LIBRARY_PATH
 
 TESTS = Path(__file__).parents[1]
 OURS, THEIRS = ("compute", "tcp"), ("Arrow Flight", "stream")
@@ -42,9 +44,34 @@ def figure(key: tuple[str, str], p50_us: float, *, p99_us: float = 1.0) -> Figur
     )
 
 
+@compiled
+def test_a_short_run_of_the_preset_bench_has_a_figure_for_every_row(tmp_path: Path) -> None:
+    output = tmp_path / "bench.jsonl"
+    choice = "--preset bench --sizes 1K --dtypes float32 bfloat16 --rounds 1 --budget-s 0"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers", *choice.split(), "--output", output],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        check=True,
+        timeout=100,
+    )
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    figures = [line for line in lines if "not_available" not in line]
+    rows = [row for row in PRESETS["bench"].rows if row.peer != "pytorch"]  # PyTorch may not be installed
+    assert {(line["name"], line["transport"]) for line in lines} >= {row.key for row in rows}
+    for dtype in ("float32", "bfloat16"):
+        measured = {(line["name"], line["transport"]) for line in figures if line["dtype"] == dtype}
+        assert measured >= {row.key for row in rows if dtype in row.dtypes}
+    for line in figures:
+        assert set(line) == set(Figure.__dataclass_fields__)
+        assert line["elements"] == 1024
+        assert 0 < line["p50_us"] <= line["p99_us"]
+        assert line["gb_per_s"] > 0
+        assert line["gradients_per_s"] > 0
+
+
 @pytest.mark.slow
 @compiled
-def test_a_short_run_has_a_figure_for_everyone(tmp_path: Path) -> None:
+def test_a_short_run_has_a_figure_for_every_row(tmp_path: Path) -> None:
     output = tmp_path / "peers.jsonl"
     choice = "--sizes 1K --dtypes float32 --peers raw_socket in_process --rounds 1 --clients 2 --budget-s 0.2"
     subprocess.run(
@@ -66,12 +93,12 @@ def test_a_short_run_has_a_figure_for_everyone(tmp_path: Path) -> None:
             assert 0 < line["p50_us"] <= line["p99_us"]
 
 
-def test_a_server_that_does_not_start_is_reported_with_its_last_words(
+def test_a_server_that_does_not_start_is_reported_with_the_last_line_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SERVERS, "broken", Server("no_such_way"))
     row = Row(("broken", "tcp"), "raw_socket:connect", "broken")
-    with crew.crew([row], tmp_path) as (participants, absences):
+    with started([row], tmp_path) as (participants, absences):
         assert participants == []
     (absence,) = absences
     assert absence == Absence("broken", "tcp", "start", absence.not_available)
@@ -99,7 +126,7 @@ def test_a_first_answer_with_other_bits_is_refused(tmp_path: Path) -> None:
         client.close()
 
 
-def test_who_fails_on_the_way_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_row_that_fails_during_a_run_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
     ones, zeros = np.ones(4, np.float32), np.zeros(4, np.float32)
     for name, golden in (("good", zeros), ("bad", ones)):
         (tmp_path / name).mkdir()
@@ -108,38 +135,47 @@ def test_who_fails_on_the_way_is_reported_and_the_others_go_on(tmp_path: Path) -
     course = Course(
         "4 float32", elements=4, dtype="float32", folder_of=lambda row: tmp_path / row.key[0], rounds=2, budget_s=0.1
     )
-    with crew.crew(rows, tmp_path) as (participants, absences):
-        figures, failed = race(participants, course)
+    with started(rows, tmp_path) as (participants, absences):
+        figures, failed = measure(participants, course)
     assert absences == []
     assert [figure.name for figure in figures] == ["good"]
     assert [(absence.name, absence.during) for absence in failed] == [("bad", "4 float32")]
     assert "other bits than the formula" in failed[0].not_available
 
 
-def test_goals_and_rows_speak_of_each_other() -> None:
+def test_targets_and_rows_name_each_other() -> None:
     keys = {row.key for row in ROWS}
     assert len(keys) == len(ROWS)
-    assert {goal.ours for goal in GOALS} | {goal.theirs for goal in GOALS if goal.theirs is not None} <= keys
+    assert {target.ours for target in TARGETS} | {
+        target.theirs for target in TARGETS if target.theirs is not None
+    } <= keys
     assert {row.server for row in ROWS if row.server} == set(SERVERS)
 
 
 def test_at_least_is_times_as_fast() -> None:
-    goal = Goal(OURS, THEIRS, 1024, at_least=4.0)
-    assert goal.ratio([figure(OURS, 100.0), figure(THEIRS, 450.0)]) == pytest.approx(4.5)
-    assert goal.met(4.5)
-    assert not goal.met(3.9)
+    target = Target(OURS, THEIRS, 1024, at_least=4.0)
+    assert target.ratio([figure(OURS, 100.0), figure(THEIRS, 450.0)]) == pytest.approx(4.5)
+    assert target.met(4.5)
+    assert not target.met(3.9)
 
 
 def test_at_most_is_times_as_long() -> None:
-    goal = Goal(OURS, THEIRS, 1024, at_most=2.0)
-    assert goal.ratio([figure(OURS, 300.0), figure(THEIRS, 100.0)]) == pytest.approx(3.0)
-    assert not goal.met(3.0)
-    assert goal.met(1.9)
+    target = Target(OURS, THEIRS, 1024, at_most=2.0)
+    assert target.ratio([figure(OURS, 300.0), figure(THEIRS, 100.0)]) == pytest.approx(3.0)
+    assert not target.met(3.0)
+    assert target.met(1.9)
 
 
-def test_alone_ours_is_compared_with_its_own_median() -> None:
-    assert Goal(OURS, None, 1024, at_most=3.0).ratio([figure(OURS, 100.0, p99_us=250.0)]) == pytest.approx(2.5)
+def test_without_another_row_ours_is_compared_with_its_own_median() -> None:
+    assert Target(OURS, None, 1024, at_most=3.0).ratio([figure(OURS, 100.0, p99_us=250.0)]) == pytest.approx(2.5)
 
 
-def test_a_ratio_needs_both() -> None:
-    assert Goal(OURS, THEIRS, 1024, at_least=4.0).ratio([figure(OURS, 100.0)]) is None
+def test_a_target_is_for_its_own_dtype() -> None:
+    assert (
+        Target(OURS, THEIRS, 1024, at_least=4.0, dtype="float16").ratio([figure(OURS, 100.0), figure(THEIRS, 450.0)])
+        is None
+    )
+
+
+def test_a_ratio_needs_both_rows() -> None:
+    assert Target(OURS, THEIRS, 1024, at_least=4.0).ratio([figure(OURS, 100.0)]) is None

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.recovery import ALLOWED_ENDS, CALLERS, REQUESTS_EACH, main, recover
-from mse_grad_server.exits import ExitCode
-from support.ascend_runtime import AscendRuntime
-from support.simulator import require_simulator
+from mse_grad_server.process.exits import ExitCode
+from support.npu.runtime import AscendRuntime
+from support.npu.simulator import require_simulator
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def runtime() -> Iterator[AscendRuntime]:
 @pytest.mark.parametrize(
     ("rule", "rungs"),
     [
-        ("aclrtRecordEvent code=107000 after=5", {"retry": 1}),
-        ("aclnnMseLossGrad code=507015 mode=async after=5", {"rebuild": 1}),
+        ("aclrtMemcpyAsync code=107000 after=5", {"retry": 1}),
+        ("aclnnMseLossGradPart code=507015 mode=async after=5", {"rebuild": 1}),
         ("aclrtMemcpyAsync code=507053 mode=lose after=5", {"reset": 1}),
     ],
 )
@@ -35,7 +35,7 @@ def test_a_fault_costs_no_request_of_a_whole_server(runtime: AscendRuntime, rule
 
 
 def test_a_fault_that_stays_ends_requests_with_a_reason_and_the_process_with_its_code(runtime: AscendRuntime) -> None:
-    recovery = asyncio.run(recover(runtime, "aclnnMseLossGrad code=507899 after=5 times=0"))
+    recovery = asyncio.run(recover(runtime, "aclnnMseLossGradPart code=507899 after=5 times=0"))
     assert sum(recovery.ends.values()) == CALLERS * REQUESTS_EACH
     assert set(recovery.ends) <= ALLOWED_ENDS
     assert recovery.ends["DEVICE_UNAVAILABLE"] > 0

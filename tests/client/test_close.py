@@ -1,4 +1,4 @@
-"""What a closed client leaves behind."""
+"""Remains of a closed client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import grpc
 import numpy as np
 
-from mse_grad_client import MseGradClient, call
-from support.operands import expected, operands
-from support.scripted_server import ScriptedServer
+from mse_grad_client import MseGradClient
+from mse_grad_client.stream import direct_call
+from support.client.scripted_server import ScriptedServer
+from support.values import expected, operands
 from support.waiting import wait_until
 
 
@@ -26,17 +27,18 @@ def no_collector() -> Iterator[None]:
 
 
 def calls_alive() -> set[int]:
-    # By its type: `isinstance` asks the object itself, and some of another library's warn when they are looked at.
-    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), (grpc.Call, call.DirectCall))}
+    # Looks at the type: `isinstance` asks the object itself, and objects of some libraries then warn.
+    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), (grpc.Call, direct_call.DirectCall))}
 
 
 def test_no_rpc_is_left_to_the_end_of_the_interpreter(each_call: str) -> None:
-    # Collected there, gRPC's call may wait for ever for a lock that a stopped thread holds: the process would not end.
+    # At the interpreter's end, gRPC's call may wait for ever for a lock of a stopped thread, and the process would
+    # hang.
     given = operands((100,))
     with ScriptedServer() as server, no_collector():
         before = calls_alive()
         with MseGradClient(server.address) as client:
             np.testing.assert_array_equal(client.compute(*given), expected(*given))
             assert calls_alive() - before
-        # One of gRPC's threads may be about to let go of it.
+        # One of gRPC's threads may still hold a reference for a moment.
         wait_until(lambda: not calls_alive() - before)

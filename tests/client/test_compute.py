@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,8 +15,8 @@ import pytest
 from mse_grad.reasons import Reason
 from mse_grad.tensor import DTYPES, FLOAT32, DType
 from mse_grad_client import ClientOptions, InvalidArgument, MseGradClient
-from support.operands import expected, operands
-from support.scripted_server import ScriptedServer
+from support.client.scripted_server import ScriptedServer
+from support.values import expected, operands
 
 SMALL_CHUNKS = ClientOptions(chunk_bytes=64)
 
@@ -141,12 +143,24 @@ def test_lists_are_float64_tensors(client: MseGradClient) -> None:
         ({"numel": 5}, Reason.NUMEL_INVALID, ["5", "6"]),
         ({"numel": -1}, Reason.NUMEL_INVALID, ["-1"]),
         ({"numel": 12, "reduction": "sum"}, Reason.NUMEL_INVALID, ["'sum'"]),
+        ({"numel": 100.5}, Reason.NUMEL_INVALID, ["100.5", "whole number"]),
+        ({"numel": 128.0}, Reason.NUMEL_INVALID, ["128.0", "whole number"]),
+        ({"numel": np.float64(128)}, Reason.NUMEL_INVALID, ["128.0", "whole number"]),
+        ({"numel": "128"}, Reason.NUMEL_INVALID, ["'128'", "whole number"]),
+        ({"numel": None}, Reason.NUMEL_INVALID, ["None", "whole number"]),
+        ({"numel": 2**63}, Reason.NUMEL_INVALID, ["9223372036854775808", "2^63 - 1"]),
+        ({"numel": 2**70}, Reason.NUMEL_INVALID, ["1180591620717411303424", "2^63 - 1"]),
+        ({"numel": 10**5000}, Reason.NUMEL_INVALID, ["an integer of 16610 bits", "2^63 - 1"]),
+        ({"numel": -(2**70)}, Reason.NUMEL_INVALID, ["-1180591620717411303424"]),
+        ({"reduction": b"mean"}, Reason.REDUCTION_UNKNOWN, ["b'mean'"]),
+        ({"reduction": ["mean"]}, Reason.REDUCTION_UNKNOWN, ["['mean']"]),
+        ({"reduction": 2}, Reason.REDUCTION_UNKNOWN, ["2"]),
         ({"out": np.zeros((3, 2), "f4")}, Reason.SHAPE_MISMATCH, ["out", "[3, 2]"]),
         ({"out": np.zeros((2, 3), "f8")}, Reason.DTYPE_MISMATCH, ["out", "float64"]),
-        ({"out": [0.0]}, Reason.SHAPE_MISMATCH, ["out", "list"]),
+        ({"out": [0.0]}, Reason.OPERAND_UNSUPPORTED, ["out", "list"]),
     ],
 )
-def test_a_broken_rule_names_what_is_wrong_and_what_is_allowed(
+def test_a_broken_rule_names_the_problem_and_the_allowed_values(
     client: MseGradClient, change: dict[str, object], reason: Reason, words: list[str]
 ) -> None:
     predict, label, dout = operands((2, 3))
@@ -161,6 +175,19 @@ def test_a_broken_rule_names_what_is_wrong_and_what_is_allowed(
     np.testing.assert_array_equal(client.compute(predict, label, dout), expected(predict, label, dout))
 
 
+def test_a_timeout_too_large_for_python_to_print_is_refused(client: MseGradClient) -> None:
+    with pytest.raises(InvalidArgument, match="timeout_s is an integer of 16610 bits; it must be positive"):
+        client.compute(*operands((3,)), timeout_s=10**5000)
+
+
+@pytest.mark.parametrize("numel", [np.int64(8), np.uint8(8), np.array(8)])
+def test_any_whole_number_is_the_count_of_the_whole(client: MseGradClient, numel: Any) -> None:
+    predict, label, dout = operands((4,))
+    np.testing.assert_array_equal(
+        client.compute(predict, label, dout, numel=numel), client.compute(predict, label, dout, numel=8)
+    )
+
+
 def test_rank_9_is_refused(client: MseGradClient) -> None:
     tensor = np.zeros((1,) * 9, FLOAT32.numpy)
     with pytest.raises(InvalidArgument) as caught:
@@ -168,15 +195,17 @@ def test_rank_9_is_refused(client: MseGradClient) -> None:
     assert caught.value.reason is Reason.RANK_TOO_HIGH
 
 
-def test_a_read_only_out_is_refused(client: MseGradClient) -> None:
-    predict, label, dout = operands((4,))
-    out = np.empty(4, "f4")
-    out.flags.writeable = False
-    with pytest.raises(InvalidArgument, match="read-only"):
-        client.compute(predict, label, dout, out=out)
-
-
-@pytest.mark.parametrize("timeout_s", [0, -1.0, math.nan, math.inf, 1e13])
-def test_a_time_that_is_none_is_refused(client: MseGradClient, timeout_s: float) -> None:
-    with pytest.raises(InvalidArgument, match=f"timeout_s is {timeout_s}; it must be positive and at most 1e9"):
-        client.compute(*operands((3,)), timeout_s=timeout_s)
+@pytest.mark.parametrize(
+    "timeout_s", [0, -1.0, math.nan, math.inf, 1e13, "1", b"1", [1.0], 1j, np.ones(2), np.timedelta64(1, "s")]
+)
+def test_a_value_that_is_no_timeout_is_refused(client: MseGradClient, timeout_s: Any) -> None:
+    words = re.escape(f"timeout_s is {timeout_s!r}; it must be positive and at most 1e9")
+    for call in (
+        lambda: client.compute(*operands((3,)), timeout_s=timeout_s),
+        lambda: client.compute_unary(*operands((3,)), timeout_s=timeout_s),
+        lambda: client.compute_many([], timeout_s=timeout_s),
+        lambda: client.server_info(timeout_s=timeout_s),
+        lambda: client.wait_ready(timeout_s),
+    ):
+        with pytest.raises(InvalidArgument, match=words):
+            call()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
+import pathlib
 import pickle
-import threading
+import re
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 import mse_grad_client
 from mse_grad.reasons import ContractError, Reason
-from mse_grad_client import ClientOptions, MseGradError, RetryOptions, errors
-from mse_grad_client.address import grpc_target
-from mse_grad_client.retry import with_retries
-from support.scripted_server import status_of
+from mse_grad_client import ClientOptions, MseGradClient, MseGradError, RetryOptions, errors
+from mse_grad_client.routing.address import grpc_target
+from mse_grad_client.stream.call import EndedCall
+from support.client.scripted_server import ScriptedServer, status_of
 
 BUILTIN_BASES = {
     "InvalidArgument": ValueError,
@@ -49,8 +51,12 @@ def test_every_public_name_exists() -> None:
             assert hasattr(module, name), f"{module.__name__}.{name}"
 
 
-@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.value)
-def test_a_status_keeps_reason_code_words_and_delay(reason: Reason) -> None:
+# Only callers of the Open Inference Protocol name a model.
+OUR_REASONS = [reason for reason in Reason if reason is not Reason.MODEL_UNKNOWN]
+
+
+@pytest.mark.parametrize("reason", OUR_REASONS, ids=lambda reason: reason.value)
+def test_a_status_keeps_reason_code_message_and_delay(reason: Reason) -> None:
     error = errors.from_status(status_of(reason, "the words", retry_delay_ms=1500), request_id="r-9")
     assert error.reason is reason
     assert error.code is reason.code
@@ -106,108 +112,125 @@ def test_an_address_has_a_target(address: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "host", "host:", ":1", "host:0", "host:65536", "http://host:1", "unix:", "::1:5"]
+    "address",
+    [
+        "",
+        "h\0:1",
+        "unix:/a\0b",
+        "h\ud800:1",
+        "unix:/\ud800",
+        "host",
+        "host:",
+        ":1",
+        "host:0",
+        "host:65536",
+        "http://host:1",
+        "unix:",
+        "::1:5",
+    ],
 )
 def test_an_address_of_another_form_is_refused_with_the_forms_allowed(address: str) -> None:
     with pytest.raises(ValueError, match="it must be 'host:port'"):
         grpc_target(address)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"chunk_bytes": 7},
-        {"window_chunks": 0},
-        {"timeout_s": 0.0},
-        {"timeout_s": math.inf},
-        {"timeout_s": math.nan},
-        {"keepalive_s": 1.0},
-        {"max_unary_bytes": 0},
-    ],
-)
-def test_an_option_out_of_range_is_named(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ClientOptions(**wrong)  # type: ignore[arg-type]
+@pytest.mark.parametrize("address", [("host", 1), pathlib.Path("/run/a.sock"), b"host:1", None, 50051])
+@pytest.mark.parametrize("options", [{}, {"shared_memory": False}, {"tls": True}, {"token": "abc"}], ids=str)
+def test_an_address_that_is_no_text_is_refused_with_the_forms_allowed(address: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=re.escape(f"address is {address!r}; it must be 'host:port', '[ipv6]:port' or")
+    ):
+        MseGradClient(address, options=ClientOptions(**options))
 
 
-@pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"initial_backoff_s": 0.0}, {"max_backoff_s": 0.01}])
-def test_a_retry_option_out_of_range_is_named(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        RetryOptions(**wrong)  # type: ignore[arg-type]
+@pytest.mark.parametrize("options", [{"timeout_s": 1}, RetryOptions(), 5.0, ""])
+def test_options_of_another_kind_are_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match=f"options is a {type(options).__name__}; it must be ClientOptions"):
+        MseGradClient("host:1", options=options)
 
 
-class Waits(threading.Event):
-    """Time that passes at once; keeps how long each wait would have been."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits_s: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.waits_s.append(timeout)
-        return self.is_set()
-
-
-def failing(*failures: MseGradError):  # type: ignore[no-untyped-def]
-    remaining = list(failures)
-
-    def attempt() -> str:
-        if remaining:
-            raise remaining.pop(0)
-        return "done"
-
-    return attempt
+# Each option is checked at once, not when the first call uses it.
+NO_COUNTS = (-1, 1.5, 2.0, math.nan, "9", True, 2**64, np.timedelta64(50_000, "s"))
+NO_TIMES = (0, -1.0, math.nan, math.inf, 3e9, 10**400, "9", True, [9.0], 1j, np.timedelta64(50, "s"))
+NO_PATHS = (b"ca.pem", 5, "a\0b", ["ca.pem"], pathlib.PurePath)
+NO_FLAGS = (None, 1, "no")
+WRONG: list[tuple[str, Any]] = [
+    *[("chunk_bytes", wrong) for wrong in (0, 7, *NO_COUNTS)],
+    *[("window_chunks", wrong) for wrong in (0, 2**31, *NO_COUNTS)],
+    *[("timeout_s", wrong) for wrong in NO_TIMES],
+    *[("keepalive_s", wrong) for wrong in (1.0, 9.9, 2_147_484, 3e6, None, *NO_TIMES)],
+    *[("max_unary_bytes", wrong) for wrong in (0, 1023, 2**31, None, *NO_COUNTS)],
+    *[("shared_from_bytes", wrong) for wrong in (None, *NO_COUNTS)],
+    *[("copied_from_bytes", wrong) for wrong in (None, *NO_COUNTS)],
+    *[("retry", wrong) for wrong in (None, 3, {"max_attempts": 3})],
+    *[(name, wrong) for name in ("all_workers", "shared_memory", "tls", "insecure_token") for wrong in NO_FLAGS],
+    *[(name, wrong) for name in ("tls_ca", "tls_certificate", "tls_key", "token_file") for wrong in NO_PATHS],
+    *[("tls_server_name", wrong) for wrong in (None, b"host", 5)],
+]
 
 
-def busy(retry_delay_ms: int = 0) -> MseGradError:
-    return errors.from_status(status_of(Reason.SERVER_BUSY, "busy", retry_delay_ms=retry_delay_ms))
+@pytest.mark.parametrize(("name", "wrong"), WRONG, ids=repr)
+def test_an_option_out_of_range_is_named_with_its_value(name: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {wrong!r}; it must be ")):
+        ClientOptions(**{name: wrong})
 
 
-def test_waits_grow_up_to_their_bound() -> None:
-    waits = Waits()
-    options = RetryOptions(max_attempts=7, initial_backoff_s=0.1, max_backoff_s=1.0)
-    assert with_retries(failing(*[busy()] * 6), options=options, deadline=None, closed=waits) == "done"
-    for wait_s, bound_s in zip(waits.waits_s, [0.1, 0.2, 0.4, 0.8, 1.0, 1.0], strict=True):
-        assert bound_s / 2 <= wait_s <= bound_s
+def test_an_option_too_large_for_python_to_print_is_named() -> None:
+    with pytest.raises(ValueError, match="chunk_bytes is an integer of 16610 bits; it must be a whole number"):
+        ClientOptions(chunk_bytes=10**5000)
 
 
-def test_a_server_that_asks_for_a_longer_wait_gets_it() -> None:
-    waits = Waits()
-    assert with_retries(failing(busy(5000)), options=RetryOptions(), deadline=None, closed=waits) == "done"
-    assert waits.waits_s == [5.0]
+@pytest.mark.parametrize("token", [None, b"secret", ["secret"]])
+def test_a_token_that_is_no_text_is_refused_and_not_shown(token: Any) -> None:
+    with pytest.raises(ValueError, match=f"token is a {type(token).__name__}; it must be a str") as caught:
+        ClientOptions(token=token)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "failures",
+    ("name", "wrong"),
     [
-        [busy()] * 6,
-        [errors.InvalidArgument("wrong", reason=Reason.SHAPE_MISMATCH)],
-        [errors.InternalError("broken")],
+        *[("max_attempts", wrong) for wrong in (0, 2**31, *NO_COUNTS)],
+        *[("patience_s", wrong) for wrong in (None, *NO_TIMES)],
+        *[("max_per_s", wrong) for wrong in (None, 1e7, *NO_TIMES)],
+        *[("initial_backoff_s", wrong) for wrong in (None, 5.0, *NO_TIMES)],
+        *[("max_backoff_s", wrong) for wrong in (None, 0.01, *NO_TIMES)],
     ],
-    ids=["attempts used up", "a wrong request", "a failed server"],
+    ids=repr,
 )
-def test_an_error_is_raised_where_another_try_cannot_help(failures: list[MseGradError]) -> None:
-    with pytest.raises(type(failures[-1])):
-        with_retries(failing(*failures), options=RetryOptions(), deadline=None, closed=Waits())
+def test_a_retry_option_out_of_range_is_named_with_its_value(name: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {wrong!r}")):
+        RetryOptions(**{name: wrong})
 
 
-def test_a_wait_that_would_pass_the_deadline_is_not_begun() -> None:
-    waits = Waits()
-    with pytest.raises(mse_grad_client.ResourceExhausted):
-        with_retries(failing(busy(60_000)), options=RetryOptions(), deadline=0.0, closed=waits)
-    assert waits.waits_s == []
+def test_the_largest_values_of_all_options_make_a_client_that_computes() -> None:
+    most = ClientOptions(
+        chunk_bytes=2**63 - 1,
+        window_chunks=2**31 - 1,
+        timeout_s=1e9,
+        keepalive_s=2**31 // 1000 - 1,
+        max_unary_bytes=2**31 - 1,
+        shared_from_bytes=2**63 - 1,
+        copied_from_bytes=2**63 - 1,
+        retry=RetryOptions(
+            max_attempts=2**31 - 1, initial_backoff_s=1e9, max_backoff_s=1e9, patience_s=1e9, max_per_s=1e6
+        ),
+    )
+    with ScriptedServer() as server, MseGradClient(server.address, options=most) as client:
+        np.testing.assert_array_equal(client.compute([2.0], [1.0], 1.0), [2.0])
 
 
-def test_a_client_that_closes_stops_trying() -> None:
-    waits = Waits()
-    waits.set()
-    with pytest.raises(mse_grad_client.ResourceExhausted):
-        with_retries(failing(busy()), options=RetryOptions(), deadline=None, closed=waits)
+@pytest.mark.parametrize("seconds", [10**18, -5])
+def test_a_delay_longer_than_any_thread_can_wait_is_bounded(seconds: int) -> None:
+    status = status_of(Reason.SERVER_BUSY, "busy")
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.seconds = seconds
+    status.details.add().Pack(retry)
+    assert errors.from_status(status).retry_delay_s == (1e9 if seconds > 0 else 0.0)
 
 
 class EndedRpc(grpc.RpcError):
-    """An RPC that nobody answered."""
+    """An RPC that no server answered."""
 
     def __init__(self, details: str) -> None:
         super().__init__(details)
@@ -223,7 +246,7 @@ class EndedRpc(grpc.RpcError):
         return ()
 
 
-# What gRPC says, word for word, of one version or another.
+# gRPC's messages, word for word, from different versions.
 CONNECTING = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 HANDSHAKE = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
 
@@ -246,10 +269,13 @@ HANDSHAKE = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1
             ("names",),
         ),
         ("Peer name elsewhere is not in peer certificate", ("other names", "tls_server_name")),
-        ("Failed to create security handshaker.", ("TLS with 127.0.0.1:1 failed", "security handshaker")),
+        ("call host does not match SSL server name", ("other names", "tls_server_name")),
+        ("Failed to create security handshaker.", ("tls_ca", "tls_key", "P-256")),
+        (f"{HANDSHAKE}NO_COMMON_SIGNATURE_ALGORITHMS: OK", ("tls_key", "P-256")),
+        ("Tls handshake failed (TSI_INTERNAL)", ("TLS with 127.0.0.1:1 failed", "TSI_INTERNAL")),
     ],
 )
-def test_tls_that_failed_is_told_with_the_way_out(details: str, words: tuple[str, ...]) -> None:
+def test_a_tls_failure_is_reported_with_its_remedy(details: str, words: tuple[str, ...]) -> None:
     ended = EndedRpc(CONNECTING + details)
     error = errors.from_rpc_error(ended, address="127.0.0.1:1")
     assert isinstance(error, errors.TlsFailed)
@@ -258,7 +284,16 @@ def test_tls_that_failed_is_told_with_the_way_out(details: str, words: tuple[str
     assert [word for word in words if word not in error.message] == []
 
 
-def test_a_connection_that_ends_at_once_may_want_tls() -> None:
+def test_a_name_that_grpc_reports_as_the_callers_mistake_is_a_certificate_error_too() -> None:
+    ended = EndedCall(grpc.StatusCode.UNAUTHENTICATED, "call host does not match SSL server name")
+    error = errors.from_rpc_error(ended, address="127.0.0.1:1")
+    assert isinstance(error, errors.TlsFailed)
+    assert "tls_server_name" in error.message
+    refused = errors.from_rpc_error(EndedCall(grpc.StatusCode.UNAUTHENTICATED, "who?"), address="127.0.0.1:1")
+    assert isinstance(refused, errors.Unauthenticated)
+
+
+def test_a_connection_that_ends_at_once_may_need_tls() -> None:
     details = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed"
     error = errors.from_rpc_error(EndedRpc(details), address="127.0.0.1:1")
     assert isinstance(error, errors.Unavailable)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from mse_grad.tensor import DTYPES, DType
 from mse_grad_client import MseGradClient
-from mse_grad_server.backends.native import LibraryUnusable, NativeKernel
-from support.backends import EACH_BACKEND, running_on
-from support.server import ServerProcess, running_server
+from mse_grad_kernel.native import LibraryUnusable, NativeKernel
+from support.server.backends import EACH_BACKEND, running_on
+from support.server.server_process import ServerProcess, running_server
 
 
-def cpu_kernels() -> tuple[str, ...]:
-    """The kernels of the CPU that run here, NumPy last."""
+def kernels() -> list[Any]:
+    """Parameters of `server_of_kernel`: the CPU's kernels that run here, and the kernel of the simulated NPU.
+
+    The fastest variant, which a server chooses by default, and NumPy's run on every Python.
+    """
     try:
-        return (*NativeKernel.load().variants, "numpy")
+        fastest, *others = NativeKernel.load().variants
     except LibraryUnusable:
-        return ("numpy",)
+        return ["numpy", pytest.param("ascend", marks=pytest.mark.one_python)]
+    return [fastest, "numpy", *(pytest.param(each, marks=pytest.mark.one_python) for each in (*others, "ascend"))]
 
 
-@pytest.fixture(scope="module", params=[*cpu_kernels(), "ascend"])
+@pytest.fixture(scope="module", params=kernels())
 def server_of_kernel(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    """A server for each kernel in turn, at last that of the simulated NPU."""
+    """A server for each kernel in turn."""
     if request.param == "ascend":
         with running_on("ascend") as process:
             yield process
@@ -35,7 +40,7 @@ def server_of_kernel(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module", params=EACH_BACKEND)
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    """A server for each backend in turn, on the CPU with the kernel that it chose itself."""
+    """A server for each backend in turn; on the CPU with the kernel that it chose itself."""
     with running_on(request.param) as process:
         yield process
 
@@ -48,6 +53,6 @@ def client(server: ServerProcess) -> Iterator[MseGradClient]:
 
 @pytest.fixture(scope="module")
 def dtypes(client: MseGradClient) -> tuple[DType, ...]:
-    """What the server computes."""
+    """The dtypes that the server computes."""
     named = client.server_info().dtypes
     return tuple(dtype for dtype in DTYPES if dtype.name in named)

@@ -1,4 +1,4 @@
-"""No chunking, window, layout or split into parts changes a bit."""
+"""Bits of the gradient: no chunking, window, layout or split into parts changes them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from mse_grad.tensor import Array, DType, Reduction, little_endian_bytes
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_cli.conformance import Case, make_case, same_bits
+from mse_grad_cli.conformance.operands import KINDS, LAYOUTS
 from mse_grad_client import ClientOptions, MseGradClient
-from mse_grad_client.bar import Case, make_case, same_bits
-from mse_grad_client.bar.operands import KINDS, LAYOUTS
-from support.compute import formula_compute
-from support.server import ServerProcess
+from support.numerics.compute import formula_compute
+from support.server.server_process import ServerProcess
 
 STREAM = "/mse_grad.v1.MseGradService/StreamGradients"
-# From a single float64 to more than the whole tensor; odd numbers are cut to whole elements.
+# From a single float64 to more than the whole tensor; odd numbers are rounded down to whole elements.
 CHUNK_BYTES = (8, 24, 1000, 4095, 4096, 65_537, 1 << 20, None)
 WINDOWS = (1, 2, 7, None)
-# Not more than a few hundred messages for an example.
+# Keeps an example to a few hundred messages.
 MOST_CHUNKS = 500
 
 
@@ -43,7 +43,7 @@ def clients(server: ServerProcess) -> Iterator[dict[tuple[int | None, int | None
 
 @st.composite
 def any_case(draw: st.DrawFn, dtypes: tuple[DType, ...], *, largest: int = 50_000) -> Case:
-    """Any shape, dtype of these, data, reduction, form of dout and layout."""
+    """A case with any shape, data, reduction, form of dout and layout, in one of the given dtypes."""
     dtype = draw(st.sampled_from(dtypes))
     shape = draw(
         st.lists(st.integers(0, 9), max_size=8).filter(lambda shape: prod(shape) <= largest)
@@ -109,7 +109,7 @@ def test_parts_with_the_n_of_the_whole_have_its_bits(
 def test_any_interleaving_of_uneven_chunks_has_the_bits_of_the_formula(
     server: ServerProcess, dtypes: tuple[DType, ...], data: st.DataObject
 ) -> None:
-    """Written message by message with the generated code: chunks of any size, of several requests in turn."""
+    """Writes the messages with the generated code: chunks of any size, with several requests interleaved."""
     many = data.draw(st.lists(any_case(dtypes, largest=2000), min_size=1, max_size=4), label="cases")
     queues = [list(_chunks(number, case, data)) for number, case in enumerate(many, start=1)]
     messages = [pb.StreamGradientsRequest(headers=[_header(number, case) for number, case in enumerate(many, start=1)])]

@@ -1,4 +1,4 @@
-"""PyTorch gives the same float32 bits; where it differs in 16 bits, the contract says how."""
+"""PyTorch's gradient: in float32 it has the same bits; where it differs in 16 bits, the contract states how."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
-from mse_grad_client.bar import Case, Dout, cases, edges, make_case, same_bits, ulp_distance
-from support.compute import formula_compute
+from mse_grad_cli.conformance import Case, Dout, cases, edges, make_case, same_bits, ulp_distance
+from support.numerics.compute import formula_compute
 from support.tools import require_module
 
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
@@ -27,7 +27,7 @@ def pytorch() -> None:
 
 
 def pytorch_compute(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
-    """`torch.ops.aten.mse_loss_backward`, which takes a scalar dout for mean and sum as it takes a full one."""
+    """`torch.ops.aten.mse_loss_backward`, which with mean and sum accepts a scalar dout like a full one."""
     x, t = tensor(predict), tensor(label)
     g = tensor(np.asarray(dout, predict.dtype))
     g = g if g.shape == x.shape else g.reshape(())
@@ -49,7 +49,7 @@ def numpy(values: Any, dtype: Any) -> Array:
 
 
 def judged(case: Case) -> bool:
-    return case.predict.size > 0  # PyTorch's own c for an empty mean is 2 / 0
+    return case.predict.size > 0  # PyTorch's c for an empty mean is 2 / 0
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=lambda dtype: dtype.name)
@@ -60,7 +60,7 @@ def test_the_same_bits_in_every_case(dtype: DType) -> None:
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, FLOAT16, BFLOAT16], ids=lambda dtype: dtype.name)
-def test_the_same_edges_but_for_those_named_in_the_contract(dtype: DType) -> None:
+def test_the_same_edges_except_those_named_in_the_contract(dtype: DType) -> None:
     differing = set()
     for edge in edges(dtype):
         if not judged(edge.case):

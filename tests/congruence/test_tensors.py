@@ -1,4 +1,4 @@
-"""Tensors of PyTorch give the bits that arrays give; those of the CPU, since there is no NPU here."""
+"""Tensors of PyTorch give the same bits as arrays; only CPU tensors, because there is no NPU here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, FLOAT32, Array, DType
 from mse_grad_client import InvalidArgument, MseGradClient
-from mse_grad_client.torch import array_of
-from support.operands import expected, operands
-from support.server import ServerProcess
+from mse_grad_client.pytorch import array_of
+from support.server.server_process import ServerProcess
 from support.tools import require_module
+from support.values import expected, operands
 
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
-needs_torch = pytest.mark.slow  # as whatever needs more than `make test` installs
+needs_torch = pytest.mark.slow  # slow, like all tests that need more than `make test` installs
 
 WITHOUT_TENSORS = """
 import sys
@@ -40,7 +40,7 @@ def pytorch() -> None:
 
 @pytest.fixture
 def any_client(client: MseGradClient) -> Any:
-    """The client; of any type, since types know nothing of tensors."""
+    """The client; typed Any, because its types do not know tensors."""
     return client
 
 
@@ -58,7 +58,7 @@ def assert_bits(y: Any, wanted: Array) -> None:
     assert found.tobytes() == wanted.tobytes()
 
 
-def test_who_gives_no_tensors_imports_no_torch(client: MseGradClient) -> None:
+def test_a_caller_without_tensors_does_not_import_torch(client: MseGradClient) -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_TENSORS, client.address], check=True, timeout=60)
 
 
@@ -105,7 +105,7 @@ def test_dout_may_be_a_tensor_of_one_element_or_a_number(any_client: Any) -> Non
 
 @needs_torch
 @pytest.mark.usefixtures("pytorch")
-def test_what_the_contract_does_not_take_is_refused(any_client: Any) -> None:
+def test_tensors_that_the_contract_does_not_allow_are_refused(any_client: Any) -> None:
     predict = tensor(operands((4, 4), FLOAT32)[0])
     for wrong, text in (
         (predict.int(), "predict has dtype torch.int32; it must be one of torch.float32"),
@@ -123,7 +123,7 @@ def test_what_the_contract_does_not_take_is_refused(any_client: Any) -> None:
 @needs_torch
 @pytest.mark.usefixtures("pytorch")
 def test_verify_shows_pytorch_next_to_the_server(server: ServerProcess, dtypes: tuple[DType, ...]) -> None:
-    command = [sys.executable, "-m", "mse_grad_client.cli", "verify", server.address, "--quick", "--against", "torch"]
+    command = [sys.executable, "-m", "mse_grad_cli.main", "verify", server.address, "--quick", "--against", "torch"]
     ended = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=100, check=True)
     found = {each["dtype"]: each for each in json.loads(ended.stdout)["against"]["torch"]}
     assert set(found) == {dtype.name for dtype in dtypes}

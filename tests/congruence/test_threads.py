@@ -1,4 +1,4 @@
-"""Threads that share a client get the bits of the formula."""
+"""Threads that share a client: they get the bits of the formula."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import DType
+from mse_grad_cli.conformance import Case, cases, make_case, same_bits
 from mse_grad_client import MseGradClient
-from mse_grad_client.bar import Case, cases, make_case, same_bits
-from support.compute import formula_compute
+from support.numerics.compute import formula_compute
 
 
 @pytest.fixture(scope="module")
 def many(dtypes: tuple[DType, ...]) -> list[tuple[Case, bytes]]:
-    """Cases of every dtype, and some of many chunks, with what the formula makes of them."""
+    """Cases of every dtype, and some with many chunks, with their gradients by the formula."""
     rng = np.random.default_rng(11)
     chosen = [case for dtype in dtypes for case in islice(cases(dtype, quick=True), 0, None, 5)]
     chosen += [make_case(rng, dtype, (300_001,)) for dtype in dtypes for _ in range(2)]

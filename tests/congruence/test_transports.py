@@ -1,18 +1,22 @@
-"""Every kernel gives the bits of the formula over every transport; a dtype that it does not compute is refused."""
+"""Every kernel over every transport: it gives the bits of the formula, or refuses a dtype that it does not compute."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import pytest
 
 from mse_grad.reasons import Reason
 from mse_grad.tensor import DTYPES, Array, DType
+from mse_grad_cli.commands.paths import in_shared_memory, one_of_many
+from mse_grad_cli.conformance import Compute, Dout, cases, run_bar, same_bits
 from mse_grad_client import ClientOptions, MseGradClient, Unimplemented
-from mse_grad_client.bar import Compute, Dout, cases, run_bar, same_bits
-from mse_grad_client.commands.paths import in_shared_memory, one_of_many
-from support.compute import formula_compute
-from support.operands import operands
-from support.server import ServerProcess
+from support.numerics.compute import formula_compute
+from support.server.server_process import ServerProcess
+from support.values import operands
 
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
@@ -34,50 +38,35 @@ def assert_refused(compute: Compute, dtype: DType) -> None:
     assert raised.value.reason is Reason.DTYPE_NOT_ON_BACKEND
 
 
-@by_dtype
-def test_every_case_over_the_stream(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    with MseGradClient(server_of_kernel.address, options=ClientOptions(shared_memory=False)) as client:
-        assert_bits_of_the_formula(client, client.compute, dtype)
+@dataclass(frozen=True)
+class Transport:
+    """A path of a case to the server: the client's options, and the call."""
+
+    options: ClientOptions
+    compute_of: Callable[[MseGradClient], Compute] = attrgetter("compute")
+    in_shared_memory: bool = False
+
+
+TRANSPORTS = {
+    "stream": Transport(ClientOptions(shared_memory=False)),
+    "stream, chunk by chunk": Transport(ClientOptions(chunk_bytes=4096, window_chunks=1, shared_memory=False)),
+    "one of many": Transport(ClientOptions(), one_of_many),
+    "unary": Transport(ClientOptions(), attrgetter("compute_unary")),
+    "shared memory": Transport(ClientOptions(shared_from_bytes=0), in_shared_memory, in_shared_memory=True),
+    "copied through shared memory": Transport(ClientOptions(copied_from_bytes=0)),
+    "packets if it fits": Transport(ClientOptions()),
+}
 
 
 @by_dtype
-def test_every_case_among_many(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    with MseGradClient(server_of_kernel.address) as client:
-        assert_bits_of_the_formula(client, one_of_many(client), dtype)
-
-
-@by_dtype
-def test_every_case_in_one_unary_call(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    with MseGradClient(server_of_kernel.address) as client:
-        assert_bits_of_the_formula(client, client.compute_unary, dtype)
-
-
-@by_dtype
-def test_every_case_chunk_by_chunk(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    options = ClientOptions(chunk_bytes=4096, window_chunks=1, shared_memory=False)
-    with MseGradClient(server_of_kernel.address, options=options) as client:
-        assert_bits_of_the_formula(client, client.compute, dtype)
-
-
-@by_dtype
-def test_every_case_in_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    options = ClientOptions(shared_from_bytes=0)
-    with MseGradClient(server_of_kernel.address, options=options) as client:
-        assert client.server_info().transport == "shared_memory"
-        assert_bits_of_the_formula(client, in_shared_memory(client), dtype)
-
-
-@by_dtype
-def test_every_case_in_packets_where_it_fits(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    with MseGradClient(server_of_kernel.address) as client:
-        assert_bits_of_the_formula(client, client.compute, dtype)
-
-
-@by_dtype
-def test_every_case_copied_through_shared_memory(server_of_kernel: ServerProcess, dtype: DType) -> None:
-    options = ClientOptions(copied_from_bytes=0)
-    with MseGradClient(server_of_kernel.address, options=options) as client:
-        assert_bits_of_the_formula(client, client.compute, dtype)
+@pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
+def test_every_case_has_the_bits_of_the_formula(
+    server_of_kernel: ServerProcess, transport: Transport, dtype: DType
+) -> None:
+    with MseGradClient(server_of_kernel.address, options=transport.options) as client:
+        if transport.in_shared_memory:
+            assert client.server_info().transport == "shared_memory"
+        assert_bits_of_the_formula(client, transport.compute_of(client), dtype)
 
 
 @by_dtype

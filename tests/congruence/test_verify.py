@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner, Result
 
-from mse_grad.tensor import BFLOAT16, FLOAT32, FLOAT64, Array, DType
-from mse_grad_client.commands import mse_grad
-from mse_grad_server.backends.base import GradientSpec
-from mse_grad_server.clock import LoopClock
-from support.in_process import FakeBackend, serving
-from support.server import ServerProcess
+from mse_grad.tensor import BFLOAT16, FLOAT32, FLOAT64, DType
+from mse_grad_cli.commands import mse_grad
+from mse_grad_server.backends.base import Gradient
+from mse_grad_server.process.clock import LoopClock
+from support.server.fakes import FakeBackend
+from support.server.server_in_loop import serving
+from support.server.server_process import ServerProcess
 
 
 class LyingBackend(FakeBackend):
-    """Right while it is verified at the start, and wrong in one element of bfloat16 afterwards."""
+    """A backend that is right during the verification at the start, and wrong in one element of bfloat16 afterwards."""
 
     lying = False
 
-    def compute(
-        self, spec: GradientSpec, predict: Array, label: Array, dout: Array, y: Array, *, deadline_s: float = math.inf
-    ) -> None:
-        super().compute(spec, predict, label, dout, y)
-        if self.lying and spec.dtype is BFLOAT16:
-            y[-1:] = 0
+    def compute(self, gradient: Gradient) -> None:
+        super().compute(gradient)
+        if self.lying and gradient.spec.dtype is BFLOAT16:
+            gradient.y[-1:] = 0
 
 
 def run_in_process(backend: FakeBackend, *arguments: str) -> Result:
@@ -44,7 +42,7 @@ def run_in_process(backend: FakeBackend, *arguments: str) -> Result:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mse_grad_client.cli", *arguments],
+        [sys.executable, "-m", "mse_grad_cli.main", *arguments],
         capture_output=True,
         text=True,
         timeout=500,
@@ -62,9 +60,9 @@ def test_verify_prints_every_line_and_ends_with_0(server: ServerProcess, dtypes:
         assert dtype.name in lines
     paths = ("unary", "stream in 4096-byte chunks", "one of many", "stream", "copied to shared memory")
     for path in (*paths, "in shared memory"):
-        assert sum(f"4 {path}: differing 0 none ok" in line for line in lines) == len(dtypes)
+        assert sum(f"4 {path}: differences 0 0 ok" in line for line in lines) == len(dtypes)
     assert any(line.endswith("20 runs of 2 cases") for line in lines)
-    assert lines[-1].startswith("Every line holds: ")
+    assert lines[-1].startswith("All ")
     assert ended.stderr == ""
 
 
@@ -75,12 +73,12 @@ def test_verify_at_full_length_ends_with_0(server: ServerProcess) -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-def test_verify_ends_with_1_where_the_server_is_wrong_and_names_dtype_and_line() -> None:
+def test_verify_ends_with_1_if_the_server_is_wrong_and_names_dtype_and_line() -> None:
     result = run_in_process(LyingBackend(), "verify", "--quick")
     assert result.exit_code == 1
-    assert "bfloat16: zeros where the golden is not 0: " in result.output
+    assert "bfloat16: zeros although golden is not 0: " in result.output
     assert "FAIL" in result.output
-    assert "lines do not hold" in result.output
+    assert "checks failed" in result.output
 
 
 def test_verify_as_json_has_the_figures_of_the_dtypes_that_the_server_computes() -> None:
@@ -93,30 +91,21 @@ def test_verify_as_json_has_the_figures_of_the_dtypes_that_the_server_computes()
     assert 1 <= worst <= 4
 
 
-def test_verify_ends_with_3_where_the_server_breaks_off() -> None:
+def test_verify_ends_with_3_if_the_server_fails_midway() -> None:
     backend = LyingBackend()
 
     class Failing(LyingBackend):
-        def compute(
-            self,
-            spec: GradientSpec,
-            predict: Array,
-            label: Array,
-            dout: Array,
-            y: Array,
-            *,
-            deadline_s: float = math.inf,
-        ) -> None:
+        def compute(self, gradient: Gradient) -> None:
             if self.lying:
                 raise RuntimeError("the device is gone")
-            super().compute(spec, predict, label, dout, y)
+            super().compute(gradient)
 
     result = run_in_process(Failing(backend.dtypes), "verify", "--quick")
     assert result.exit_code == 3
-    assert "broke off: INTERNAL" in result.output
+    assert "failed: INTERNAL" in result.output
 
 
-def test_info_shows_what_the_server_says(server: ServerProcess) -> None:
+def test_info_shows_the_description_of_the_server(server: ServerProcess) -> None:
     ended = run("info", server.address)
     assert ended.returncode == 0
     ready = server.event("ready")
@@ -125,7 +114,7 @@ def test_info_shows_what_the_server_says(server: ServerProcess) -> None:
         f"{ready['backend']}, {ready['device']}",
         ready["kernel_hash"],
         "ready",
-        "float32 inside",
+        "float32 intermediates",
     ):
         assert text in ended.stdout
 
@@ -137,6 +126,10 @@ def test_info_as_json_has_every_field(server: ServerProcess, dtypes: tuple[DType
         "subnormals": True,
         "rounding": "nearest-even",
         "verified": True,
+        "infinities": True,
+        "nans": True,
+        "overflow": True,
+        "overflow_mode": "inf_nan",
     }
     assert found["endpoints"][0]["state"] == "ready"
     assert found["dtypes"] == [dtype.name for dtype in dtypes]

@@ -1,4 +1,4 @@
-"""The image `cpu`, built and run as deploy/ runs it. For `make image-test` alone: it needs podman and root."""
+"""The image `cpu`, built and run with the files of deploy/. For `make image-test` only: it needs podman and root."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from urllib.parse import unquote
 import pytest
 
 from mse_grad_client import MseGradClient
-from support.host import PATIENCE_S, until
-from support.operands import expected, operands
-from support.podman import Podman
-from support.simulator import require_simulator
-from support.toolkit import executable, lay_out
+from support.deploy.podman import Podman
+from support.npu.simulator import require_simulator
+from support.npu.toolkit import executable, lay_out
+from support.values import expected, operands
+from support.waiting import PATIENCE_S, wait_until
 
 from .conftest import ROOT, Image
 
 pytestmark = pytest.mark.timeout(900)
 
-# Podman would mount a tmpfs on /tmp and others; docker does not.
+# Podman mounts a tmpfs on /tmp and others by default; docker does not.
 READ_ONLY = ["--read-only", "--read-only-tmpfs=false"]
 RESTRICTED = ["--network", "host", *READ_ONLY, "--cap-drop", "all", "--security-opt", "no-new-privileges"]
 DRAIN_S = 20
-# Of the packages of Python and Debian that the image brings along, without its base.
+# Bound on the packages of Python and Debian that the image adds to its base.
 MOST_ADDED_BYTES = 240e6
 
 
 class Container:
-    """One that runs the server on a free port of the host's loopback."""
+    """A container that runs the server on a free port of the host's loopback."""
 
     def __init__(self, podman: Podman, tag: str, *flags: str, options: Sequence[str] = ()) -> None:
         given = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--drain-timeout-s", str(DRAIN_S)]
@@ -47,21 +47,21 @@ class Container:
         return [line for line in lines if line["event"] == name]
 
     def address(self, *, start: int = 1) -> str:
-        """Returns where it serves, once it has started `start` times."""
+        """Returns the address of the server, once it has started `start` times."""
 
         def ready() -> list[dict[str, Any]]:
             return [event for event in self.events("ready") if "worker" not in event]
 
-        return str(until(lambda: ready()[start - 1 :])[0]["listen"])
+        return str(wait_until(lambda: ready()[start - 1 :])[0]["listen"])
 
     def is_busy(self) -> bool:
-        """Whether it has accepted a request that it has not answered."""
+        """Whether the server has accepted a request that it has not answered."""
         page = f"http://{self.events('ready')[-1]['metrics_listen']}/metrics"
         with urllib.request.urlopen(page, timeout=PATIENCE_S) as answer:
             return re.search(rb"^mse_grad_in_flight_requests [1-9]", answer.read(), re.MULTILINE) is not None
 
     def run(self, *command: str, environment: str = "NONE=") -> str:
-        """Runs a command in it; returns what that printed."""
+        """Runs a command in the container; returns its output."""
         return self.podman.run("exec", "--env", environment, self.name, *command)
 
 
@@ -78,16 +78,16 @@ def computes(address: str) -> bool:
         return client.compute(*given, timeout_s=PATIENCE_S).tobytes() == expected(*given).tobytes()
 
 
-def test_it_answers_from_outside_and_says_that_it_is_well(container: Container) -> None:
+def test_it_answers_from_outside_and_is_healthy(container: Container) -> None:
     address = container.address()
     assert computes(address)
-    health = ["python3", "/opt/mse-grad/bin/mse-grad-health"]
+    health = ["mse-grad-server", "probe"]
     container.run(*health, environment=f"MSE_GRAD_LISTEN={address}")
     with pytest.raises(AssertionError, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
         container.run(*health, environment="MSE_GRAD_LISTEN=127.0.0.1:1")
 
 
-def test_it_has_a_name_no_rights_and_nothing_to_write_on(container: Container) -> None:
+def test_it_has_an_unprivileged_user_and_a_read_only_file_system(container: Container) -> None:
     assert container.run("id", "--user", "--name").strip() == "mse-grad"
     status = dict(line.split(":\t", 1) for line in container.run("cat", "/proc/1/status").splitlines())
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
@@ -98,12 +98,12 @@ def test_it_has_a_name_no_rights_and_nothing_to_write_on(container: Container) -
     assert [start["device"] == "numpy" for start in container.events("ready")] == [False]
 
 
-def test_a_signal_ends_it_within_its_bound_after_what_was_accepted(container: Container) -> None:
+def test_a_signal_ends_it_within_its_bound_after_the_accepted_requests(container: Container) -> None:
     given = operands((20_000_000,))
     with MseGradClient(container.address()) as client, ThreadPoolExecutor(3) as threads:
         running = [threads.submit(client.compute, *given, timeout_s=PATIENCE_S) for _ in range(3)]
-        until(container.is_busy)
-        # SIGTERM, and where it is late SIGKILL, which ends it with 137.
+        wait_until(container.is_busy)
+        # `stop` sends SIGTERM, and SIGKILL after the bound, with which the exit code is 137.
         container.podman.run("stop", "--time", str(DRAIN_S + 10), container.name)
         assert container.podman.run("wait", container.name).strip() == "0"
         answered = [done for done in running if done.exception(PATIENCE_S) is None]
@@ -121,7 +121,7 @@ def test_it_serves_again_after_it_was_killed(container: Container) -> None:
     assert computes(container.address(start=2))
 
 
-def test_it_is_small_labelled_and_asked_for_its_health(podman: Podman, image: Image) -> None:
+def test_it_is_small_and_labelled_and_has_a_health_check(podman: Podman, image: Image) -> None:
     (found,) = json.loads(podman.run("image", "inspect", image.tag))
     (base,) = json.loads(podman.run("image", "inspect", image.base))
     print(f"{found['Size'] / 1e6:.0f} MB on a base of {base['Size'] / 1e6:.0f} MB")
@@ -131,7 +131,7 @@ def test_it_is_small_labelled_and_asked_for_its_health(podman: Podman, image: Im
     assert config["Entrypoint"] == ["mse-grad-server"]
     names = {"title", "description", "version", "licenses"}
     assert {f"org.opencontainers.image.{name}" for name in names} <= set(config["Labels"])
-    assert found["Healthcheck"]["Test"][-1].endswith("mse-grad-health")
+    assert found["Healthcheck"]["Test"] == ["CMD", "mse-grad-server", "probe"]
 
 
 def test_the_list_of_contents_has_the_packages_of_debian_and_of_python(container: Container, image: Image) -> None:
@@ -146,8 +146,8 @@ def test_the_list_of_contents_has_the_packages_of_debian_and_of_python(container
     assert set(debian) <= {purl.split("/")[2].split("@")[0] for purl in listed if purl.startswith("pkg:deb/")}
 
 
-# Sourced by both stages of the image, as the toolkit's own is.
-SET_ENV = """export ASCEND_HOME_PATH=/usr/local/Ascend/ascend-toolkit
+# Both stages of the image source it, as they source the real toolkit's.
+SET_ENV = """export ASCEND_HOME_PATH=/usr/local/Ascend/cann
 export INSTALLER=$ASCEND_HOME_PATH/installer LD_LIBRARY_PATH=$ASCEND_HOME_PATH/lib64
 """
 INSTALLER = """#!/bin/sh -e
@@ -162,9 +162,9 @@ echo "export ASCEND_CUSTOM_OPP_PATH=$package" > "$package/bin/set_env.bash"
 def ascend_image(podman: Podman, image: Image, tmp_path: Path) -> str:
     """The target `ascend` on a stand-in for CANN's image, in which NPUs are simulated."""
     libraries = require_simulator()
-    toolkit = lay_out(tmp_path / "ascend-toolkit")
+    toolkit = lay_out(tmp_path / "cann")
     (toolkit / "lib64").mkdir()
-    for name in ("libascendcl.so", "libnnopbase.so"):
+    for name in ("libacl_rt.so", "libnnopbase.so"):
         shutil.copy(libraries / name, toolkit / "lib64")
     shutil.copy(libraries / "libcust_opapi.so", toolkit)
     (toolkit / "set_env.sh").write_text(SET_ENV)
@@ -172,7 +172,9 @@ def ascend_image(podman: Podman, image: Image, tmp_path: Path) -> str:
     recipe = ["--file", str(Path(__file__).parent / "cann.Dockerfile"), "--build-arg", f"DEBIAN_IMAGE={image.base}"]
     podman.run("build", *podman.build_flags, *recipe, "--tag", "localhost/cann:stand-in", str(tmp_path))
     tag = "localhost/mse-grad:ascend"
-    on_top = ["--target", "ascend", "--build-arg", "CANN_IMAGE=localhost/cann:stand-in"]
+    on_top = ["--target", "ascend"]
+    for argument in ("CANN_IMAGE", "CANN_BUILD_IMAGE"):
+        on_top += ["--build-arg", f"{argument}=localhost/cann:stand-in"]
     podman.run("build", *podman.build_flags, *on_top, "--tag", tag, str(ROOT))
     return tag
 

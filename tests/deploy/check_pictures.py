@@ -1,4 +1,4 @@
-"""Every panel drawn from live data, to be looked at. For `make dashboard-pictures` alone, which has matplotlib."""
+"""Pictures of every panel with live data, for a person to look at: `make dashboard-pictures`, needs matplotlib."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.dashboards import dashboards
-from support.panel_pictures import draw
+from support.deploy.dashboards import dashboards
+from support.deploy.panel_pictures import draw
 
 from .conftest import Watched
 

@@ -1,6 +1,6 @@
 """A real Prometheus that scrapes real servers: one process, several workers, a simulated NPU with its exporter.
 
-And, for `make image-test`, the image `cpu` in a podman of its own.
+For `make image-test` also the image `cpu`, in a separate podman.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from prometheus_client.exposition import start_http_server
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, Unauthenticated
-from support.backends import ascend_flags
-from support.certificates import Authority
-from support.host import pid_of
-from support.podman import Podman, running_podman
-from support.prometheus import Prometheus, running_prometheus
-from support.server import ServerProcess, running_server
+from support.deploy.podman import Podman, running_podman
+from support.deploy.prometheus import Prometheus, running_prometheus
+from support.server.backends import ascend_flags
+from support.server.certificates import Authority
+from support.server.host_process import pid_of
+from support.server.server_process import ServerProcess, running_server
 from support.tools import require_program
+from support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 CHIP_VALUES = {"utilization": 80, "temperature": 60, "power": 250, "hbm_used_memory": 2000, "health_status": 1}
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Servers and the Prometheus that watches them.
+    """Servers and the Prometheus that scrapes them.
 
     Attributes:
-        prometheus: Scrapes them every second.
-        load: Has each of them compute a little, refuse, and miss a deadline.
+        prometheus: Scrapes the servers every second.
+        load: Makes each server compute a little, refuse a call, and miss a deadline.
     """
 
     prometheus: Prometheus
@@ -54,8 +54,8 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     require_program("prometheus")
     folder = tmp_path_factory.mktemp("watched")
-    # The first kernels verify the start; then the device fails now and then, and is repaired.
-    faults = ";".join(f"aclnnMseLossGrad code=507015 mode=async after={after}" for after in (60, 90))
+    # The first kernels verify the start; after them two kernels fail, and the device is repaired.
+    faults = ";".join(f"aclnnMseLossGradPart code=507015 mode=async after={after}" for after in (60, 90))
     variables = {"ASCEND_SIMULATOR_FAULTS": faults, "ASCEND_SIMULATOR_DEVICES": "1"}
     with ExitStack() as opened:
         alone = opened.enter_context(running_server("--max-unary-in-flight", "1", "--output-sample-every", "10"))
@@ -89,12 +89,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @dataclass(frozen=True)
 class Image:
-    """The image `cpu` as `make image` made it.
+    """The image `cpu` as `make image` built it.
 
     Attributes:
         tag: Its name.
-        base: Name of the image below it.
-        contents: The list of what is in it.
+        base: Name of its base image.
+        contents: The list of its contents.
     """
 
     tag: str
@@ -110,7 +110,7 @@ def podman() -> Iterator[Podman]:
 
 @pytest.fixture(scope="session")
 def debian(podman: Podman) -> str:
-    """Name of the base: what DEBIAN_IMAGE names, or else what `make image-test` had debootstrap make."""
+    """Name of the base image: DEBIAN_IMAGE, or the image that `make image-test` builds with debootstrap."""
     given = os.environ.get("DEBIAN_IMAGE")
     if not given:
         given = "localhost/debian:bookworm"
@@ -131,7 +131,7 @@ def image(podman: Podman, debian: str) -> Image:
 
 
 class _ChipExporter:
-    """Says of one chip what npu-exporter says, in its names and units."""
+    """Serves the metrics of npu-exporter for one chip, with its names and units."""
 
     def __enter__(self) -> _ChipExporter:
         registry = CollectorRegistry()
@@ -160,7 +160,7 @@ def _compute(client: MseGradClient) -> None:
 
 
 def _be_refused(server: ServerProcess) -> None:
-    """Calls four at a time where one is taken, until one is refused; each call has a connection of its own."""
+    """Makes four calls at a time, of which one is allowed, until one is rejected; each call has its own connection."""
     operand = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[2**18], data=bytes(2**20))
     request = pb.ComputeGradientRequest(predict=operand, label=operand, dout=operand, reduction=pb.REDUCTION_SUM)
 

@@ -1,4 +1,4 @@
-"""The dashboards as files: fresh, and of the types that Grafana's own schema has."""
+"""The dashboards as files: up to date, and valid by Grafana's own schema."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from support.dashboards import dashboards
-from support.prometheus import DEPLOY
+from support.deploy.dashboards import dashboards
+from support.deploy.prometheus import DEPLOY
 from support.tools import require_program
 
-# Of the release whose types are asked; the compiler is held too, since a new one may refuse what the old one took.
+# The Grafana release of the types. The compiler is pinned too, because a new one may reject what the old one accepted.
 PACKAGES = ("@grafana/schema@13.2.3", "typescript@5.9.3")
 TYPES = """
 import type { AnnotationQuery, Dashboard } from '@grafana/schema';
@@ -33,7 +33,7 @@ type File = Omit<Plain<Dashboard>, 'annotations'> & { annotations: { list: Mark[
 
 
 def typed(dashboard: dict[str, Any]) -> str:
-    """Returns TypeScript that compiles where the dashboard is of Grafana's types."""
+    """Returns TypeScript that compiles if the dashboard has Grafana's types."""
     lines = [TYPES, f"export const dashboard: File = {json.dumps(dashboard)};"]
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
@@ -46,8 +46,8 @@ def typed(dashboard: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def test_the_dashboards_are_what_their_source_makes() -> None:
-    program = "import generate, json; print(json.dumps(generate.dashboards()))"
+def test_the_dashboards_are_fresh() -> None:
+    program = "import json; from source.__main__ import dashboards; print(json.dumps(dashboards()))"
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, cwd=DEPLOY / "grafana", capture_output=True, text=True, timeout=60, check=True)
     made = json.loads(ended.stdout)
@@ -64,7 +64,7 @@ def test_links_variables_and_marks_are_the_same_on_all() -> None:
 
 
 @pytest.mark.slow
-def test_the_dashboards_are_of_the_types_of_grafana(tmp_path: Path) -> None:
+def test_the_dashboards_have_the_types_of_grafana(tmp_path: Path) -> None:
     npm, npx = require_program("npm"), require_program("npx")
     subprocess.run([npm, "install", "--no-save", *PACKAGES], cwd=tmp_path, capture_output=True, timeout=100, check=True)
     flags = ["--strict", "--noEmit", "--skipLibCheck", "--module", "preserve", "--target", "es2022"]

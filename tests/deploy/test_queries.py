@@ -1,11 +1,12 @@
-"""Every query of the dashboards and rules, asked of a real Prometheus that scrapes real servers."""
+"""Queries of the dashboards and rules, run on a real Prometheus that scrapes real servers."""
 
 from __future__ import annotations
 
 import pytest
 
-from support.dashboards import METRIC, dashboards, missing, panel_queries, recorded, rules, selectors
-from support.prometheus import Prometheus, QueryError
+from support.deploy.dashboards import METRIC, dashboards, missing, panel_queries, recorded, rules, selectors
+from support.deploy.prometheus import Prometheus, QueryError
+from support.waiting import wait_until
 
 from .conftest import CHIP_VALUES, Watched
 
@@ -17,7 +18,7 @@ RULES = dict(rules())
 
 @pytest.fixture(scope="module")
 def prometheus(watched: Watched) -> Prometheus:
-    """It has seen all there is to see; under load until then."""
+    """A Prometheus that has series for every query; the load ran until then."""
 
     def unseen() -> list[str]:
         asked = [missing(watched.prometheus, query) for query in PANELS.values()]
@@ -30,7 +31,7 @@ def prometheus(watched: Watched) -> Prometheus:
         return not unseen()
 
     try:
-        watched.prometheus.until(is_complete, why="queries without a series")
+        wait_until(is_complete, otherwise="queries without a series")
     except AssertionError as cause:
         raise AssertionError(f"no series for {unseen()}") from cause
     return watched.prometheus
@@ -58,7 +59,7 @@ def test_a_misspelt_metric_is_found_in_every_query(prometheus: Prometheus) -> No
     assert [query for query in misspelt if not missing(prometheus, query, is_condition=True)] == []
 
 
-def test_a_query_that_is_none_is_found(prometheus: Prometheus) -> None:
+def test_an_invalid_query_is_found(prometheus: Prometheus) -> None:
     with pytest.raises(QueryError, match="parse error"):
         missing(prometheus, "sum by (code) (rate(mse_grad_requests_total[5m])")
 
@@ -76,7 +77,7 @@ def test_figures_are_those_of_the_load(prometheus: Prometheus) -> None:
     ]
 
 
-def test_every_panel_says_what_it_shows_and_in_what_unit() -> None:
+def test_every_panel_has_a_description_and_a_unit() -> None:
     for dashboard in dashboards().values():
         for panel in dashboard["panels"]:
             if panel["type"] != "row":

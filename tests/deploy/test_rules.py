@@ -1,4 +1,4 @@
-"""deploy/prometheus and deploy/alertmanager as promtool and amtool read them."""
+"""deploy/prometheus and deploy/alertmanager, checked by promtool and amtool."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.dashboards import dashboards
-from support.prometheus import DEPLOY
+from support.deploy.dashboards import dashboards
+from support.deploy.prometheus import DEPLOY
 from support.tools import require_program
 
 pytestmark = pytest.mark.one_python
@@ -57,13 +57,13 @@ def test_alerts_that_never_or_always_fire_are_all_found(broken: str, tmp_path: P
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
-def test_every_alert_says_who_is_to_do_what(rule: dict[str, dict[str, str]]) -> None:
+def test_every_alert_has_a_severity_a_summary_and_a_runbook(rule: dict[str, dict[str, str]]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"].strip()
     assert len(rule["annotations"]["runbook"].split()) >= 12
 
 
-def test_runbooks_name_panels_and_dashboards_that_are_there() -> None:
+def test_runbooks_name_existing_panels_and_dashboards() -> None:
     shown = dashboards().values()
     titles = {panel["title"] for dashboard in shown for panel in dashboard["panels"]}
     titles |= {dashboard["title"] for dashboard in shown}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from mse_grad_client import MseGradClient
-from support.backends import EACH_BACKEND, running_on
-from support.server import ServerProcess, running_server
+from support.server.backends import EACH_BACKEND, running_on
+from support.server.server_process import ServerProcess, running_server
 
 
 @pytest.fixture(scope="session", params=EACH_BACKEND)
@@ -20,14 +20,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """A server on the CPU that the tests of one module share; it must end with exit code 0."""
+    """A CPU server that the tests of one module share; it must end with exit code 0."""
     with running_server() as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def server_of_backend(backend: str) -> Iterator[ServerProcess]:
-    """Likewise, on each backend in turn."""
+    """The same on each backend in turn."""
     with running_on(backend) as process:
         yield process
 

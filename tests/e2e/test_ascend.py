@@ -1,4 +1,4 @@
-"""`mse-grad-server --backend ascend` as a process, on the simulated NPU; faults and options come by its environment."""
+"""`mse-grad-server --backend ascend` on the simulated NPU; faults and options come from its environment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import Protocol
 import pytest
 
 from mse_grad_client import MseGradClient, MseGradError
-from support.ascend_runtime import Accounts
-from support.backends import ascend_flags
-from support.operands import expected, operands
+from support.npu.runtime import Accounts
+from support.npu.simulator import ROOT, require_simulator
 from support.resident import resident_bytes
-from support.server import ServerProcess, running_server
-from support.simulator import ROOT, require_simulator
-
-PATIENCE_S = 60.0
+from support.server.backends import ascend_flags
+from support.server.server_process import ServerProcess, running_server
+from support.values import expected, operands
+from support.waiting import PATIENCE_S
 
 
 class Start(Protocol):
@@ -44,7 +43,7 @@ def start(flags: tuple[str, ...], tmp_path: Path) -> Start:
 
 
 def environment(tmp_path: Path, options: Mapping[str, str]) -> dict[str, str]:
-    """Returns variables of the simulator; the accounts of a server that ended are in the file `accounts`."""
+    """Returns variables of the simulator, which writes the accounts of an ended server to the file `accounts`."""
     variables = {"ASCEND_SIMULATOR_ACCOUNTS": str(tmp_path / "accounts")}
     return {**variables, **{f"ASCEND_SIMULATOR_{name.upper()}": value for name, value in options.items()}}
 
@@ -85,22 +84,22 @@ def test_the_rehearsal_of_the_document_serves(monkeypatch: pytest.MonkeyPatch) -
         compute(client, 1000)
 
 
-def test_what_a_start_costs(start: Start) -> None:
+def test_the_cost_of_a_start(start: Start) -> None:
     began_s = time.monotonic()
     with start() as server:
         ready_s = time.monotonic() - began_s
         resident = resident_bytes(server.process.pid)
         print(f"ready after {ready_s:.2f} s with {resident / 2**20:.0f} MiB resident")
         mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
-        assert "libascendcl.so" in mapped
+        assert "libacl_rt.so" in mapped
         assert "torch" not in mapped
         assert resident < 300 * 2**20
 
 
 def test_clients_survive_faults_of_the_device(start: Start) -> None:
     faults = (
-        "aclrtMemcpyAsync code=107000 after=150; aclnnMseLossGrad code=507015 mode=async after=120; "
-        "aclrtRecordEvent code=507053 mode=lose after=600"
+        "aclrtMemcpyAsync code=107000 after=150; aclnnMseLossGradPart code=507015 mode=async after=120; "
+        "aclrtRecordEvent code=507053 mode=lose after=180"
     )
     with start(faults=faults) as server, MseGradClient(server.address) as client, ThreadPoolExecutor(6) as threads:
         running = [threads.submit(compute, client, 1000 + n, seed=n) for n in range(200)]
@@ -113,7 +112,7 @@ def test_clients_survive_faults_of_the_device(start: Start) -> None:
 def test_a_lost_device_ends_the_process_with_code_15_after_it_has_told_its_clients(
     flags: tuple[str, ...], tmp_path: Path
 ) -> None:
-    variables = environment(tmp_path, {"faults": "aclnnMseLossGrad code=507899 mode=dead after=100"})
+    variables = environment(tmp_path, {"faults": "aclnnMseLossGradPart code=507899 mode=dead after=100"})
     arguments = ("--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags)
     server = ServerProcess(*arguments, environment=variables)
     server.start()
@@ -151,6 +150,25 @@ def test_a_call_that_does_not_return_ends_the_process_with_code_16(flags: tuple[
     server.kill()
 
 
+def test_all_devices_are_those_that_the_process_may_use(flags: tuple[str, ...], tmp_path: Path) -> None:
+    variables = {**environment(tmp_path, {"devices": "5"}), "ASCEND_RT_VISIBLE_DEVICES": "1,3"}
+    all_devices = ("--devices", "all", "--ready-when", "all")
+    with (
+        running_server(*flags, *all_devices, environment=variables) as server,
+        MseGradClient(server.address) as client,
+    ):
+        assert [at.device for at in client.server_info().endpoints] == ["npu:0", "npu:1"]
+        compute(client, 1000)
+
+
+def test_no_device_at_all_ends_the_process_with_code_13(flags: tuple[str, ...], tmp_path: Path) -> None:
+    variables = {**environment(tmp_path, {"devices": "5"}), "ASCEND_RT_VISIBLE_DEVICES": "7"}
+    server = end_of(flags, "--devices", "all", variables=variables)
+    assert server.process.returncode == 13
+    (line,) = [event for event in server.events if event["event"] == "start_failed"]
+    assert "ASCEND_RT_VISIBLE_DEVICES" in line["message"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "faults", "code", "advice"),
     [
@@ -158,7 +176,7 @@ def test_a_call_that_does_not_return_ends_the_process_with_code_16(flags: tuple[
             ("--ascend-runtime-folder", "/nowhere"),
             "",
             10,
-            "/nowhere. Install the CANN toolkit and source its set_env.sh",
+            "/nowhere. Install the CANN toolkit 8.5 or newer and source its set_env.sh",
         ),
         (("--ascend-op-library", "/nowhere/libcust_opapi.so"), "", 11, "custom_opp_"),
         ((), "aclInit code=507899", 12, "does not fit this toolkit: see npu-smi info"),

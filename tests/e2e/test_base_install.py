@@ -1,4 +1,4 @@
-"""The SDK alone: a wheel without extras, in an environment of its own."""
+"""The SDK alone: a wheel without extras, in its own virtual environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.server import ServerProcess
+from support.server.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 

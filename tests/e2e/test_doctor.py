@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.server import ServerProcess, running_server
+from support.server.server_process import ServerProcess, running_server
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mse_grad_client.cli", "doctor", "--no-npu", *arguments]
+    command = [sys.executable, "-m", "mse_grad_cli.main", "doctor", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_server_that_serves_is_well_from_its_name_to_a_gradient(server: ServerProcess) -> None:
+def test_the_doctor_finds_no_fault_in_a_server_that_serves(server: ServerProcess) -> None:
     ended = doctor(server.address, "--json")
     assert ended.returncode == 0, ended.stdout
     report = json.loads(ended.stdout)
@@ -26,7 +26,7 @@ def test_a_server_that_serves_is_well_from_its_name_to_a_gradient(server: Server
     assert found[1]["text"] == "SERVING"
 
 
-def test_every_worker_is_looked_at_through_a_unix_socket(tmp_path: Path) -> None:
+def test_every_worker_is_examined_through_a_unix_socket(tmp_path: Path) -> None:
     with running_server("--workers", "2", "--ready-when", "all", listen=f"unix:{tmp_path}/all.sock") as server:
         ended = doctor(server.address)
     assert ended.returncode == 0, ended.stdout

@@ -1,4 +1,4 @@
-"""A server that is asked to stop finishes what it accepted: on each backend, and with several workers."""
+"""Drain: a server that is asked to stop finishes its requests, on each backend and with several workers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import pytest
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions, Unavailable
-from support.backends import running_on
-from support.host import info, pid_of, states, until
-from support.operands import expected, operands
-from support.server import running_server
+from support.server.backends import running_on
+from support.server.host_process import info, pid_of, states
+from support.server.server_process import running_server
+from support.values import expected, operands
+from support.waiting import wait_until
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DEADLINE_S = 60.0
 HALF = 1000
 
 
 def finish_in_flight(address: str, interrupt: Callable[[], None]) -> None:
-    """Interrupts whoever answers at `address` between the halves of a gradient, and takes the second half."""
+    """Calls `interrupt` in the middle of a gradient; the server at `address` must still compute the second half."""
     given = operands((2 * HALF,))
     messages: SimpleQueue[pb.StreamGradientsRequest | None] = SimpleQueue()
 
@@ -52,7 +53,7 @@ def finish_in_flight(address: str, interrupt: Callable[[], None]) -> None:
         messages.put(pb.StreamGradientsRequest(chunks=[chunk(HALF)]))
         second_half = next(result for answer in answers for result in answer.results)
 
-        assert list(answers) == []  # the server ends the stream itself, since nothing is open on it any more
+        assert list(answers) == []  # the server ends the stream itself, because nothing is open on it any longer
         assert answers.code() is grpc.StatusCode.OK
         messages.put(None)
 
@@ -69,27 +70,27 @@ def test_a_request_in_flight_is_finished_and_the_exit_code_is_0(backend: str, si
 
 
 @pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
-def test_a_host_finishes_what_came_through_the_common_port(signal_number: signal.Signals) -> None:
+def test_a_host_finishes_requests_that_came_through_the_common_port(signal_number: signal.Signals) -> None:
     with running_server("--workers", "2", "--ready-when", "all") as host:
         finish_in_flight(host.address, lambda: host.process.send_signal(signal_number))
         assert host.process.wait(DEADLINE_S) == 0
 
 
-def test_a_worker_that_ends_alone_finishes_what_it_has_and_takes_no_connection_more() -> None:
+def test_a_worker_that_ends_alone_finishes_its_requests_and_accepts_no_new_connection() -> None:
     with running_server("--workers", "2", "--ready-when", "all") as host:
         (address, _, _), (other, _, _) = states(host.address)
         answering = info(other).instance_id
 
         def interrupt() -> None:
             os.kill(pid_of(host, "cpu:0"), signal.SIGTERM)
-            until(lambda: states(other)[0][2] == "draining")
+            wait_until(lambda: states(other)[0][2] == "draining")
             assert {info(host.address).instance_id for _ in range(40)} == {answering}
 
         finish_in_flight(address, interrupt)
 
 
 @pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda number: number.name)
-def test_every_caller_gets_its_gradient_or_hears_that_nobody_is_there(
+def test_every_caller_gets_its_gradient_or_is_told_that_no_server_is_there(
     backend: str, signal_number: signal.Signals
 ) -> None:
     given = operands((100_000,))

@@ -1,4 +1,4 @@
-"""What a server holds in memory depends on the window, not on the tensor."""
+"""Memory of a server: it depends on the window, not on the size of the tensor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.big_stream import GROWTH_ALLOWED_BYTES, cost_of_gradient
 from mse_grad_client import ClientOptions, MseGradClient
-from support.operands import expected, operands
 from support.resident import resident_bytes
-from support.server import ServerProcess
+from support.server.server_process import ServerProcess
+from support.values import expected, operands
 
 MIB, GIB = 2**20, 2**30
 
@@ -27,7 +27,7 @@ def test_a_gradient_of_512_mib_costs_the_server_less_than_half_of_it(backend: st
 @pytest.mark.parametrize("shared_memory", [False, True], ids=["over the wire", "shared memory"])
 def test_memory_stays_flat_over_16_gib(server: ServerProcess, shared_memory: bool) -> None:
     given = operands((16 * MIB,))
-    gradient_bytes = 4 * given[0].nbytes  # three operands there, one back
+    gradient_bytes = 4 * given[0].nbytes  # three operands to the server, one gradient back
     y = np.zeros_like(given[0])
     with MseGradClient(server.address, options=ClientOptions(shared_memory=shared_memory)) as client:
         for _ in range(3):

@@ -1,12 +1,12 @@
-"""No process of the server imports PyTorch, also where it is installed."""
+"""Imports of the server: none of its processes imports PyTorch, even if it is installed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from support.backends import ascend_flags
-from support.host import compute, pid_of, states
-from support.server import running_server
+from support.server.backends import ascend_flags
+from support.server.host_process import compute, pid_of, states
+from support.server.server_process import running_server
 
 PACKAGE = """
 import os
@@ -26,5 +26,5 @@ def test_torch_is_imported_by_neither_supervisor_nor_worker(tmp_path: Path) -> N
         maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in (host.process.pid, pid_of(host, "npu:0"))}
     assert not imported.exists()
     assert "torch" not in "".join(maps.values())
-    assert "libascendcl.so" not in maps[host.process.pid]
+    assert "libacl_rt.so" not in maps[host.process.pid]
     assert "cygrpc" not in maps[host.process.pid]

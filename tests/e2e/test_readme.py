@@ -1,32 +1,45 @@
-"""What the README and CONTRIBUTING tell a newcomer is so."""
+"""Facts in README.md, CONTRIBUTING.md and docs/, checked against the code."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mse_grad_server.exits import ExitCode
-from support.host import metrics
-from support.server import ServerProcess, running_server
+import mse_grad_client.errors
+from mse_grad.reasons import Reason
+from mse_grad_server.process.exits import ExitCode
+from support.server.host_process import metrics
+from support.server.server_process import ServerProcess, running_server
+from support.tools import require_module
+from tools import settings_page
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md")}
 DOCUMENTS |= {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
+# The Python blocks of these pages are whole programs.
+PROGRAMS = ("README.md", "docs/sdk.md", "docs/errors.md")
+MOST_LINES = 130
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def python_blocks() -> dict[str, str]:
+    return {
+        f"{name}-{number}": block
+        for name in PROGRAMS
+        for number, block in enumerate(re.findall(r"```python\n(.*?)```", DOCUMENTS[name], re.DOTALL))
+    }
 
 
 def code_of(text: str) -> str:
-    """Fenced blocks and spans between backticks: where commands and paths stand."""
+    """Returns fenced blocks and spans between backticks, which hold the commands and paths."""
     fenced = re.findall(r"```.*?\n(.*?)```", text, re.DOTALL)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return "\n".join([*fenced, *spans])
@@ -56,26 +69,61 @@ def test_every_path_that_is_named_exists(name: str) -> None:
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
-@pytest.mark.parametrize("number", range(len(python_blocks())))
-def test_every_python_block_of_the_readme_runs(number: int, server: ServerProcess) -> None:
-    program = python_blocks()[number].replace("127.0.0.1:50051", server.address)
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+def test_every_link_to_a_heading_leads_to_one(name: str) -> None:
+    for file, anchor in re.findall(r"\]\(([\w./-]*\.md)?#([\w-]+)\)", DOCUMENTS[name]):
+        target = (ROOT / name).parent / file if file else ROOT / name
+        assert anchor in anchors_of(target.read_text(encoding="utf-8")), f"{file}#{anchor}"
+
+
+def anchors_of(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+
+
+def test_the_readme_and_the_pages_of_the_sdk_show_code() -> None:
+    assert {name.rpartition("-")[0] for name in python_blocks()} == set(PROGRAMS)
+
+
+def blocks_to_run() -> Iterator[Any]:
+    """Yields the name of each block; one that needs more than `make test` installs is slow."""
+    for name, block in python_blocks().items():
+        yield pytest.param(name, marks=pytest.mark.slow) if "import torch" in block else name
+
+
+@pytest.mark.parametrize("name", list(blocks_to_run()))
+def test_every_python_block_runs(name: str, server: ServerProcess) -> None:
+    if "import torch" in python_blocks()[name]:
+        require_module("torch")
+    program = python_blocks()[name].replace("127.0.0.1:50051", server.address)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     for line in re.findall(r"print\(.*\)  # (.*)", program):
         assert line in ended.stdout
 
 
-def test_every_flag_of_the_readme_is_a_flag_of_the_server() -> None:
-    rows = re.findall(r"^\| `(--[a-z-]+)` \|", README, re.MULTILINE)
-    offered = subprocess.run(
-        [sys.executable, "-m", "mse_grad_server", "--help"], capture_output=True, text=True, timeout=60, check=True
-    ).stdout
-    assert len(rows) >= 5
-    assert [flag for flag in rows if flag not in offered] == []
+def test_the_settings_of_the_document_are_those_of_the_server() -> None:
+    page = settings_page.PAGE.read_text(encoding="utf-8")
+    assert page == settings_page.page_with_tables(page), "stale: PYTHONPATH=tests python -m tools.settings_page"
+
+
+def test_the_reasons_of_the_document_are_those_of_the_contract() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \| (yes)? ?\|", DOCUMENTS["docs/errors.md"], re.MULTILINE)
+    expected = [(reason.value, reason.code.name, "yes" if reason.retryable else "") for reason in Reason]
+    assert rows == expected
+
+
+def test_the_exceptions_of_the_document_are_those_of_the_sdk() -> None:
+    documented = set(re.findall(r"^\| `([A-Z][a-z]\w+)` \|", DOCUMENTS["docs/errors.md"], re.MULTILINE))
+    assert documented | {"MseGradError"} == set(mse_grad_client.errors.__all__) & set(dir(mse_grad_client))
 
 
 def test_the_metrics_of_the_document_are_those_of_the_server() -> None:
-    documented = set(re.findall(r"`(mse_grad_\w+)`", DOCUMENTS["docs/operating.md"]))
+    documented = set(re.findall(r"`(mse_grad_\w+)`", DOCUMENTS["docs/metrics.md"]))
     with running_server("--workers", "1") as host:
         offered = set(re.findall(r"^# TYPE (mse_grad_\w+)", metrics(host), re.MULTILINE))
     assert documented == {name for name in offered if not name.endswith("_created")}

@@ -1,4 +1,4 @@
-"""A client outlives its server, on each backend."""
+"""Restart of a server under a client that stays, on each backend."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions
-from support.backends import running_on
-from support.operands import expected, operands
+from support.server.backends import running_on
+from support.values import expected, operands
 
 DEADLINE_S = 90.0
 

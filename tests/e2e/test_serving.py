@@ -1,4 +1,4 @@
-"""One server process, seen from other processes, on each backend."""
+"""One server process as other processes see it, on each backend."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from mse_grad.reasons import Reason
 from mse_grad_client import MseGradClient, ResourceExhausted
-from support.backends import running_on
-from support.operands import expected, operands
-from support.server import ServerProcess
+from support.server.backends import running_on
+from support.server.server_process import ServerProcess
+from support.values import expected, operands
 
 CLIENT_PROGRAM = """
 import sys
@@ -54,7 +54,7 @@ def test_a_client_process_computes_against_a_server_process(server_of_backend: S
     assert np.load(tmp_path / "y.npy").tobytes() == expected(*given).tobytes()
 
 
-def test_the_sdk_streams_without_what_only_posix_has(server: ServerProcess) -> None:
+def test_the_sdk_streams_without_posix_modules(server: ServerProcess) -> None:
     subprocess.run([sys.executable, "-c", NO_POSIX_PROGRAM, server.address], check=True, timeout=60)
 
 

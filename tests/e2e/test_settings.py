@@ -1,4 +1,4 @@
-"""A server that cannot start as told says why and ends with exit code 2."""
+"""Wrong settings: the server names the mistake and ends with exit code 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from support.server import ServerProcess
+from support.server.server_process import ServerProcess
 
 
 def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -54,5 +54,5 @@ def test_a_wrong_variable_ends_the_start_and_is_named() -> None:
 
 def test_a_taken_address_ends_the_start_and_is_named(server: ServerProcess) -> None:
     ended = start("--listen", server.address)
-    assert ended.returncode == 3
+    assert ended.returncode == 9
     assert server.address in ended.stderr

@@ -1,4 +1,4 @@
-"""Memory shared by real processes: what is computed in it, and what is left of it when one of them ends."""
+"""Memory that real processes share: gradients computed in it, and its release when a process ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,8 +19,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient
-from support.operands import Operands, expected, operands
-from support.server import ServerProcess, running_server
+from support.server.server_process import ServerProcess, running_server
+from support.values import Operands, expected, operands
 from support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name needs Linux")
@@ -29,7 +30,7 @@ MIB = 2**20
 
 
 def metric(server: ServerProcess, name: str, *, least: bool = False, **labels: str) -> float:
-    """Returns the sum of a metric's samples with these labels, or the least; without those of shared memory."""
+    """Returns the sum, or the minimum, of a metric's samples with these labels, leaving out those of shared memory."""
     with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
@@ -48,7 +49,7 @@ def elements_in_shared_memory(server: ServerProcess) -> float:
 
 
 def shared_operands(client: MseGradClient, count: int = COUNT, *, seed: int = 7) -> Operands:
-    """Returns predict, label and dout that the client shares, with numbers in them."""
+    """Returns predict, label and dout in shared memory, filled with numbers."""
     predict, label, dout = (client.empty(count) for _ in range(3))
     for array, values in zip((predict, label, dout), operands((count,), seed=seed), strict=True):
         array[...] = values
@@ -68,9 +69,26 @@ def client(server: ServerProcess) -> Iterator[MseGradClient]:
         yield connected
 
 
-def test_arrays_that_the_client_hands_out_are_computed_where_they_lie(
-    server: ServerProcess, client: MseGradClient
-) -> None:
+def own_address() -> str:
+    """Returns this host's address in its network, or that of loopback if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))  # connecting a datagram socket sends nothing
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def test_a_server_that_is_reached_by_an_address_of_its_host_shares_memory() -> None:
+    with (
+        running_server("--insecure-listen", listen=f"{own_address()}:0") as server,
+        MseGradClient(server.address) as client,
+    ):
+        assert_computes(client)
+        assert client.server_info().transport == "shared_memory"
+
+
+def test_arrays_that_the_client_hands_out_are_computed_in_place(server: ServerProcess, client: MseGradClient) -> None:
     before = elements_in_shared_memory(server), metric(server, "transferred_bytes_total")
     assert_computes(client)
     assert client.wait_ready(30) == client.server_info()
@@ -133,7 +151,7 @@ def test_segments_are_used_again(server: ServerProcess, client: MseGradClient) -
 def test_segments_that_are_given_back_are_unmapped(server: ServerProcess) -> None:
     before = metric(server, "shared_memory_bytes")
     with MseGradClient(server.address) as client:
-        large = [client.empty(100 * MIB) for _ in range(3)]  # 1.2 GB, of which one page each is ever touched
+        large = [client.empty(100 * MIB) for _ in range(3)]  # 1.2 GB, of which one page for each array is ever touched
         for array in large:
             client.compute(array[:COUNT], array[COUNT : 2 * COUNT], 1.0, out=array[2 * COUNT : 3 * COUNT])
         assert metric(server, "shared_memory_bytes") == before + 1200 * MIB
@@ -242,7 +260,7 @@ def test_the_next_server_gets_the_same_arrays(end: str, network: str, tmp_path: 
     [["--no-shared-memory"], ["--shared-memory-users", "4294967294"], ["--shared-memory-stream-bytes", "1MiB"]],
     ids=["off", "another user", "too little"],
 )
-def test_gradients_go_over_the_stream_where_the_server_maps_nothing(flags: list[str]) -> None:
+def test_gradients_go_over_the_stream_if_the_server_maps_nothing(flags: list[str]) -> None:
     with running_server(*flags) as server, MseGradClient(server.address) as client:
         assert_computes(client)
         given = operands((MIB,))
@@ -251,7 +269,7 @@ def test_gradients_go_over_the_stream_where_the_server_maps_nothing(flags: list[
         assert client.server_info().transport == ("shared_memory" if "1MiB" in flags else "stream")
 
 
-def test_gradients_go_over_the_stream_where_the_client_shares_nothing(server: ServerProcess) -> None:
+def test_gradients_go_over_the_stream_if_the_client_shares_nothing(server: ServerProcess) -> None:
     before = elements_in_shared_memory(server)
     with MseGradClient(server.address, options=ClientOptions(shared_memory=False)) as client:
         assert_computes(client)
@@ -295,7 +313,7 @@ def test_a_server_that_hangs_ends_a_call_at_its_deadline_and_the_next_ones_are_r
         assert client.compute(*given, out=out).tobytes() == expected(*given).tobytes()
 
 
-def test_nothing_of_it_is_left_behind() -> None:
+def test_no_shared_memory_is_left_behind() -> None:
     with running_server() as server, MseGradClient(server.address) as client:
         assert_computes(client)
         assert not [name for name in os.listdir("/dev/shm") if "mse-grad" in name]

@@ -1,7 +1,7 @@
 // Runs the CPU kernel for another process: cases on stdin, gradients on stdout, until stdin ends.
 //
-// At the start it writes the variants that run here, as MseLossGradCpuVariants gives them. A case is a Case and the
-// bytes of predict, label and dout; its answer an Answer and, where the status is OK, the bytes of y. Native byte
+// At the start it writes the variants that run here, as MseLossGradCpuVariants returns them. A case is a Case and the
+// bytes of predict, label and dout; its answer is an Answer and, if the status is OK, the bytes of y. Native byte
 // order.
 
 #include <algorithm>
@@ -34,7 +34,7 @@ constexpr unsigned char kCanary = 0xa5;
 
 using Bytes = std::unique_ptr<unsigned char, decltype(&std::free)>;
 
-// Returns an aligned allocation that ends where its bytes end, so that a sanitizer sees each step past them.
+// Returns an aligned allocation that ends directly after its bytes, so that a sanitizer detects each access past them.
 Bytes Allocate(size_t size_bytes) {
     void* bytes = nullptr;
     if (posix_memalign(&bytes, kAlignment, size_bytes) != 0) {

@@ -1,4 +1,4 @@
-"""The kernel as compiled for aarch64, under qemu."""
+"""The kernel compiled for aarch64, under qemu."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT16, DType
-from mse_grad_client.bar import run_bar
-from support.compute import backend_compute
-from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
-from support.kernel_process import KernelProcess, ProcessBackend
-from support.qemu_kernel import qemu_kernel
+from mse_grad_cli.conformance import run_bar
+from support.numerics.compute import backend_compute
+from support.numerics.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
+from support.numerics.kernel_process import KernelProcess, ProcessBackend
+from support.numerics.qemu_kernel import qemu_kernel
 
 C = 2 / 3
 

@@ -1,13 +1,13 @@
-"""The numerical bar over every kernel that this machine runs."""
+"""The numerical bar on every kernel that this machine runs."""
 
 from __future__ import annotations
 
 import pytest
 
-from mse_grad_client.bar import run_bar
+from mse_grad_cli.conformance import run_bar
+from mse_grad_kernel.native import NativeKernel
 from mse_grad_server.backends.cpu import CpuBackend
-from mse_grad_server.backends.native import NativeKernel
-from support.compute import backend_compute, formula_compute
+from support.numerics.compute import backend_compute, formula_compute
 
 
 def judge(kernel: str, *, quick: bool) -> None:

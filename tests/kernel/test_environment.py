@@ -1,4 +1,4 @@
-"""The floating-point environment of the calling thread neither changes the bits nor is changed."""
+"""The floating-point environment of the calling thread: the bits do not depend on it, and it stays unchanged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import DTYPES, FLOAT32, DType
-from mse_grad_server.backends.native import NativeKernel
-from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
+from mse_grad_kernel.native import NativeKernel
+from support.numerics.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
 
 C = 2 / 3
 FE_UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}
@@ -54,7 +54,7 @@ def mxcsr(environment: ctypes.Array[ctypes.c_char]) -> int:
     return int(value)
 
 
-@pytest.mark.skipif(platform.machine() not in FE_UPWARD, reason="the numbers of <fenv.h> of this machine are unknown")
+@pytest.mark.skipif(platform.machine() not in FE_UPWARD, reason="the constants of this machine's <fenv.h> are unknown")
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 def test_a_thread_that_rounds_upward_gets_the_same_bits_and_rounds_upward_afterwards(
     native: NativeKernel, variant: str, dtype: DType
@@ -71,7 +71,7 @@ def test_a_thread_that_rounds_upward_gets_the_same_bits_and_rounds_upward_afterw
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the switch lies elsewhere on other processors")
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
-def test_a_thread_that_flushes_subnormals_gets_them_and_flushes_afterwards(
+def test_a_thread_that_flushes_subnormals_gets_them_here_and_flushes_afterwards(
     native: NativeKernel, variant: str, dtype: DType
 ) -> None:
     for predict, label, dout in kernel_operands(1000, dtype):

@@ -1,4 +1,4 @@
-"""The install compiles the kernel where it can, and goes on without it where it cannot."""
+"""The install: it compiles the kernel if it can, and continues without it if it cannot."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import DTYPES
-from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
-from support.kernel_process import BUILD_SCRIPT
+from support.numerics.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
+from support.numerics.kernel_process import BUILD_SCRIPT
 from support.tools import require_program
 
 ROOT = BUILD_SCRIPT.parents[2]
-LIBRARY = "mse_grad_server/backends/libmse_loss_grad_cpu.so"
+LIBRARY = "mse_grad_kernel/libmse_loss_grad_cpu.so"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,7 +26,7 @@ PROGRAM = """
 import json, sys
 import numpy as np
 from mse_grad.tensor import DTYPES, Reduction
-from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.base import Gradient, GradientSpec
 from mse_grad_server.backends.cpu import CpuBackend
 
 backend = CpuBackend()
@@ -36,14 +36,14 @@ for dtype in DTYPES:
         np.fromfile(f"{sys.argv[1]}/{dtype.name}.{name}", dtype.numpy) for name in ("predict", "label", "dout")
     )
     y = np.empty_like(predict)
-    backend.compute(GradientSpec(dtype, Reduction.SUM, y.size, False), predict, label, dout, y)
+    backend.compute(Gradient(GradientSpec(dtype, Reduction.SUM, y.size, False), predict, label, dout, y))
     y.tofile(f"{sys.argv[1]}/{dtype.name}.y")
 json.dump({"device": backend.device, "why_numpy": backend.why_numpy}, sys.stdout)
 """
 
 
 def build_wheel(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[Path]]:
-    """Returns how the build ended and the wheels that it made in `folder`."""
+    """Runs the build; returns its result and the wheels that it made in `folder`."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("CXX", "MSE_GRAD_BUILD_KERNEL")}
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
     output = subprocess.PIPE
@@ -59,7 +59,7 @@ def has_library(wheel: Path) -> bool:
 
 
 def path_without_compilers(folder: Path) -> str:
-    """Returns a PATH on which nothing but this Python lies."""
+    """Returns a PATH with nothing but this Python."""
     folder.mkdir()
     (folder / "python3").symlink_to(sys.executable)
     return str(folder)
@@ -74,7 +74,7 @@ def test_a_wheel_with_the_kernel_is_for_this_platform(tmp_path: Path) -> None:
     assert "-py3-none-linux_" in wheel.name
 
 
-def test_without_a_compiler_the_install_goes_on_and_numpy_gives_the_same_bits(tmp_path: Path) -> None:
+def test_without_a_compiler_the_install_continues_and_numpy_gives_the_same_bits(tmp_path: Path) -> None:
     ended, wheels = build_wheel(tmp_path, PATH=path_without_compilers(tmp_path / "bin"))
     assert ended.returncode == 0, ended.stdout
     assert "the CPU kernel did not compile, NumPy will compute" in ended.stdout
@@ -100,7 +100,7 @@ def test_without_a_compiler_the_install_goes_on_and_numpy_gives_the_same_bits(tm
 
 
 def failing_compiler(folder: Path) -> str:
-    """Returns a compiler that knows its machine and nothing else."""
+    """Returns a compiler that prints its target and fails at everything else."""
     path = folder / "failing-c++"
     path.write_text("""#!/bin/sh
 case "$*" in *-dumpmachine*) echo x86_64-linux-gnu ;; *) echo 'mind the gap' >&2; exit 3 ;; esac
@@ -109,7 +109,7 @@ case "$*" in *-dumpmachine*) echo x86_64-linux-gnu ;; *) echo 'mind the gap' >&2
     return str(path)
 
 
-def test_where_the_kernel_does_not_compile_the_install_goes_on_and_prints_the_words_of_the_compiler(
+def test_if_the_kernel_does_not_compile_the_install_continues_and_prints_the_compilers_output(
     tmp_path: Path,
 ) -> None:
     ended, wheels = build_wheel(tmp_path, CXX=failing_compiler(tmp_path))
@@ -148,17 +148,17 @@ def test_a_source_distribution_builds_the_wheel_with_the_kernel(tmp_path: Path) 
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert len(list(tmp_path.glob("*.tar.gz"))) == 1
-    (wheel,) = tmp_path.glob("*.whl")  # `build` makes it from the source distribution
+    (wheel,) = tmp_path.glob("*.whl")  # `build` makes the wheel from the source distribution
     assert has_library(wheel)
 
 
-def test_an_editable_install_puts_the_library_into_the_checkout_and_takes_a_stale_one_out(tmp_path: Path) -> None:
+def test_an_editable_install_puts_the_library_into_the_checkout_and_removes_a_stale_one(tmp_path: Path) -> None:
     require_program("c++")
     subprocess.run([sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path), str(ROOT)], check=True)
     (archive,) = tmp_path.glob("*.tar.gz")
     subprocess.run(["tar", "-xzf", str(archive), "-C", str(tmp_path)], check=True)
     checkout = tmp_path / archive.name.removesuffix(".tar.gz")
-    library = checkout / "server" / LIBRARY
+    library = checkout / "kernel" / LIBRARY
     assert not library.exists()
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     for setting, compiled in (("require", True), ("0", False)):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import BFLOAT16, Array
-from mse_grad_server.backends.native import NativeKernel
-from support.kernel_operands import assert_same_bits, formula_gradient
+from mse_grad_kernel.native import NativeKernel
+from support.numerics.kernel_operands import assert_same_bits, formula_gradient
 
 COUNT = 2**31 + 70_001
 TAIL = 100_000
@@ -32,7 +32,7 @@ def sparse(size_bytes: int) -> Array:
 
 
 def folded(size_bytes: int) -> Array:
-    """Returns bytes of which all but the last window are one window of memory, over and over."""
+    """Returns an array in which all windows but the last map the same memory."""
     memory = sparse(size_bytes)
     window = os.memfd_create("window")
     try:

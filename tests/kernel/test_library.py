@@ -1,4 +1,4 @@
-"""The library is what its header and its sources say."""
+"""The library: it agrees with its header and its sources."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 from mse_grad.tensor import DTYPES
-from mse_grad_server.backends import native as module
-from mse_grad_server.backends.native import NativeKernel
-from support.kernel_process import BUILD_SCRIPT, VARIANTS
+from mse_grad_kernel import native as module
+from mse_grad_kernel.native import NativeKernel
+from support.numerics.kernel_process import BUILD_SCRIPT, VARIANTS
 from support.tools import require_program
 
 HEADER = BUILD_SCRIPT.with_name("mse_loss_grad_cpu.h")
@@ -57,7 +57,7 @@ def test_only_the_functions_of_the_header_are_exported(native: NativeKernel) -> 
 
 
 def test_no_function_of_one_variant_can_stand_in_for_that_of_another(native: NativeKernel) -> None:
-    # Of weak (W, V) and unique (u) symbols the linker keeps one for all translation units.
+    # Of weak (W, V) and unique (u) symbols the linker keeps one definition for all translation units.
     shared = {name for name, kind in defined_symbols().items() if kind in "WVuwv"}
     assert shared == set()
 

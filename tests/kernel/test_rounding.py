@@ -1,4 +1,4 @@
-"""The one rounding to 16 bits is to nearest even, for every pair of neighbours of the dtype."""
+"""The one rounding to 16 bits: to nearest even, for every pair of neighbours of the dtype."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mse_grad.tensor import BFLOAT16, FLOAT16, Array, DType
-from mse_grad_server.backends.native import NativeKernel
-from support.kernel_operands import assert_same_bits
+from mse_grad_kernel.native import NativeKernel
+from support.numerics.kernel_operands import assert_same_bits
 
-# More than the widest vector and not a multiple of it: both the loop and its tail round.
+# More than the widest vector and not a multiple of it, so that both the loop and its tail round.
 COUNT = 33
 INFINITY = {FLOAT16: 0x7C00, BFLOAT16: 0x7F80}
 
@@ -18,7 +18,7 @@ half_dtypes = pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=lambda d
 
 
 def rounded(native: NativeKernel, variant: str, dtype: DType, values: NDArray[np.float32]) -> Array:
-    """Returns `values` as the kernel rounds them: (1 - 0) * value * 1, so that the coefficient is the value."""
+    """Returns `values` rounded by the kernel: (1 - 0) * value * 1, so that the coefficient is the value."""
     one, zero = np.ones(COUNT, dtype.numpy), np.zeros(COUNT, dtype.numpy)
     rows = np.empty((values.size, COUNT), dtype.numpy)
     for value, row in zip(values.tolist(), rows, strict=True):
@@ -33,7 +33,7 @@ def test_values_at_and_beside_every_midpoint_round_to_nearest_even(
     native: NativeKernel, variant: str, dtype: DType, sign: int
 ) -> None:
     lower = np.arange(INFINITY[dtype], dtype=np.uint16)
-    # What follows the greatest finite value would have the exponent of infinity: rounding does not see the limit.
+    # The value after the greatest finite one would have the exponent of infinity; rounding does not regard that limit.
     values = lower.view(dtype.numpy).astype(np.float64)
     above = np.append(values[1:], 2 * values[-1] - values[-2])
     midpoint = ((values + above) / 2).astype(np.float32)

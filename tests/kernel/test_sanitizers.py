@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from mse_grad.tensor import DTYPES, DType
-from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
-from support.kernel_process import KernelProcess, build_runner, running_kernel
+from support.numerics.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
+from support.numerics.kernel_process import KernelProcess, build_runner, running_kernel
 
 C = 2 / 3
 STREAMED_COUNT = (8 << 20) // 2 + 33

@@ -1,4 +1,4 @@
-"""Every variant gives the bits of the formula, wherever the operands lie, and writes nothing else."""
+"""Every variant: it gives the bits of the formula, wherever the operands lie, and writes nothing else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT16, Array, DType
-from mse_grad_server.backends.native import NativeKernel
-from support.kernel_operands import GuardedArray, assert_same_bits, formula_gradient, kernel_operands
+from mse_grad_kernel.native import NativeKernel
+from support.numerics.kernel_operands import GuardedArray, assert_same_bits, formula_gradient, kernel_operands
 
-C = 2 / 3  # a coefficient that no dtype holds
+C = 2 / 3  # a coefficient that no dtype can represent
 FUSED_LOOP = Path(__file__).resolve().parents[2] / "kernel" / "cpu" / "fused_loop.h"
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
@@ -70,7 +70,7 @@ def test_lengths_around_the_threshold_of_streamed_stores_give_the_bits_of_the_fo
     threshold = stream_from_bytes() // dtype.itemsize_bytes
     rng = np.random.default_rng(1)
     predict, label, dout = (rng.standard_normal(threshold + 65).astype(dtype.numpy) for _ in range(3))
-    # A y that lies at a multiple of the item size but not of the vector, and one that no streamed store can reach.
+    # One y starts at a multiple of the item size but not of the vector; another can take no streamed store.
     for count, misalignment in ((-1, 0), (0, 0), (1, 0), (65, 64 - dtype.itemsize_bytes), (33, 8), (65, 1)):
         part = slice(threshold + count)
         operands = (predict[part], label[part], dout[part])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from support.operator_plan import OperatorHost, build_operator_host
+from support.npu.operator_plan import OperatorHost, build_operator_host
 from support.tools import require_program
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is tested here is C++, whatever the version of Python."""
+    """Runs these tests on one version of Python, because they are about C++."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.one_python)

@@ -1,4 +1,4 @@
-"""What the operator accepts, and in which words it refuses the rest."""
+"""The rules of the operator, and the messages of its refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mse_grad.reasons import ContractError
 from mse_grad.rules import check_dout_shape, check_same_shape
 from mse_grad.tensor import Reduction
-from support.operator_plan import OperatorHost, Refusal
+from support.npu.operator_plan import OperatorHost, Refusal
 
 SHAPES = st.lists(st.integers(0, 3), max_size=4).map(tuple)
 EXTENTS = st.one_of(st.integers(0, 70_000), st.integers(0, 2**63 - 1))
@@ -95,9 +95,7 @@ def test_column_against_row_is_refused_not_broadcast(host: OperatorHost) -> None
 
 
 @pytest.mark.parametrize("other", [(-2,), (-1, -1), (2, -1), (-1, 3)])
-def test_extents_that_a_graph_does_not_know_yet_agree_with_everything(
-    host: OperatorHost, other: tuple[int, ...]
-) -> None:
+def test_extents_that_a_graph_does_not_know_yet_match_everything(host: OperatorHost, other: tuple[int, ...]) -> None:
     host.check_same_shape([2, 3], other)
     host.check_same_shape(other, [2, 3])
     assert host.check_dout_shape([2, 3], other) is False

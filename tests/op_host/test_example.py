@@ -1,4 +1,4 @@
-"""The C++ example, built by its own CMake file, against the simulator in place of the toolkit."""
+"""The C++ example, built with its own CMake file, against the simulator instead of the toolkit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import require_simulator
+from support.npu.simulator import require_simulator
 from support.tools import require_program
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, and around it the folders of a host with the toolkit and the installed package."""
+    """The program, in the folders of a host with the toolkit and the installed package."""
     cmake = require_program("cmake")
     libraries = require_simulator()
     host = tmp_path_factory.mktemp("host")

@@ -1,4 +1,4 @@
-"""The one command of a host with the toolkit, against a toolkit whose package is that of the simulator."""
+"""The single command for a host with the toolkit, run on a toolkit that builds the simulator's package."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import ROOT, require_simulator
-from support.toolkit import executable, lay_out
+from support.npu.simulator import ROOT, require_simulator
+from support.npu.toolkit import executable, lay_out
 from support.tools import require_program
 
-# Installs where it is told, and writes the file that names the place, as the toolkit's installer does.
+# Installs into the given folder and writes the file that names the package, as the toolkit's installer does.
 INSTALLER = """#!/bin/sh -e
 package=${{1#--install-path=}}/vendors/mse_grad
 mkdir -p "$package/bin" "$package/op_api"
 ln -s {libraries} "$package/op_api/lib"
 echo "export ASCEND_CUSTOM_OPP_PATH=$package:\\${{ASCEND_CUSTOM_OPP_PATH}}" > "$package/bin/set_env.bash"
 """
-# Says what it sees of the package before it is the Python of this test.
+# Prints the variables of the package, then runs the Python of this test.
 PYTHON = """#!/bin/sh
 echo "package $ASCEND_CUSTOM_OPP_PATH"
 exec {python} "$@"
@@ -44,13 +44,13 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def operator_bar(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command; its bar is the quick one."""
+    """Runs the command with the quick bar."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("ASCEND", "MAKE", "MFLAGS"))}
     command = [require_program("make"), "-C", str(checkout), "operator-bar", "VENV=venv", "ARGS=--quick"]
     return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=False)
 
 
-def test_one_command_builds_installs_and_names_the_package_and_holds_it_to_the_bar(checkout: Path) -> None:
+def test_one_command_builds_installs_and_names_the_package_and_runs_the_bar_on_it(checkout: Path) -> None:
     require_program("cmake")
     run = operator_bar(
         checkout,
@@ -61,7 +61,8 @@ def test_one_command_builds_installs_and_names_the_package_and_holds_it_to_the_b
     assert run.returncode == 0, run.stdout + run.stderr
     package = checkout / "build" / "opp" / "vendors" / "mse_grad"
     assert f"package {package}:" in run.stdout
-    assert "Ascend910B3, build/opp/vendors/mse_grad/op_api/lib: " in run.stdout
+    for operator in ("MseLossGrad", "MseLossGradPart"):
+        assert f"Ascend910B3, {operator} of build/opp/vendors/mse_grad/op_api/lib: " in run.stdout
     assert "ok   bfloat16" in run.stdout
 
 
@@ -70,3 +71,12 @@ def test_without_a_toolkit_the_command_says_what_is_needed(checkout: Path) -> No
     run = operator_bar(checkout)
     assert run.returncode != 0
     assert "The operator package needs the CANN toolkit" in run.stderr
+
+
+@pytest.mark.parametrize(("given", "found"), [((), "Release"), (("-DCMAKE_BUILD_TYPE=Debug",), "Debug")])
+def test_the_package_is_built_for_release_by_default(checkout: Path, given: tuple[str, ...], found: str) -> None:
+    folder = checkout.parent / "build"
+    command = [require_program("cmake"), "-S", str(ROOT / "op_host"), "-B", str(folder), *given]
+    variables = {**os.environ, "ASCEND_HOME_PATH": str(checkout.parent / "cann")}
+    subprocess.run(command, env=variables, capture_output=True, check=True)
+    assert f"CMAKE_BUILD_TYPE:STRING={found}\n" in (folder / "CMakeCache.txt").read_text()

@@ -1,8 +1,9 @@
-"""The build of the operator package, as far as it goes without the toolkit."""
+"""The build of the operator package, except the steps that need the toolkit."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from support.tools import require_program
 ROOT = Path(__file__).parents[2]
 PRODUCTS = ["ascend910b", "ascend910_93", "ascend310b"]
 
-# A toolkit that only writes down which of its functions were called, one line a call.
+# A toolkit that only records the calls of its functions, one line each.
 RECORDER = """
 foreach(name npu_op_package npu_op_package_add npu_op_code_gen npu_op_library npu_op_kernel_sources
              npu_op_kernel_library)
@@ -32,12 +33,21 @@ endforeach()
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The calls of the toolkit's functions, name first, while CMake configures the package."""
-    scratch = tmp_path_factory.mktemp("package")
+    return _calls(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="module")
+def calls_of_part(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The calls, name first, for a package without the published API."""
+    return _calls(tmp_path_factory.mktemp("part"), "-DMSE_LOSS_GRAD_PUBLISHED_API=OFF")
+
+
+def _calls(scratch: Path, *options: str) -> list[list[str]]:
     modules = scratch / "cann" / "compiler" / "tikcpp" / "ascendc_kernel_cmake"
     modules.mkdir(parents=True)
     (modules / "asc-config.cmake").write_text(RECORDER)
     environment = {"ASCEND_HOME_PATH": str(scratch / "cann"), "CALLS": str(scratch / "calls")}
-    run = _configure("op_host", scratch / "build", environment)
+    run = _configure("op_host", scratch / "build", environment, *options)
     assert run.returncode == 0, run.stderr
     return [line.split(";") for line in (scratch / "calls").read_text().splitlines()]
 
@@ -52,7 +62,7 @@ def test_without_the_toolkit_cmake_says_what_is_needed_in_one_sentence(folder: s
     assert message.rstrip("-").strip().count(". ") == 0
 
 
-def test_a_toolkit_folder_without_its_build_functions_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_folder_without_the_build_functions_is_not_accepted_as_a_toolkit(tmp_path: Path) -> None:
     run = _configure("op_host", tmp_path, {"ASCEND_HOME_PATH": str(tmp_path)})
     assert run.returncode != 0
     assert "The operator package needs the CANN toolkit" in run.stderr
@@ -62,7 +72,7 @@ def test_kernels_are_built_for_each_product(calls: list[list[str]]) -> None:
     assert calls[0] == ["products", *PRODUCTS]
 
 
-def test_functions_are_called_in_the_order_that_the_toolkit_asks_for(calls: list[list[str]]) -> None:
+def test_functions_are_called_in_the_order_that_the_toolkit_requires(calls: list[list[str]]) -> None:
     assert [call[0] for call in calls[1:]] == [
         "npu_op_package",
         "npu_op_code_gen",
@@ -112,16 +122,28 @@ def test_kernel_folder_has_the_kernel_as_it_is_and_nothing_else(calls: list[list
     assert shipped == kernel
 
 
+def test_without_the_published_api_the_package_has_no_name_of_the_toolkit(calls_of_part: list[list[str]]) -> None:
+    operators = [call[call.index("OP_TYPE") + 1] for call in calls_of_part if call[0] == "npu_op_kernel_sources"]
+    assert operators == ["MseLossGradPart"]
+    sources = [(ROOT / path).read_text() for path in _call(calls_of_part, "npu_op_code_gen") if path.endswith(".cpp")]
+    assert re.findall(r"OP_ADD\((\w+)\)", "".join(sources)) == ["MseLossGradPart"]
+    library = _call(calls_of_part, "npu_op_kernel_library")
+    folder = Path(library[library.index("SRC_BASE") + 1])
+    assert not (folder / "mse_loss_grad.cpp").exists()
+
+
 def test_package_has_all_libraries(calls: list[list[str]]) -> None:
     added = [name for call in calls if call[0] == "npu_op_package_add" for name in call[call.index("LIBRARY") + 1 :]]
     assert added == ["cust_opapi", "cust_optiling", "cust_op_proto", "ascendc_kernels"]
 
 
-def _configure(folder: str, build: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs CMake on `folder` of this repository where `environment` is all that is known of a toolkit."""
+def _configure(
+    folder: str, build: Path, environment: dict[str, str], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs CMake on `folder` of this repository; only `environment` may name a toolkit."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ASCEND")}
     return subprocess.run(
-        [require_program("cmake"), "-S", str(ROOT / folder), "-B", str(build)],
+        [require_program("cmake"), "-S", str(ROOT / folder), "-B", str(build), *options],
         env={**clean, **environment},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Who computes what, and in which steps: properties of the plan."""
+"""Properties of the plan: blocks, ranges, tiles and the coefficient."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from mse_grad.formula import coefficient
 from mse_grad.tensor import FLOAT32, Reduction
-from support.operator_plan import LINE_BYTES, OperatorHost, Plan, Refusal, TilingData
+from support.npu.operator_plan import LINE_BYTES, OperatorHost, Plan, Refusal, TilingData
 
 KIB = 1 << 10
 MIB = 1 << 20
-UB_BYTES = {"910B": 196352, "310B": 253952}  # as the platform reports it
+UB_BYTES = {"910B": 196352, "310B": 253952}  # UB sizes as the platform reports them
 MAX_RUN_BYTES = 2097151  # DataCopyExtParams.blockLen
 
 
@@ -48,7 +48,7 @@ class Launch:
 
 
 def _element_counts() -> st.SearchStrategy[int]:
-    """From 1 to 2^41, near the sizes where something changes as often as anywhere else."""
+    """Element counts from 1 to 2^41, half of them near the sizes at which the plan changes."""
     edge = st.sampled_from([256, 4096, 6016, 8192, 65536, MIB, 2**24, 2**31, 2**32, 2**40])
     near = st.builds(lambda base, shift: base + shift, edge, st.integers(-257, 257))
     return st.one_of(st.integers(1, 4096), near.filter(lambda count: count >= 1), st.integers(1, 2**41))
@@ -109,7 +109,7 @@ def test_buffers_fit_ub_to_the_byte(host: OperatorHost, launch: Launch) -> None:
 
 @given(launch=LAUNCHES)
 @example(launch=TIGHTEST)
-def test_full_tile_is_a_copy_of_16_kib_that_datacopypad_takes(host: OperatorHost, launch: Launch) -> None:
+def test_full_tile_is_a_copy_of_16_kib_that_datacopypad_accepts(host: OperatorHost, launch: Launch) -> None:
     tile_bytes = launch.plan(host).tile_elements * launch.item_bytes
     assert 16 * KIB <= tile_bytes <= MAX_RUN_BYTES
     assert tile_bytes % LINE_BYTES == 0
@@ -125,7 +125,7 @@ def test_parts_make_up_the_tile_and_start_where_ub_is_aligned(host: OperatorHost
 @given(launch=LAUNCHES)
 @example(launch=Launch(6016, 4, scalar_dout=False, cores=1, ub_bytes=UB_BYTES["910B"]))  # one tile
 @example(launch=Launch(6017, 4, scalar_dout=False, cores=1, ub_bytes=UB_BYTES["910B"]))
-def test_streams_have_two_buffers_where_a_block_has_a_second_tile(host: OperatorHost, launch: Launch) -> None:
+def test_streams_have_two_buffers_if_a_block_has_a_second_tile(host: OperatorHost, launch: Launch) -> None:
     plan = launch.plan(host)
     tiles = max(-(-(end - begin) // plan.tile_elements) for begin, end in plan.ranges)
     assert plan.buffers == min(tiles, 2)
@@ -164,7 +164,7 @@ def test_no_further_line_of_a_tile_would_fit_ub(
     assert ub_use_bytes(launch, larger) > launch.ub_bytes
 
 
-def test_float_scratch_is_smaller_than_the_tile_where_both_would_not_fit(host: OperatorHost) -> None:
+def test_float_scratch_is_smaller_than_the_tile_if_both_would_not_fit(host: OperatorHost) -> None:
     plan = TIGHTEST.plan(host)
     assert plan.part_elements == plan.tile_elements // 2
 
@@ -249,7 +249,7 @@ def test_python_reads_the_struct_as_the_compiler_lays_it_out(host: OperatorHost)
 
 
 def ub_use_bytes(launch: Launch, plan: Plan) -> int:
-    """What the kernel asks of UB at most: its InitBuffer calls, one by one, where a block has a second tile."""
+    """Returns the most UB that the kernel needs: the sum of its InitBuffer calls if a block has a second tile."""
     tile_bytes = plan.tile_elements * launch.item_bytes
     streams = 3 * 2 * tile_bytes
     dout = 32 if launch.scalar_dout else 2 * tile_bytes

@@ -1,4 +1,4 @@
-"""What op_host/README.md says in figures is what the code says."""
+"""The figures of op_host/README.md, compared with the code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.operator_plan import OperatorHost
+from support.npu.operator_plan import OperatorHost
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "op_host" / "README.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_the_table_of_plans_has_every_chip_dtype_and_dout() -> None:
 
 
 @pytest.mark.parametrize(("ub_bytes", "dtypes", "dout", "tile", "parts", "used"), plan_rows())
-def test_the_table_of_plans_is_what_is_planned(
+def test_the_table_of_plans_has_the_figures_of_the_planner(
     host: OperatorHost, ub_bytes: int, dtypes: str, dout: str, tile: int, parts: int, used: int
 ) -> None:
     narrow, scalar = dtypes != "float32", dout == "scalar"
@@ -43,8 +43,9 @@ def test_the_table_of_plans_is_what_is_planned(
 
 
 @pytest.mark.parametrize("operator", ["MseLossGrad", "MseLossGradPart"])
-def test_the_specification_names_what_the_definition_names(operator: str) -> None:
-    definition = (ROOT / "op_host" / "mse_loss_grad_def.cpp").read_text(encoding="utf-8")
+def test_the_specification_has_the_products_and_attributes_of_the_definition(operator: str) -> None:
+    sources = sorted((ROOT / "op_host").glob("*_def.cpp"))
+    definition = "".join(source.read_text(encoding="utf-8") for source in sources)
     assert f"OP_ADD({operator});" in definition
     specification = README.split("## Specification")[1].split("\n## ")[0]
     products = re.findall(r'AddConfig\("(\w+)"\)', definition)

@@ -1,4 +1,4 @@
-"""What the operators refuse in the first phase of a call, before anything is launched, and what they say."""
+"""Refusals of the operators in the first phase of a call, before any launch, and their messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.simulator import require_simulator
+from support.npu.simulator import require_simulator
 
 FLOAT32, FLOAT16, INT32, DOUBLE, BFLOAT16 = 0, 1, 3, 11, 27  # aclDataType
 FORMAT_ND = 2
@@ -19,7 +19,7 @@ REPEATED_INIT = 100002
 
 @dataclass(frozen=True)
 class Described:
-    """A tensor as far as the first phase looks at it: it has no memory."""
+    """A tensor without memory, which the first phase does not read."""
 
     shape: tuple[int, ...] = (2, 3)
     dtype: int = FLOAT32
@@ -29,7 +29,7 @@ class FirstPhase:
     """Calls aclnnMseLossGrad[Part]GetWorkspaceSize."""
 
     def __init__(self, libraries: Path) -> None:
-        self._acl = ctypes.CDLL(str(libraries / "libascendcl.so"), ctypes.RTLD_GLOBAL)
+        self._acl = ctypes.CDLL(str(libraries / "libacl_rt.so"), ctypes.RTLD_GLOBAL)
         self._nnopbase = ctypes.CDLL(str(libraries / "libnnopbase.so"), ctypes.RTLD_GLOBAL)
         self._api = ctypes.CDLL(str(libraries / "libcust_opapi.so"), ctypes.RTLD_GLOBAL)
         self._acl.aclGetRecentErrMsg.restype = c_char_p
@@ -45,7 +45,7 @@ class FirstPhase:
         reduction: str = "mean",
         numel: int | None = None,
     ) -> str:
-        """Returns "" where the call is accepted, else the reason; with `numel` the operator is MseLossGradPart."""
+        """Returns "" if the call is accepted, else the reason; with `numel` the operator is MseLossGradPart."""
         operator = "aclnnMseLossGrad" if numel is None else "aclnnMseLossGradPart"
         tensors = [self._create(tensor) for tensor in (predict, label, dout, y)]
         workspace_bytes, executor = c_uint64(), c_void_p()
@@ -76,20 +76,22 @@ class FirstPhase:
 @pytest.fixture(scope="module")
 def first_phase() -> Iterator[FirstPhase]:
     libraries = require_simulator()
-    acl = ctypes.CDLL(str(libraries / "libascendcl.so"), ctypes.RTLD_GLOBAL)
+    acl = ctypes.CDLL(str(libraries / "libacl_rt.so"), ctypes.RTLD_GLOBAL)
     initialised = acl.aclInit(None)
     assert initialised in (0, REPEATED_INIT)
     assert acl.aclrtSetDevice(0) == 0
     yield FirstPhase(libraries)
     assert acl.aclrtResetDevice(0) == 0
-    # What this process initialised before is for others to finalise.
+    # ACL may have been initialised earlier in this process; then it is not finalised here.
     if initialised == 0:
         assert acl.aclFinalize() == 0
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16])
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (1,) * 8])
-def test_what_the_table_allows_is_accepted(first_phase: FirstPhase, shape: tuple[int, ...], dtype: int) -> None:
+def test_everything_that_the_table_allows_is_accepted(
+    first_phase: FirstPhase, shape: tuple[int, ...], dtype: int
+) -> None:
     tensor = Described(shape, dtype)
     for dout in (tensor, Described((), dtype), Described((1,), dtype)):
         for reduction in ("none", "mean", "sum"):

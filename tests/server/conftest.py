@@ -1,4 +1,4 @@
-"""Tests that are coroutines run in an event loop of their own."""
+"""Coroutines as tests: each runs in its own event loop."""
 
 from __future__ import annotations
 

@@ -11,15 +11,20 @@ from typing import ClassVar
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mse_grad.reasons import Reason
-from mse_grad_server import app
-from mse_grad_server.config import Settings
+from mse_grad_server import app, lifecycle
+from mse_grad_server.engine import opening
+from mse_grad_server.engine.verification import verify
 from mse_grad_server.errors import BackendError
-from mse_grad_server.exits import BackendUnavailable, ExitCode, ListenError
-from mse_grad_server.log import open_log
-from mse_grad_server.verification import verify
-from support.in_process import FakeBackend, RawStream, serving
+from mse_grad_server.process.exits import BackendUnavailable, ExitCode, ListenError
+from mse_grad_server.process.log import open_log
+from mse_grad_server.settings.model import Settings
+from support.client.relay import relay
+from support.server.fakes import FakeBackend
+from support.server.raw_stream import RawStream, told
+from support.server.server_in_loop import serving
 from support.waiting import until
 
 
@@ -47,7 +52,7 @@ async def test_a_port_is_not_shared_with_another_server() -> None:
                 await second.server.open()
 
 
-async def test_a_port_that_something_else_has_ends_the_start() -> None:
+async def test_a_taken_port_ends_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         async with serving(open=False, listen=address) as server:
@@ -65,7 +70,7 @@ async def test_a_backend_that_cannot_open_ends_the_start() -> None:
             await server.server.open()
 
 
-async def test_the_backend_is_given_back() -> None:
+async def test_the_backend_is_closed_at_the_end() -> None:
     backend = FakeBackend()
     async with serving(backend=backend):
         assert backend.is_open
@@ -73,7 +78,7 @@ async def test_the_backend_is_given_back() -> None:
 
 
 class WaitingBackend(FakeBackend):
-    """Stands in for the backend that the settings name, and holds its first gradient back."""
+    """Replaces the configured backend; its first gradient waits for `gate`."""
 
     made: ClassVar[list[WaitingBackend]] = []
     why_numpy = ""
@@ -87,11 +92,11 @@ class WaitingBackend(FakeBackend):
 async def signalled_while_it_starts(
     monkeypatch: pytest.MonkeyPatch, stream: io.StringIO
 ) -> tuple[asyncio.Future[ExitCode], WaitingBackend]:
-    """Returns a running server that got SIGTERM while its backend holds its first gradient back."""
+    """Returns a running server that got SIGTERM while its first gradient waits."""
     WaitingBackend.made.clear()
-    monkeypatch.setattr(app, "CpuBackend", WaitingBackend)
+    monkeypatch.setattr(opening, "CpuBackend", WaitingBackend)
     log = open_log("info", "json", stream=stream)
-    running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
+    running = asyncio.ensure_future(lifecycle.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
     await until(lambda: bool(WaitingBackend.made))
     (backend,) = WaitingBackend.made
     assert await asyncio.to_thread(backend.started.acquire, timeout=20)
@@ -109,13 +114,18 @@ async def test_a_signal_while_it_starts_ends_it_with_code_0(monkeypatch: pytest.
     assert not backend.is_open
 
 
-async def test_who_asks_again_after_the_drain_is_refused_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_LAST_REFUSALS_S", 20.0)
+async def running_app() -> tuple[asyncio.Future[ExitCode], str, io.StringIO]:
+    """Starts a server and waits until it is ready; returns it, its address and its log."""
     stream = io.StringIO()
     log = open_log("info", "json", stream=stream)
-    running = asyncio.ensure_future(app.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
+    running = asyncio.ensure_future(lifecycle.run(Settings(listen="127.0.0.1:0", metrics_listen="none"), log))
     await until(lambda: '"ready"' in stream.getvalue())
-    listen = json.loads(stream.getvalue().splitlines()[0])["listen"]
+    return running, json.loads(stream.getvalue().splitlines()[0])["listen"], stream
+
+
+async def test_a_call_right_after_the_drain_is_refused_with_draining(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_LAST_REFUSALS_S", 20.0)
+    running, listen, stream = await running_app()
     async with grpc.aio.insecure_channel(listen) as channel:
         os.kill(os.getpid(), signal.SIGTERM)
         await until(lambda: '"drained"' in stream.getvalue())
@@ -126,10 +136,43 @@ async def test_who_asks_again_after_the_drain_is_refused_in_our_words(monkeypatc
         await running
 
 
-async def test_a_backend_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shutdown_waits_for_a_client_that_has_unread_answers() -> None:
+    running, listen, log = await running_app()
+    async with relay(listen) as line, grpc.aio.insecure_channel(line.address) as channel:
+        stream = RawStream(channel)
+        await stream.opened()
+        await stream.assert_works(1)
+        line.hold()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: '"stopping"' in log.getvalue())
+        await asyncio.wait({running}, timeout=2 * app._FAREWELL_S)
+        assert not running.done()
+        line.go_on()
+        assert (await stream.receive()).go_away is not None
+        await stream.receive_end()
+        assert await asyncio.wait_for(running, 20) is ExitCode.OK
+
+
+async def test_health_watchers_see_the_shutdown_and_do_not_delay_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "_DELIVERY_S", 600.0)
+    running, listen, _ = await running_app()
+    async with grpc.aio.insecure_channel(listen) as channel:
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watching.read()
+        assert told(caught.value)[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
+        assert await asyncio.wait_for(running, 20) is ExitCode.OK
+
+
+async def test_a_hanging_backend_does_not_block_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[ExitCode] = []
     monkeypatch.setattr(app, "_LAST_CALL_S", 0.05)
-    monkeypatch.setattr(app, "_end_process", ended.append)
+    monkeypatch.setattr(lifecycle, "_end_process", ended.append)
     stream = io.StringIO()
     running, backend = await signalled_while_it_starts(monkeypatch, stream)
     await asyncio.wait_for(running, 20)

@@ -59,19 +59,19 @@ def test_a_broken_rule_names_its_field_in_bad_request() -> None:
 
 
 @pytest.mark.parametrize("kind", [ServerBusy, TooManyOpenRequests, NotReady, Draining, DeviceUnavailable])
-def test_a_refusal_says_when_to_try_again(kind: type[errors.Refused]) -> None:
+def test_a_refusal_says_when_to_retry(kind: type[errors.Refused]) -> None:
     retry = detail(to_status(kind("busy"), request_id=""), error_details_pb2.RetryInfo)
     assert isinstance(retry, error_details_pb2.RetryInfo)
     assert 0 < retry.retry_delay.ToMilliseconds() == 1000 * (kind("busy").retry_after_s or 0)
 
 
-def test_an_error_that_no_retry_helps_has_no_retry_info() -> None:
+def test_an_error_that_a_retry_cannot_mend_has_no_retry_info() -> None:
     status = to_status(errors.MessageTooLarge("too large"), request_id="")
     assert detail(status, error_details_pb2.RetryInfo) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret /path"), KeyError("secret"), BackendError("secret pointer")])
-def test_what_went_wrong_inside_is_not_told_to_the_caller(error: Exception) -> None:
+def test_internal_details_do_not_reach_the_caller(error: Exception) -> None:
     status = to_status(error, request_id="r-7")
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert "secret" not in str(status)

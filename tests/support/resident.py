@@ -1,29 +1,60 @@
-"""Resident memory of another process, as the kernel counts it."""
+"""Memory of another process, its threads, descriptors and mappings, as the kernel counts them."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["peak_bytes", "proportional_bytes", "reset_peak", "resident_bytes"]
+__all__ = ["Held", "held", "peak_bytes", "proportional_bytes", "reset_peak", "resident_bytes"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """The resources of a process: resident memory in bytes, and the numbers of the others."""
+
+    memory_bytes: int
+    threads: int
+    descriptors: int
+    mappings: int
+
+    def __sub__(self, other: Held) -> Held:
+        return Held(
+            self.memory_bytes - other.memory_bytes,
+            self.threads - other.threads,
+            self.descriptors - other.descriptors,
+            self.mappings - other.mappings,
+        )
+
+
+def held(pid: int) -> Held:
+    """Returns the current resources of the process."""
+    folder = Path(f"/proc/{pid}")
+    return Held(
+        resident_bytes(pid),
+        len(os.listdir(folder / "task")),
+        len(os.listdir(folder / "fd")),
+        len((folder / "maps").read_text(encoding="utf-8").splitlines()),
+    )
 
 
 def resident_bytes(pid: int) -> int:
-    """Returns what the process holds in memory now."""
+    """Returns the current resident memory of the process."""
     return _status_bytes(pid, "VmRSS")
 
 
 def proportional_bytes(pid: int) -> int:
-    """Returns its part of what is resident: of a page that n processes share, an n-th."""
+    """Returns the process's proportional share of resident memory: an n-th of a page that n processes share."""
     return _line_bytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
 
 
 def peak_bytes(pid: int) -> int:
-    """Returns the most that it held since it started or since `reset_peak`; nothing between two looks is missed."""
+    """Returns the peak since the start or since `reset_peak`; it includes peaks between two calls."""
     return _status_bytes(pid, "VmHWM")
 
 
 def reset_peak(pid: int) -> None:
-    """Makes the peak start again from what is resident now."""
+    """Makes the peak start again from the current resident memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 

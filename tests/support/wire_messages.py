@@ -1,6 +1,6 @@
-"""Messages of the contract as bytes: as encoders write them, as they may, and as they must not.
+"""Messages of the contract as bytes: as encoders write them, in unusual valid encodings, and malformed.
 
-Written apart from the codec under test, which shares no line with it.
+Written separately from the codec under test; the two share no code.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _submessages(number: int, content: SearchStrategy[bytes]) -> SearchStrategy[
 
 
 def _unknown(known: Sequence[int], *, wild: bool) -> SearchStrategy[bytes]:
-    """Fields that a reader skips: of other numbers, and where wild also known numbers with a wire type not theirs."""
+    """Fields that a reader skips: of unknown numbers, and if wild also of known numbers with a wrong wire type."""
     strangers = st.integers(1, 15).filter(lambda number: number not in known)
     tame = [
         st.builds(lambda number, value: tag_of(number, VARINT) + varint(value), strangers, _NUMBERS),
@@ -120,11 +120,11 @@ def _unknown(known: Sequence[int], *, wild: bool) -> SearchStrategy[bytes]:
 
 
 def _message(known: dict[int, SearchStrategy[bytes]], *, wild: bool, once: Sequence[int] = ()) -> SearchStrategy[bytes]:
-    """Any number of the known fields in any order, with fields between them that are not known.
+    """Any number of the known fields in any order, with unknown fields between them.
 
     Args:
         known: Fields by number.
-        wild: Whether unusual encodings are in it: other wire types, groups, fields of `once` given twice.
+        wild: Whether unusual encodings occur: other wire types, groups, fields of `once` given twice.
         once: Numbers of the submessages that are not repeated; given twice, they are merged.
     """
     entries = [st.tuples(st.just(number), strategy) for number, strategy in known.items()]
@@ -149,7 +149,9 @@ def _headers(*, wild: bool) -> SearchStrategy[bytes]:
     numbers = {number: _varints(number, wide=wild) for number in (1, 2, 4, 6, 7)}
     shape = _varints(3, wide=wild) | _packed(3)
     texts = {number: st.builds(length_delimited, st.just(number), _TEXTS) for number in (8, 9)}
-    return _message({**numbers, 3: shape, 5: _bytes(5), **texts}, wild=wild)
+    words = {number: st.builds(length_delimited, st.just(number), _TEXTS) for number in (1, 2)}
+    metadata = _submessages(11, _message(words, wild=wild))
+    return _message({**numbers, 3: shape, 5: _bytes(5), **texts, 11: metadata}, wild=wild)
 
 
 def _chunks(*, wild: bool) -> SearchStrategy[bytes]:
@@ -187,7 +189,7 @@ def stream_requests(*, wild: bool) -> SearchStrategy[bytes]:
 
 
 def stream_responses(*, wild: bool) -> SearchStrategy[bytes]:
-    """`StreamGradientsResponse` messages; wild as above."""
+    """`StreamGradientsResponse` messages; `wild` as above."""
     ended = _message({1: _varints(1, wide=wild), 2: _submessages(2, _statuses(wild=wild))}, wild=wild)
     limits = _message({number: _varints(number, wide=wild) for number in range(1, 7)}, wild=wild)
     instance = _TEXTS.map(lambda text: length_delimited(1, text))
@@ -203,21 +205,21 @@ def stream_responses(*, wild: bool) -> SearchStrategy[bytes]:
 
 
 def unary_requests(*, wild: bool) -> SearchStrategy[bytes]:
-    """`ComputeGradientRequest` messages; wild as above."""
+    """`ComputeGradientRequest` messages; `wild` as above."""
     tensors = {number: _submessages(number, _tensors(wild=wild)) for number in (1, 2, 3)}
     numbers = {number: _varints(number, wide=wild) for number in (4, 5)}
     return _message({**tensors, **numbers}, wild=wild, once=(1, 2, 3))
 
 
 def unary_responses(*, wild: bool) -> SearchStrategy[bytes]:
-    """`ComputeGradientResponse` messages; wild as above."""
+    """`ComputeGradientResponse` messages; `wild` as above."""
     known = {1: _submessages(1, _tensors(wild=wild)), 2: _varints(2, wide=wild)}
     return _message(known, wild=wild, once=(1,))
 
 
 @st.composite
 def broken(draw: st.DrawFn, messages: SearchStrategy[bytes]) -> bytes:
-    """Messages cut short, or with a few bytes changed, put in or taken out; some are valid still."""
+    """Messages that are truncated, or have a few bytes changed, inserted or removed; some of them are still valid."""
     message = bytearray(draw(messages))
     for _ in range(draw(st.integers(1, 3))):
         position = draw(st.integers(0, len(message)))

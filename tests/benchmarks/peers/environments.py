@@ -1,4 +1,4 @@
-"""Virtual environments of the peers, apart from the product's: they need other releases of what it needs."""
+"""Virtual environments of the peers, separate from the product's: peers need other releases of the same packages."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ PLOT = "plot"
 
 _REPOSITORY = Path(__file__).parents[3]
 _FOLDER = _REPOSITORY / "build/peers"
-# The newest that there are; the figures name the releases.
+# Unpinned: the newest releases, which the figures name.
 _REQUIREMENTS = {
     "flight": ("pyarrow", "numpy"),
     "kserve": ("kserve",),
     "mlserver": ("mlserver",),
     "mosec": ("mosec", "numpy"),
     "pytriton": ("nvidia-pytriton",),
+    "perf_analyzer": ("tritonclient==2.41.1", "nvidia-cuda-runtime-cu12"),  # the last wheel with the program
+    "tritonclient": ("tritonclient[grpc]==2.73.0",),
     PLOT: ("matplotlib",),
 }
 
 
 class NotAvailable(Exception):
-    """A peer cannot take part, or goes on no longer; the message says why."""
+    """A peer cannot take part, or no longer can; the message says why."""
 
 
 def python_of(environment: str) -> str:
-    """Returns the interpreter of an environment, which is made where it is not there yet; "" is the one running.
+    """Returns the interpreter of an environment, which is created if it is missing; for "" the running interpreter.
 
     Raises:
-        NotAvailable: It cannot be made; the message has what pip said.
+        NotAvailable: The environment cannot be created; the message contains pip's.
     """
     if not environment:
         return sys.executable
@@ -50,6 +52,6 @@ def _run(command: list[str]) -> None:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except subprocess.CalledProcessError as failed:
         said = [line for line in (failed.stdout + failed.stderr).splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith("ERROR")]  # pip goes on with hints and warnings
+        errors = [line for line in said if line.startswith("ERROR")]  # pip prints hints and warnings after the error
         why = (errors or said or [f"it ended with exit code {failed.returncode}"])[-1]
         raise NotAvailable(f"{' '.join(command[1:])}: {why}") from failed

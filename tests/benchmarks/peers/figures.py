@@ -1,4 +1,4 @@
-"""What was measured."""
+"""Figures of a run, and the rows without figures."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from benchmarks.peers.roster import Key, Row
+from benchmarks.peers.rows import Key, Row
 
 __all__ = ["Absence", "Figure"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one row needed for one size and dtype.
+    """Time and rate of one row for one size and dtype.
 
     Attributes:
-        name: Who.
-        transport: How the tensors got there.
-        version: Release of what was measured.
+        name: Name of the row.
+        transport: How the tensors reached the kernel.
+        version: Release of the package that was measured.
         elements: Elements of each tensor of one gradient.
         dtype: Their type.
         clients: Client processes at a time.
-        calls: Calls that were timed, by all clients.
-        p50_us: Median time of a call, in microseconds; None where several clients were counted together.
-        p99_us: 99th percentile, likewise.
-        gb_per_s: Bytes of three operands and one gradient over the median, in 1e9 bytes a second; likewise.
-        gradients_per_s: By the median time, or with several clients the median over the rounds.
+        calls: Calls that were timed, of all clients.
+        p50_us: Median time of a call, in microseconds; None if several clients were counted together.
+        p99_us: 99th percentile of it, in microseconds; None as for `p50_us`.
+        gb_per_s: Bytes of three operands and one gradient over the median, in 1e9 bytes a second; None as for
+            `p50_us`.
+        gradients_per_s: By the median time; with several clients, the median over the rounds.
     """
 
     name: str
@@ -67,13 +68,15 @@ class Figure:
         return self.name, self.transport
 
     def as_json(self) -> dict[str, str | int | float | None]:
-        """Returns the fields, rounded to what they can mean."""
-        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        """Returns the fields, rounded to the digits that can mean something."""
+        return {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True)
 class Absence:
-    """A row that has no figure from some point on, and why."""
+    """A row without figures from some point on, and the reason."""
 
     name: str
     transport: str

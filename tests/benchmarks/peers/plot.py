@@ -1,6 +1,6 @@
-"""Draws the figures: `python plot.py FIGURES.jsonl PICTURE.png`, in an environment with matplotlib and nothing of ours.
+"""Picture of the figures: `python plot.py FIGURES.jsonl PICTURE.png`, in an environment that needs only matplotlib.
 
-Median times of one client in float32 over the size, both logarithmic; floors are dashed.
+It shows median times of one client in float32 by size, both logarithmic; dashed lines are lower bounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Servers and clients as processes of their own, in the environments of the peers."""
+"""Servers and clients as separate processes, in the environments of the peers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.peers.environments import NotAvailable
 
-__all__ = ["Client", "ServerOfWay"]
+__all__ = ["Client", "PeerServer"]
 
 _TESTS = Path(__file__).parents[2]
 _START_TIMEOUT_S = 60.0
@@ -25,16 +25,16 @@ _END_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 
 
-class ServerOfWay:
-    """The server of a way. Nothing that it started is left after `close`.
+class PeerServer:
+    """Server of an adapter. After `close`, no process that it started is left.
 
     Args:
         python: Interpreter of its environment.
-        module: Of the way, in `benchmarks.peers.ways`.
-        address: Where it shall listen: "host:port" or "unix:/path".
-        arguments: Further ones, for what reads its command line by itself.
+        module: Module of `benchmarks.peers.adapters`.
+        address: Address that it shall listen on: "host:port" or "unix:/path".
+        arguments: Further arguments, for a server that reads its command line itself.
         environment: Variables on top of the inherited ones.
-        log: Where its output goes.
+        log: File for its output.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class ServerOfWay:
         self._log = log
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
-                [python, "-m", "benchmarks.peers.ways.serve", module, address, *arguments],
+                [python, "-m", "benchmarks.peers.adapters.server_process", module, address, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=_environment(environment),
-                cwd=log.parent,  # some leave files where they run
+                cwd=log.parent,  # some servers leave files in their working folder
                 text=True,
                 start_new_session=True,
             )
 
     def wait_until_listening(self) -> None:
-        """Raises NotAvailable where it ends instead, or does not listen within a minute."""
+        """Raises NotAvailable if the server ends, or does not listen within a minute."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
@@ -78,35 +78,35 @@ class ServerOfWay:
             time.sleep(_POLL_S)
 
     def ask_to_end(self) -> None:
-        """Closes its input, its sign to end; does not wait, so that many end at a time."""
+        """Tells the process to end by closing its input; does not wait, so that many end at the same time."""
         _close_input(self._process)
 
     def close(self) -> None:
-        """Ends it, and what it started."""
+        """Ends the process and all processes that it started."""
         _end(self._process)
-        with contextlib.suppress(ProcessLookupError):  # nobody is left of its group
+        with contextlib.suppress(ProcessLookupError):  # its process group is empty
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class Client:
-    """A process that measures on command; see `ways/measure.py`. Several may be at work at a time.
+    """Process that measures on command; see `adapters/client_process.py`. Several may work at a time.
 
     Args:
         python: Interpreter of its environment.
-        where: "module:function" of the way that connects.
-        address: Of its server.
+        adapter: "module:function" of the adapter that connects.
+        address: Address of its server.
         environment: Variables on top of the inherited ones.
-        log: Where its other output goes.
+        log: File for its other output.
 
     Raises:
-        NotAvailable: By every method: the process ended, with the last line of its log, or did not answer.
+        NotAvailable: From every method: the process ended (the message is the last line of its log) or did not answer.
     """
 
-    def __init__(self, python: str, where: str, address: str, *, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, python: str, adapter: str, address: str, *, environment: Mapping[str, str], log: Path) -> None:
         self._log = log
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
-                [python, "-m", "benchmarks.peers.ways.measure", where, address],
+                [python, "-m", "benchmarks.peers.adapters.client_process", adapter, address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -115,7 +115,7 @@ class Client:
             )
 
     def version(self) -> str:
-        """Returns the release of what is measured; to be asked first, once."""
+        """Returns the release of the package that is measured; call it first, and once."""
         return str(self.answer()["version"])
 
     def ask(self, do: str, **arguments: object) -> Any:
@@ -124,7 +124,7 @@ class Client:
         return self.answer()
 
     def send(self, do: str, **arguments: object) -> None:
-        """Sends a command, whose answer is to be fetched with `answer`."""
+        """Sends a command; fetch its answer with `answer`."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
@@ -144,7 +144,7 @@ class Client:
         return json.loads(line)
 
     def ask_to_end(self) -> None:
-        """Closes its input, its sign to end; does not wait, so that many end at a time."""
+        """Tells the process to end by closing its input; does not wait, so that many end at the same time."""
         _close_input(self._process)
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class Client:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    # Settings of the developer's shell must not reach who is measured.
+    # Settings of the developer's shell must not reach the processes that are measured.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MSE_GRAD_", "MALLOC_"))}
     return {**inherited, "PYTHONPATH": str(_TESTS), **variables}
 
@@ -173,12 +173,12 @@ def _try(address: str) -> None:
 
 def _close_input(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended already
+    with contextlib.suppress(BrokenPipeError):  # the process has ended already
         process.stdin.close()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Asks it to end, waits, and kills it where that did not help."""
+    """Asks the process to end, waits, and kills it if it does not end."""
     _close_input(process)
     try:
         process.wait(_END_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The figures for people, as tables."""
+"""Tables of the figures, for people."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from benchmarks.peers.figures import Absence, Figure
-from benchmarks.peers.goals import GOALS
-from benchmarks.peers.roster import ROWS
+from benchmarks.peers.rows import ROWS, Row
+from benchmarks.peers.targets import TARGETS
 
-__all__ = ["absence_table", "goal_table", "rate_table", "time_table"]
+__all__ = ["absence_table", "rate_table", "target_table", "time_table"]
 
 
 def time_table(figures: Sequence[Figure], dtype: str, sizes: Mapping[str, int]) -> Table:
     """Returns the median time of one client for each size."""
-    table = _table(f"{dtype}: median of a call, and GB/s of three operands and one gradient", "who", "transport")
+    table = _table(f"{dtype}: median of a call, and GB/s of three operands and one gradient", "row", "transport")
     table.caption = "tuned: with variables that tune malloc in the environment of client and server"
     for size in sizes:
         table.add_column(size, justify="right")
@@ -32,9 +32,9 @@ def time_table(figures: Sequence[Figure], dtype: str, sizes: Mapping[str, int]) 
 
 
 def rate_table(figures: Sequence[Figure], elements: int) -> Table:
-    """Returns gradients a second of small tensors, by clients at a time."""
+    """Returns gradients per second of small tensors, by the number of clients at a time."""
     counts = sorted({figure.clients for figure in figures})
-    table = _table(f"float32, {elements} elements: gradients a second, by client processes", "who", "transport")
+    table = _table(f"float32, {elements} elements: gradients a second, by client processes", "row", "transport")
     for count in counts:
         table.add_column(str(count), justify="right")
     measured = {
@@ -49,28 +49,32 @@ def rate_table(figures: Sequence[Figure], elements: int) -> Table:
     return table
 
 
-def goal_table(figures: Sequence[Figure]) -> Table:
-    """Returns the ratios that the goals are about."""
-    table = _table("float32: ratios of medians; >= times as fast, <= times as long", "ours", "theirs")
-    for heading in ("clients", "elements", "ratio", "goal"):
+def target_table(figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
+    """Returns the ratios that have targets, for the rows that take part."""
+    keys = {None, *(row.key for row in rows)}
+    table = _table("ratios of medians; >= times as fast, <= times as long", "ours", "theirs", "dtype")
+    for heading in ("clients", "elements", "ratio", "target"):
         table.add_column(heading, justify="right")
-    for goal in GOALS:
-        ratio = goal.ratio(figures)
+    for target in TARGETS:
+        if target.ours not in keys or target.theirs not in keys:
+            continue
+        ratio = target.ratio(figures)
         table.add_row(
-            ", ".join(goal.ours),
-            "its own p99 over p50" if goal.theirs is None else ", ".join(goal.theirs),
-            str(goal.clients),
-            f"{goal.elements:,}",
+            ", ".join(target.ours),
+            "its own p99 over p50" if target.theirs is None else ", ".join(target.theirs),
+            target.dtype,
+            str(target.clients),
+            f"{target.elements:,}",
             "not measured" if ratio is None else f"{ratio:.2f}",
-            goal.bound,
-            style=None if ratio is None else "green" if goal.met(ratio) else "red",
+            target.bound,
+            style=None if ratio is None else "green" if target.met(ratio) else "red",
         )
     return table
 
 
 def absence_table(absences: Sequence[Absence]) -> Table:
-    """Returns who has no figures, from when on and why."""
-    table = _table("not available", "who", "transport", "since", "why")
+    """Returns the rows without figures, the time from which they have none, and the reason."""
+    table = _table("not available", "row", "transport", "since", "why")
     for absence in absences:
         table.add_row(absence.name, absence.transport, absence.during, absence.not_available)
     return table

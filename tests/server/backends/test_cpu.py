@@ -12,13 +12,13 @@ import pytest
 
 from mse_grad import formula
 from mse_grad.tensor import DTYPES, FLOAT32, Array, DType, Reduction
-from mse_grad_server.backends.base import Backend, GradientSpec
+from mse_grad_kernel.native import LIBRARY_PATH, LibraryUnusable, NativeKernel
+from mse_grad_server.backends.base import Backend, Gradient, GradientSpec
 from mse_grad_server.backends.cpu import CpuBackend
-from mse_grad_server.backends.native import LIBRARY_PATH, LibraryUnusable, NativeKernel
 from mse_grad_server.errors import BackendError
-from mse_grad_server.exits import BackendUnavailable, ExitCode
-from support.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
-from support.operands import operands
+from mse_grad_server.process.exits import BackendUnavailable, ExitCode
+from support.numerics.kernel_operands import assert_same_bits, formula_gradient, kernel_operands
+from support.values import operands
 
 NAMES = ("avx512", "avx2", "neon", "portable")
 
@@ -95,7 +95,7 @@ def test_numpy_on_request_needs_no_reason() -> None:
         assert (backend.why_numpy, backend.library_path) == ("", None)
 
 
-def test_the_kernel_hash_is_that_of_the_sources_of_what_computes() -> None:
+def test_the_kernel_hash_is_that_of_the_sources_in_use() -> None:
     with opened("numpy") as backend:
         assert backend.kernel_hash == hashlib.sha256(inspect.getsource(formula).encode()).hexdigest()
     for variant in runnable():
@@ -111,7 +111,7 @@ def test_the_gradient_has_the_bits_of_the_formula(kernel: str, dtype: DType, red
         for numel in (777, 10_000_000):
             for predict, label, dout in kernel_operands(777, dtype):
                 y = np.empty_like(predict)
-                backend.compute(spec_of(dtype, numel, reduction), predict, label, dout, y)
+                backend.compute(Gradient(spec_of(dtype, numel, reduction), predict, label, dout, y))
                 c = formula.coefficient(reduction, numel, dtype)
                 assert_same_bits(y, formula_gradient(predict, label, dout, c=c, dtype=dtype))
 
@@ -122,9 +122,9 @@ def test_a_scalar_dout_gives_the_bits_of_a_full_one(kernel: str, dtype: DType) -
     with opened(kernel) as backend:
         for predict, label, dout in kernel_operands(777, dtype):
             full, scalar = np.empty_like(predict), np.empty_like(predict)
-            backend.compute(spec_of(dtype, 777), predict, label, np.repeat(dout[:1], 777), full)
+            backend.compute(Gradient(spec_of(dtype, 777), predict, label, np.repeat(dout[:1], 777), full))
             spec = GradientSpec(dtype, Reduction.MEAN, 777, scalar_dout=True)
-            backend.compute(spec, predict, label, dout[:1], scalar)
+            backend.compute(Gradient(spec, predict, label, dout[:1], scalar))
             assert_same_bits(scalar, full)
 
 
@@ -137,7 +137,7 @@ def test_read_only_operands_at_odd_addresses_are_computed(kernel: str) -> None:
 
     y = np.frombuffer(bytearray(401), np.float32, offset=1)
     with opened(kernel) as backend:
-        backend.compute(spec_of(FLOAT32, 100), odd(predict), odd(label), odd(dout), y)
+        backend.compute(Gradient(spec_of(FLOAT32, 100), odd(predict), odd(label), odd(dout), y))
     c = formula.coefficient(Reduction.MEAN, 100, FLOAT32)
     assert_same_bits(y, formula_gradient(predict, label, dout, c=c, dtype=FLOAT32))
 
@@ -149,7 +149,7 @@ def test_many_threads_at_a_time_get_the_bits_that_one_gets(kernel: str) -> None:
         def gradient(seed: int) -> tuple[Array, Array]:
             predict, label, dout = next(kernel_operands(20_000, FLOAT32, seed=seed))
             y = np.empty_like(predict)
-            backend.compute(spec_of(FLOAT32, 20_000), predict, label, dout, y)
+            backend.compute(Gradient(spec_of(FLOAT32, 20_000), predict, label, dout, y))
             c = formula.coefficient(Reduction.MEAN, 20_000, FLOAT32)
             return y, formula_gradient(predict, label, dout, c=c, dtype=FLOAT32)
 
@@ -163,31 +163,31 @@ def test_a_backend_that_is_not_open_computes_nothing(kernel: str) -> None:
     backend: Backend = CpuBackend(kernel)
     one = np.ones(1, np.float32)
     with pytest.raises(BackendError, match="not open"):
-        backend.compute(spec_of(FLOAT32, 1), one, one, one, one.copy())
+        backend.compute(Gradient(spec_of(FLOAT32, 1), one, one, one, one.copy()))
     backend.open()
     backend.close()
     backend.close()
     with pytest.raises(BackendError, match="not open"):
-        backend.compute(spec_of(FLOAT32, 1), one, one, one, one.copy())
+        backend.compute(Gradient(spec_of(FLOAT32, 1), one, one, one, one.copy()))
     assert (backend.device, backend.kernel_hash) == ("", "")
 
 
 @pytest.mark.parametrize("kernel", [*runnable()[:1], "numpy"])
 @pytest.mark.parametrize("scalar_dout", [False, True], ids=["full dout", "scalar dout"])
 @pytest.mark.parametrize("count", [2 * 2**20 - 1, 2 * 2**20, 3 * 2**20 + 17], ids=str)
-def test_parts_on_several_threads_have_the_bits_of_one(kernel: str, scalar_dout: bool, count: int) -> None:
+def test_slices_on_several_threads_have_the_bits_of_one_thread(kernel: str, scalar_dout: bool, count: int) -> None:
     x, t, g = operands((count,))
     g = g[:1] if scalar_dout else g
     spec = spec_of(FLOAT32, count, scalar_dout=scalar_dout)
     ys = [np.full(count, 9, np.float32) for _ in range(2)]
     for threads, y in zip((1, 3), ys, strict=True):
         with opened(kernel, threads=threads) as backend:
-            backend.compute(spec, x, t, g, y)
+            backend.compute(Gradient(spec, x, t, g, y))
     assert_same_bits(ys[1], ys[0])
 
 
-def test_a_part_that_fails_fails_the_gradient() -> None:
+def test_a_failing_slice_fails_the_gradient() -> None:
     count = 3 * 2**20
     x, t, g = operands((count,))
     with opened("auto", threads=3) as backend, pytest.raises(ValueError):  # noqa: PT011 - NumPy's words or the kernel's
-        backend.compute(spec_of(FLOAT32, count), x, t[: count - 1], g, np.empty_like(x))
+        backend.compute(Gradient(spec_of(FLOAT32, count), x, t[: count - 1], g, np.empty_like(x)))

@@ -1,4 +1,4 @@
-// Holds the headers that callers see against the published C interface: compiles where all is equal.
+// Checks the headers that callers see against the published C interface: it compiles only if all of it is equal.
 #include <cstdint>
 #include <type_traits>
 
@@ -67,6 +67,9 @@ static_assert(kSame<decltype(aclrtStreamWaitEvent), int(void* stream, void* even
 static_assert(kSame<decltype(aclrtSynchronizeEventWithTimeout), int(void*, int32_t)>);
 static_assert(kSame<decltype(aclrtQueryEventStatus), int(void*, aclrtEventRecordedStatus*)>);
 static_assert(kSame<decltype(aclrtEventElapsedTime), int(float*, void*, void*)>);
+static_assert(kSame<decltype(aclrtGetDeviceSatMode), int(aclrtFloatOverflowMode*)>);
+static_assert(sizeof(aclrtFloatOverflowMode) == 4 && ACL_RT_OVERFLOW_MODE_SATURATION == 0);
+static_assert(ACL_RT_OVERFLOW_MODE_INFNAN == 1);
 static_assert(kSame<decltype(aclrtDestroyEvent), int(void*)>);
 
 // Memory.

@@ -1,6 +1,6 @@
-// Stand-in for the umbrella header of Ascend C: what a vector kernel of this repository uses, with the public
-// signatures and limits. Every call cites the public document or header that it models; paths are those of the
-// repository asc-devkit, documents lie under docs/zh/api/SIMD-API/基础API. Where the public sources leave something
+// Stand-in for the umbrella header of Ascend C: the calls that vector kernels of this repository use, with the public
+// signatures and limits. Every call cites the public document or header that it models. Paths are those of the
+// repository asc-devkit, whose documents are under docs/zh/api/SIMD-API/基础API. If the public sources leave a question
 // open, the stricter reading is taken, and the comment says so.
 #ifndef KERNEL_OPERATOR_H_
 #define KERNEL_OPERATOR_H_

@@ -1,4 +1,4 @@
-// A right kernel: z = x + y over blocks and tiles. What the tests of schedules, counters and chips run.
+// A correct kernel, z = x + y over blocks and tiles, for the tests of schedules, counters and chips.
 #include "kernel_operator.h"
 
 namespace {

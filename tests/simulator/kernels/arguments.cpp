@@ -1,4 +1,4 @@
-// Kernels whose calls get arguments that they do not take, or just take.
+// Kernels whose calls get arguments that they refuse, or only just accept.
 #include "rules.h"
 
 using namespace rules;
@@ -188,8 +188,7 @@ KERNEL(raw_pointer_past_the_tensor) {
     reinterpret_cast<volatile float*>(y)[0] = reinterpret_cast<volatile float*>(x)[kCount];
 }
 
-// Two runs of three floats each, padded to 32 bytes with a value, one block of 32 bytes apart in UB; then all of it
-// out.
+// Two runs of three floats each, padded with a value to 32 bytes, 32 bytes apart in UB; then all of it is copied out.
 KERNEL(copy_in_with_padding) {
     Bench bench;
     Duplicate(bench.Floats(), 0.0f, 24);

@@ -126,7 +126,7 @@ LOCAL_KERNEL(end_without_free) {
     one.queue.DeQue<float>();
 }
 
-// Right: what queues tell about themselves.
+// Correct: the queries of a queue.
 KERNEL(count_of_a_queue) {
     (void)x;
     OneIn one;

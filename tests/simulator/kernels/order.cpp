@@ -1,4 +1,4 @@
-// Kernels that leave out what orders two accesses, and the same with it.
+// Kernels that lack the order between two accesses, and the same kernels with it.
 #include "rules.h"
 
 using namespace rules;
@@ -92,7 +92,7 @@ LOCAL_KERNEL(vector_before_scalar) {
     Muls(bench.Floats(), bench.Floats(), 2.0f, kCount);
 }
 
-// The slot is free and may be filled again while V still reads it.
+// The buffer is free and may be filled again while V still reads it.
 KERNEL(free_before_use) {
     (void)y;
     TPipe pipe;
@@ -154,6 +154,21 @@ LOCAL_KERNEL(flag_set_twice) {
     sync.SetFlag(kId);
 }
 
+// The wait is behind a copy, and V does not know when that is done: MTE3 may not have taken the first flag yet.
+KERNEL(flag_set_again_before_its_wait_is_reached) {
+    (void)x;
+    Bench bench;
+    Duplicate(bench.Floats(), 1.0f, kCount);
+    Order<PIPE_V, PIPE_MTE3>();
+    CopyOut(y, bench.Floats());
+    constexpr TEventID kOtherId = 4;
+    TQueSync<PIPE_V, PIPE_MTE3> sync;
+    for (int i = 0; i < 2; ++i) {
+        sync.SetFlag(kOtherId);
+        sync.WaitFlag(kOtherId);
+    }
+}
+
 LOCAL_KERNEL(flag_left_behind) {
     TQueSync<PIPE_V, PIPE_MTE3> sync;
     sync.SetFlag(kId);
@@ -197,7 +212,7 @@ LOCAL_KERNEL(event_id_released_twice) {
     pipe.ReleaseEventID<HardEvent::V_MTE3>(id);
 }
 
-// Right: y = 2 * x + 1 at its first element, ordered by TQueSync alone.
+// Correct: y = 2 * x + 1 at its first element, ordered by TQueSync alone.
 KERNEL(ordered_by_que_sync) {
     Bench bench;
     CopyIn(bench.Floats(), x);
@@ -210,7 +225,20 @@ KERNEL(ordered_by_que_sync) {
     CopyOut(y, bench.Floats());
 }
 
-// Right: y = 2 * x by hardware events, with ids of the pipe.
+// Correct: y = 2 * x, with one id that V sets twice; before the second set, MTE3 tells V that the first wait is over.
+KERNEL(ordered_by_one_id_twice) {
+    Bench bench;
+    CopyIn(bench.Floats(), x);
+    Order<PIPE_MTE2, PIPE_V>();
+    for (int i = 0; i < 2; ++i) {
+        Muls(bench.Floats(), bench.Floats(), i == 0 ? 2.0f : 1.0f, kCount);
+        Order<PIPE_V, PIPE_MTE3>();
+        CopyOut(y, bench.Floats());
+        Order<PIPE_MTE3, PIPE_V>();
+    }
+}
+
+// Correct: y = 2 * x by hardware events, with ids of the pipe.
 KERNEL(ordered_by_hard_events) {
     Bench bench;
     const TEventID in = bench.pipe.AllocEventID<HardEvent::MTE2_V>();

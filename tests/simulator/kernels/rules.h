@@ -1,5 +1,5 @@
-// What the kernels share that each break one rule, or keep it narrowly. All take one input of floats, one output, a
-// workspace and tiling data.
+// Common code of the kernels that each break one rule, or only just keep it. All take one input of floats, one output,
+// a workspace and tiling data.
 #ifndef SIMULATOR_KERNELS_RULES_H_
 #define SIMULATOR_KERNELS_RULES_H_
 

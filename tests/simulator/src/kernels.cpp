@@ -1,7 +1,7 @@
-// The operators' kernels, one for each dtype: what a package holds as binaries.
+// The operators' kernels, one for each dtype, which a real package holds as binaries.
 #include "simulator/operator.h"
 
-// kernel/*.cpp is compiled once a dtype, with the entry renamed after it (tests/simulator/Makefile).
+// The Makefile compiles kernel/*.cpp once for each dtype and renames the entry after it.
 #define DECLARE_KERNEL(entry)                                                                       \
     extern "C" void entry##_float(uint8_t*, uint8_t*, uint8_t*, uint8_t*, uint8_t*, uint8_t*);      \
     extern "C" void entry##_half(uint8_t*, uint8_t*, uint8_t*, uint8_t*, uint8_t*, uint8_t*);       \

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import pytest
 
 from mse_grad_server.backends.ascend.backend import AscendBackend, AscendOptions
-from mse_grad_server.backends.ascend.device import DeviceOptions
-from support.ascend_backend import DEVICE, PATIENCE_S, Open, Opened, Witness
-from support.ascend_runtime import AscendRuntime
-from support.simulator import require_simulator
+from mse_grad_server.backends.ascend.device.device import DeviceOptions
+from support.npu.backend import DEVICE, Open, Opened, Witness
+from support.npu.runtime import AscendRuntime
+from support.npu.simulator import require_simulator
+from support.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def built_runtime() -> AscendRuntime:
 
 @pytest.fixture
 def runtime(built_runtime: AscendRuntime) -> Iterator[AscendRuntime]:
-    """The simulated runtime with two devices; afterwards as many resources live as before, and no rule was broken."""
+    """The simulated runtime with two devices; afterwards no resource may be left, and no rule may be broken."""
     before = built_runtime.accounts()
     with built_runtime.options(devices=2):
         yield built_runtime
@@ -37,18 +38,18 @@ def runtime(built_runtime: AscendRuntime) -> Iterator[AscendRuntime]:
 
 @pytest.fixture
 def open_backend(runtime: AscendRuntime) -> Open:
-    """Opens a backend, and closes it at the end of the `with`."""
+    """Opens a backend for the `with`."""
 
     @contextmanager
     def opened(
-        *, slots: int = 4, block_bytes: int = 1 << 16, most_kinds: int = 64, timing: bool = True,
+        *, slots: int = 4, block_bytes: int = 1 << 16, most_kinds: int = 64, timing_every: int = 16,
         block_timeout_s: float = 5.0, hang_s: float = PATIENCE_S,
     ) -> Iterator[Opened]:  # fmt: skip
         witness = Witness()
         options = AscendOptions(
             runtime_folder=str(runtime.folder),
             op_library=str(runtime.op_library),
-            device=DeviceOptions(DEVICE, slots, block_bytes, most_kinds, timing),
+            device=DeviceOptions(DEVICE, slots, block_bytes, most_kinds, timing_every),
             block_timeout_s=block_timeout_s,
             hang_s=hang_s,
         )

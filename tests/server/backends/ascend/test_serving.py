@@ -1,4 +1,4 @@
-"""The whole server on the simulated device: answers, faults, the circuit, the fallback, the end."""
+"""The whole server on the simulated device: answers, faults, the circuit, the fallback, the shutdown."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, DType
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_server import app
-from mse_grad_server.backends.ascend.blocks import DTYPES as DTYPES_ON_DEVICE
-from mse_grad_server.exits import ExitCode
-from mse_grad_server.log import open_log
-from support.ascend_runtime import AscendRuntime
-from support.ascend_serving import serving, settings_of
-from support.in_process import RawStream, Serving, chunk, detail, gradient, header, reason_of
+from mse_grad_server import lifecycle
+from mse_grad_server.backends.ascend.device.blocks import DTYPES as DTYPES_ON_DEVICE
+from mse_grad_server.process.exits import ExitCode
+from mse_grad_server.process.log import open_log
+from support.npu.runtime import AscendRuntime
+from support.npu.serving import serving, settings_of
+from support.server.raw_stream import RawStream, chunk, detail, gradient, header, reason_of
+from support.server.server_in_loop import Serving
 from support.waiting import until
 
 
@@ -35,7 +36,7 @@ def unary_request(values: Array, dtype: DType) -> bytes:
 
 
 async def compute(stream: RawStream, id: int) -> bool:
-    """Has a small gradient computed, right to the bit; returns whether the fallback did it."""
+    """Sends a small gradient and checks its bits; returns whether the fallback computed it."""
     values = np.arange(1, 1000, dtype=np.float32)
     await stream.send([header(id, (999,))], [chunk(id, 0, values)])
     response = await stream.receive()
@@ -46,7 +47,7 @@ async def compute(stream: RawStream, id: int) -> bool:
 
 
 async def refused(stream: RawStream, id: int) -> float:
-    """Has a small gradient refused because of the device; returns after how many seconds to come again."""
+    """Sends a small gradient and checks that the device refuses it; returns the retry delay in seconds."""
     await stream.send([header(id, (2,))], [chunk(id, 0, [1.0, 2.0])])
     response = await stream.receive()
     (error,) = response.errors
@@ -86,7 +87,7 @@ async def test_a_whole_tensor_is_answered_through_the_device(runtime: AscendRunt
         assert not response.fallback
 
 
-async def test_float64_is_not_computed_and_says_what_is(runtime: AscendRuntime) -> None:
+async def test_float64_is_refused_with_the_known_dtypes(runtime: AscendRuntime) -> None:
     async with serving(runtime) as server:
         stream = await server.stream()
         await stream.send([header(1, (1,), dtype=FLOAT64.wire)])
@@ -95,7 +96,7 @@ async def test_float64_is_not_computed_and_says_what_is(runtime: AscendRuntime) 
         assert "float32, float16, bfloat16" in error.status.message
 
 
-async def test_the_server_says_what_computes(runtime: AscendRuntime) -> None:
+async def test_the_server_reports_its_device_and_kernels(runtime: AscendRuntime) -> None:
     async with serving(runtime) as server:
         answer = await info(server)
         assert (answer.backend, answer.device) == ("ascend", "Ascend910B3")
@@ -105,8 +106,8 @@ async def test_the_server_says_what_computes(runtime: AscendRuntime) -> None:
         assert opened["kernel_hash"] == answer.kernel_hash
 
 
-async def test_blocks_are_timed_plans_that_are_kept_are_counted_and_memory_is_told(runtime: AscendRuntime) -> None:
-    async with serving(runtime) as server:
+async def test_metrics_have_times_of_blocks_reused_plans_and_memory(runtime: AscendRuntime) -> None:
+    async with serving(runtime, device_timing_every=1) as server:
         stream = await server.stream()
         copies, hits, plans = (
             server.metric("mse_grad_phase_seconds_count", phase="copy_in"),
@@ -131,13 +132,13 @@ async def test_blocks_are_timed_plans_that_are_kept_are_counted_and_memory_is_to
 async def test_a_fault_is_repaired_and_counted_and_the_request_answered(runtime: AscendRuntime) -> None:
     async with serving(runtime) as server:
         stream = await server.stream()
-        with runtime.faults("aclnnMseLossGrad code=507015"):
+        with runtime.faults("aclnnMseLossGradPart code=507015"):
             assert not await compute(stream, 1)
         assert server.metric("mse_grad_device_faults_total", fault="execution") == 1
         assert server.metric("mse_grad_device_rungs_total", rung="rebuild") == 1
         assert server.metric("mse_grad_device_repair_seconds_count", rung="rebuild") == 1
         (line,) = server.events("device_fault")
-        assert "aclnnMseLossGrad returned 507015" in line["message"]
+        assert "aclnnMseLossGradPart returned 507015" in line["message"]
         await server.until(lambda: server.metric("mse_grad_ready") == 1)
 
 
@@ -145,10 +146,10 @@ async def test_an_open_circuit_refuses_with_a_time_and_turns_health_until_it_clo
     async with serving(runtime) as server:
         stream = await server.stream()
         for id in (1, 2):
-            with runtime.faults("aclnnMseLossGrad code=507015"):
+            with runtime.faults("aclnnMseLossGradPart code=507015"):
                 await compute(stream, id)
-        # After the rest the device is checked once more, and the first call of that check returns when the `with` ends.
-        with runtime.faults(f"aclnnMseLossGrad code=507015; aclrtMemset mode=hang after={len(DTYPES_ON_DEVICE)}"):
+        # After the pause the device is checked again, and the first call of that check returns when the `with` ends.
+        with runtime.faults(f"aclnnMseLossGradPart code=507015; aclrtMemset mode=hang after={len(DTYPES_ON_DEVICE)}"):
             assert await refused(stream, 3) == 1.0
             assert server.metric("mse_grad_device_circuit_open") == 1
             await server.until(lambda: server.metric("mse_grad_ready") == 0)
@@ -165,7 +166,7 @@ async def test_an_open_circuit_refuses_with_a_time_and_turns_health_until_it_clo
 async def test_a_lost_device_fails_its_requests_and_asks_for_the_end(runtime: AscendRuntime) -> None:
     async with serving(runtime) as server:
         stream = await server.stream()
-        with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
+        with runtime.faults("aclnnMseLossGradPart code=507899 mode=dead"):
             assert await refused(stream, 1) > 0
         error = await asyncio.wait_for(server.server.lost, 20)
         assert error.exit_code is ExitCode.DEVICE_LOST
@@ -174,10 +175,10 @@ async def test_a_lost_device_fails_its_requests_and_asks_for_the_end(runtime: As
 
 async def test_the_process_ends_with_the_code_of_a_lost_device(runtime: AscendRuntime) -> None:
     log = io.StringIO()
-    running = asyncio.ensure_future(app.run(settings_of(runtime), open_log("info", "json", stream=log)))
+    running = asyncio.ensure_future(lifecycle.run(settings_of(runtime), open_log("info", "json", stream=log)))
     await until(lambda: '"ready"' in log.getvalue())
     listen = log.getvalue().split('"listen": "')[1].split('"')[0]
-    with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
+    with runtime.faults("aclnnMseLossGradPart code=507899 mode=dead"):
         async with grpc.aio.insecure_channel(listen) as channel:
             stream = RawStream(channel)
             await stream.opened()
@@ -185,13 +186,13 @@ async def test_the_process_ends_with_the_code_of_a_lost_device(runtime: AscendRu
             assert await asyncio.wait_for(running, 20) is ExitCode.DEVICE_LOST
 
 
-async def test_the_fallback_computes_what_the_device_cannot_and_answers_and_a_metric_say_so(
+async def test_the_fallback_computes_while_the_device_cannot_and_answers_and_a_metric_say_so(
     runtime: AscendRuntime,
 ) -> None:
     async with serving(runtime, fallback="cpu") as server:
         stream = await server.stream()
         assert not await compute(stream, 1)
-        with runtime.faults("aclnnMseLossGrad code=507899 mode=dead"):
+        with runtime.faults("aclnnMseLossGradPart code=507899 mode=dead"):
             assert await compute(stream, 2)
             await server.until(lambda: bool(server.events("device_lost")))
             assert await compute(stream, 3)
@@ -202,16 +203,47 @@ async def test_the_fallback_computes_what_the_device_cannot_and_answers_and_a_me
         assert pb.ComputeGradientResponse.FromString(answer).fallback
 
 
-async def test_the_fallback_serves_from_the_start_where_there_is_no_device(runtime: AscendRuntime) -> None:
+async def test_the_fallback_serves_from_the_start_if_there_is_no_device(runtime: AscendRuntime) -> None:
     async with serving(runtime, fallback="cpu", device=7) as server:
         (line,) = server.events("fallback")
         assert "there is no device 7" in line["message"]
         assert await compute(await server.stream(), 1)
 
 
-async def test_a_signal_gives_the_device_back(runtime: AscendRuntime) -> None:
+async def test_a_signal_closes_the_device(runtime: AscendRuntime) -> None:
     log = io.StringIO()
-    running = asyncio.ensure_future(app.run(settings_of(runtime), open_log("info", "json", stream=log)))
+    running = asyncio.ensure_future(lifecycle.run(settings_of(runtime), open_log("info", "json", stream=log)))
     await until(lambda: '"ready"' in log.getvalue())
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 20) is ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("overflow", "mode", "holds"),
+    [("inf_nan", pb.OVERFLOW_MODE_INF_NAN, True), ("saturation", pb.OVERFLOW_MODE_SATURATION, False)],
+)
+async def test_the_server_reports_the_edges_of_its_device(
+    runtime: AscendRuntime, overflow: str, mode: pb.OverflowMode, holds: bool
+) -> None:
+    with runtime.options(overflow=overflow):
+        async with serving(runtime) as server:
+            numerics = (await info(server)).numerics
+            assert numerics.verified
+            assert numerics.overflow_mode == mode
+            assert (numerics.infinities, numerics.nans, numerics.overflow) == (holds, holds, holds)
+            assert numerics.subnormals
+            (told,) = server.events("edges")
+            assert told["level"] == ("info" if holds else "warning")
+
+
+@pytest.mark.parametrize(
+    ("chip", "mode"),
+    [("Ascend910B3", pb.OVERFLOW_MODE_UNSPECIFIED), ("Ascend310B1", pb.OVERFLOW_MODE_SATURATION)],
+)
+async def test_a_runtime_that_does_not_report_its_overflow_mode_has_that_of_its_chip(
+    runtime: AscendRuntime, chip: str, mode: pb.OverflowMode
+) -> None:
+    with runtime.options(chip=chip), runtime.faults("aclrtGetDeviceSatMode code=107002 times=0"):
+        async with serving(runtime) as server:
+            assert (await info(server)).numerics.overflow_mode == mode
+            assert server.events("device_fault") == []

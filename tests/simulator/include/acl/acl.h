@@ -13,7 +13,7 @@ extern "C" {
 ACL_FUNC_VISIBILITY aclError aclInit(const char* configPath);
 ACL_FUNC_VISIBILITY aclError aclFinalize();
 
-// Returns and forgets what the last failing call of this thread said; nullptr for nothing.
+// Returns and clears the message of this thread's last failed call; nullptr if there is none.
 ACL_FUNC_VISIBILITY const char* aclGetRecentErrMsg();
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-// Types, enumerations and error codes of the ACL runtime, of those that the simulator has.
+// Types, enumerations and error codes of the ACL runtime, as far as the simulator has them.
 // Models: hicann/runtime include/external/acl/acl_base_rt.h.
 #ifndef ACL_ACL_BASE_H_
 #define ACL_ACL_BASE_H_
@@ -20,13 +20,14 @@ static const int ACL_ERROR_UNINITIALIZE = 100001;
 static const int ACL_ERROR_REPEAT_INITIALIZE = 100002;
 static const int ACL_ERROR_REPEAT_FINALIZE = 100037;
 
-// Of the runtime below ACL. Models: hicann/runtime include/external/acl/error_codes/rt_error_codes.h.
+// Codes of the runtime below ACL. Models: hicann/runtime include/external/acl/error_codes/rt_error_codes.h.
 static const int ACL_ERROR_RT_PARAM_INVALID = 107000;
 static const int ACL_ERROR_RT_INVALID_DEVICEID = 107001;
 static const int ACL_ERROR_RT_CONTEXT_NULL = 107002;
 static const int ACL_ERROR_RT_STREAM_CONTEXT = 107003;
 static const int ACL_ERROR_RT_STREAM_ABORT = 107023;
 static const int ACL_ERROR_RT_MEMORY_ALLOCATION = 207001;
+static const int ACL_ERROR_RT_NO_DEVICE = 207004;
 static const int ACL_ERROR_RT_SYS_DMA = 507013;
 static const int ACL_ERROR_RT_AICORE_EXCEPTION = 507015;
 static const int ACL_ERROR_RT_VECTOR_CORE_EXCEPTION = 507035;

@@ -7,7 +7,9 @@
 
 namespace error_message {
 
-int32_t ReportUserDefinedErrMsg(const char* error_code, const char* format, ...) __attribute__((format(printf, 2, 3)));
+// Weak: null unless a loaded library has it.
+int32_t ReportUserDefinedErrMsg(const char* error_code, const char* format, ...)
+    __attribute__((weak, format(printf, 2, 3)));
 
 }  // namespace error_message
 

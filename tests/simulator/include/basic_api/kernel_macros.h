@@ -1,4 +1,4 @@
-// The qualifiers of the device compiler; on the host they mean nothing.
+// Qualifiers of the device compiler, which mean nothing on the host.
 // Models: impl/basic_api/kernel_macros.h.
 #ifndef BASIC_API_KERNEL_MACROS_H_
 #define BASIC_API_KERNEL_MACROS_H_

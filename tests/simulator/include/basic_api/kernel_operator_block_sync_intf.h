@@ -59,8 +59,8 @@ constexpr PipePair PairOf(AscendC::HardEvent event) {
 
 namespace AscendC {
 
-// SetFlag-WaitFlag(ISASI).md: ids 0 to 7, set and wait come in pairs, a second set before the wait is undefined (an
-// error here). Not supported on Atlas 200I/500 A2, so refused on chip 310B.
+// SetFlag-WaitFlag(ISASI).md: ids are 0 to 7, set and wait come in pairs, and a second set before the wait is undefined
+// (an error here). Not supported on Atlas 200I/500 A2, so refused on chip 310B.
 template <HardEvent event>
 void SetFlag(int32_t eventID) {
     constexpr sim::PipePair pair = sim::PairOf(event);
@@ -84,9 +84,9 @@ public:
     void WaitFlag(TEventID id) { sim::WaitFlag(sim::FlagKind::kQueSync, sim::PipeOf(src), sim::PipeOf(dst), id); }
 };
 
-// PipeBarrier(ISASI).md: what comes later in the pipe starts after all before it has read and written. Not for PIPE_S.
-// Stricter reading for PIPE_V: the compiler inserts these barriers by default, the simulator does not, so one vector
-// call that uses what another wrote needs a barrier between them.
+// PipeBarrier(ISASI).md: a later call in the pipe starts after all earlier ones have read and written. Not for PIPE_S.
+// Stricter reading for PIPE_V: the compiler inserts these barriers by default, the simulator does not. So a vector call
+// that uses the result of another needs a barrier between them.
 template <pipe_t pipe>
 void PipeBarrier() {
     static_assert(pipe == PIPE_V || pipe == PIPE_MTE2 || pipe == PIPE_MTE3 || pipe == PIPE_ALL,

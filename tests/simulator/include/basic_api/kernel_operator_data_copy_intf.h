@@ -10,7 +10,7 @@
 
 namespace sim {
 
-constexpr uint64_t kUbBlockBytes = 32;  // what DataCopy counts in
+constexpr uint64_t kUbBlockBytes = 32;  // unit of DataCopy
 
 template <typename T>
 CopyCall MakeCopy(const char* name, const AscendC::GlobalTensor<T>& global, const AscendC::LocalTensor<T>& local) {
@@ -22,7 +22,7 @@ CopyCall MakeCopy(const char* name, const AscendC::GlobalTensor<T>& global, cons
     return call;
 }
 
-// Bits of `value`, in the low bytes.
+// Returns the bits of `value`, in the low bytes.
 template <typename T>
 uint64_t BitsOf(const T& value) {
     uint64_t bits = 0;
@@ -34,8 +34,8 @@ uint64_t BitsOf(const T& value) {
 
 namespace AscendC {
 
-// DataCopy（GM与UB连续数据搬运）.md: `count` elements, from global memory to VECIN or from VECOUT to it. Of a number of
-// bytes that is no multiple of 32 the hardware drops the rest; stricter reading: refused, since it is then missing.
+// DataCopy（GM与UB连续数据搬运）.md: `count` elements, from global memory to VECIN or from VECOUT to it. If the bytes
+// are no multiple of 32, the hardware drops the rest; stricter reading: refused, because data would be missing.
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const uint32_t count) {
     sim::CopyCall call = sim::MakeCopy("DataCopy", src, dst);
@@ -50,8 +50,8 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint3
     sim::CopyOut(call);
 }
 
-// DataCopy（GM与UB高维切分数据搬运）.md: blockLen and gaps count blocks of 32 bytes; at most 4095 of them; the same
-// positions.
+// DataCopy（GM与UB高维切分数据搬运）.md: blockLen and gaps count blocks of 32 bytes; at most 4095 runs; the same
+// positions as above.
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& repeatParams) {
     sim::CopyCall call = sim::MakeCopy("DataCopy", src, dst);
@@ -73,9 +73,9 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataC
 }
 
 // DataCopyPad（GMToUB非对齐数据搬运）.md: blockLen and the gap in global memory count bytes, the gap in UB blocks of 32
-// bytes; at most 4095 runs of at most 2097151 bytes, to VECIN or VECOUT; padding counts elements, at most 32 bytes a
-// side; what is left of the last 32 bytes of a run gets dummy data.
-// Stricter reading: without a padding value, padding and dummy data are poison.
+// bytes. At most 4095 runs of at most 2097151 bytes, to VECIN or VECOUT. Padding counts elements, at most 32 bytes a
+// side. The rest of the last 32 bytes of a run gets dummy data. Stricter reading: without a padding value, padding and
+// dummy data are poison.
 template <typename T>
 void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyExtParams& dataCopyParams,
                  const DataCopyPadExtParams<T>& padParams) {

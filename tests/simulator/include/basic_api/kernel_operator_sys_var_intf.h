@@ -1,4 +1,4 @@
-// Where the calling core stands in the launch.
+// Number of the calling core within the launch.
 // Models: 工具接口/系统资源与变量/GetBlockIdx.md, GetBlockNum.md.
 #ifndef BASIC_API_KERNEL_OPERATOR_SYS_VAR_INTF_H_
 #define BASIC_API_KERNEL_OPERATOR_SYS_VAR_INTF_H_

@@ -3,8 +3,8 @@
 // Models: include/basic_api/kernel_operator_vec_binary_intf.h, _binary_scalar_intf.h, _duplicate_intf.h, _vconv_intf.h;
 // the document of each call under Memory矢量计算. For all: UB addresses are multiples of 32 bytes
 // (通用说明和约束.md), operands overlap wholly or not at all, pipe V. A count of 0 does nothing on Atlas A2 and is
-// documented for no other product, so it is refused on chip 310B. Stricter reading: what a call reads must have been
-// written since AllocTensor, in steps of 32 bytes.
+// documented for no other product, so it is refused on chip 310B. Stricter reading: every 32 bytes that a call reads
+// must have been written since AllocTensor.
 #ifndef BASIC_API_KERNEL_OPERATOR_VEC_INTF_H_
 #define BASIC_API_KERNEL_OPERATOR_VEC_INTF_H_
 

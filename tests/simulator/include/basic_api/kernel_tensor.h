@@ -10,8 +10,8 @@
 
 namespace AscendC {
 
-// A range of UB, cheap to copy. A default-constructed one is a tensor of no elements: any use of it is out of bounds.
-// Stricter reading: a tensor ends where its buffer of InitBuffer ends; hardware knows no such bound.
+// A range of UB, cheap to copy. A default-constructed one has no elements, so any use of it is out of bounds.
+// Stricter reading: a tensor ends at the end of its buffer of InitBuffer; hardware has no such bound.
 template <typename T>
 class LocalTensor {
 public:
@@ -20,7 +20,7 @@ public:
     LocalTensor() = default;
     explicit LocalTensor(const sim::LocalRange& range) : range_(range) {}
 
-    // The tensor from element `offset` on.
+    // Returns the tensor from element `offset` on.
     LocalTensor operator[](const uint32_t offset) const {
         return LocalTensor(sim::Offset(range_, static_cast<uint64_t>(offset) * sizeof(T)));
     }
@@ -33,7 +33,7 @@ public:
         return value;
     }
 
-    // Writes one element, pipe S; as GetValue, it needs a flag between it and other pipes.
+    // Writes one element, pipe S; like GetValue, it needs a flag between it and other pipes.
     template <typename S>
     void SetValue(const uint32_t index, const S value) const {
         const T element = static_cast<T>(value);
@@ -53,14 +53,14 @@ public:
         return LocalTensor<U>(range_);
     }
 
-    const sim::LocalRange& Range() const { return range_; }  // the simulator's own
+    const sim::LocalRange& Range() const { return range_; }  // for the simulator
 
 private:
     sim::LocalRange range_;
 };
 
-// An address in global memory. `bufferSize` of SetGlobalBuffer binds nothing, as on a device; what a launch may touch
-// are the tensors that it was given.
+// An address in global memory. As on a device, `bufferSize` of SetGlobalBuffer limits nothing; a launch may touch the
+// tensors that it was given.
 template <typename T>
 class GlobalTensor {
 public:
@@ -80,22 +80,22 @@ public:
         return tensor;
     }
 
-    // Reads one element, pipe S, through the data cache (数据结构/GlobalTensor/GetValue.md). Right for what nobody
-    // writes during the launch; a launch that also writes it is refused at its end.
+    // Reads one element, pipe S, through the data cache (数据结构/GlobalTensor/GetValue.md). Correct for data that no
+    // call writes during the launch; a launch that also writes it is refused at its end.
     T GetValue(const uint64_t offset) const {
         T value;
         sim::ReadGlobal(address_ + offset * sizeof(T), &value, sizeof(T));
         return value;
     }
 
-    // Writes one element, pipe S. Stricter reading: the data cache is coherent with nothing, so a launch that uses this
-    // is refused; DataCopyPad writes single items too.
+    // Writes one element, pipe S. Stricter reading: the data cache is not coherent with anything, so a launch that uses
+    // this is refused; DataCopyPad writes single items too.
     void SetValue(const uint64_t offset, T value) {
         sim::WriteGlobal(address_ + offset * sizeof(T), &value, sizeof(T));
     }
 
     uint64_t GetSize() const { return size_; }
-    uint64_t Address() const { return address_; }  // the simulator's own
+    uint64_t Address() const { return address_; }  // for the simulator
 
 private:
     uint64_t address_ = 0;

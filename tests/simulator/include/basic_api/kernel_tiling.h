@@ -1,4 +1,4 @@
-// How a kernel reads its tiling data.
+// Macros with which a kernel reads its tiling data.
 // Models: Kernel-Tiling/*.md: one plain struct, registered as the default, read from the tiling argument.
 #ifndef BASIC_API_KERNEL_TILING_H_
 #define BASIC_API_KERNEL_TILING_H_

@@ -23,7 +23,7 @@ namespace AscendC {
 
 class TPipe;
 
-// TQue简介.md: what InitBuffer will be told, known when the kernel is compiled; 0 for what it alone decides.
+// TQue简介.md: arguments of InitBuffer that are known when the kernel is compiled; 0 if InitBuffer alone decides.
 struct TQueConfig {
     bool nd2nz = false;
     bool nz2nd = false;
@@ -36,9 +36,9 @@ struct TQueConfig {
     bool enableLoopQueue = false;
 };
 
-// A ring of buffers that carries tensors, and the order of their use, from one pipe to the next. For VECIN: EnQue sets
-// and DeQue awaits MTE2_V, FreeTensor sets and the AllocTensor that reuses the buffer awaits V_MTE2. For VECOUT: V_MTE3
-// and MTE3_V.
+// A ring of buffers that carries tensors, and the order of their use, from one pipe to the next. For VECIN, EnQue sets
+// MTE2_V and DeQue waits for it; FreeTensor sets V_MTE2, and the AllocTensor that reuses the buffer waits for it. For
+// VECOUT the events are V_MTE3 and MTE3_V.
 //
 // `depth` is how many EnQue may come in a row (TQue简介.md), not the number of buffers. Not modelled: depth 0 (in-place
 // tensors), other positions, and the format conversions of `mask`, which may also be the address of a TQueConfig.
@@ -50,7 +50,7 @@ class TQue {
 public:
     TQue() = default;
 
-    // Takes the next buffer. Where none is free it waits for ever on a device, and is an error here.
+    // Allocates the next buffer. If none is free, a device waits for ever; here it is an error.
     template <typename T>
     LocalTensor<T> AllocTensor() {
         return LocalTensor<T>(sim::AllocTensor(queue_));
@@ -116,9 +116,9 @@ private:
     sim::LocalRange range_;
 };
 
-// Shares out UB. At most one exists at a time (TPipe构造函数.md).
+// Divides UB among queues and buffers. At most one exists at a time (TPipe构造函数.md).
 // Limits (TPipe/InitBuffer.md, TQue简介.md): at most 64 buffers, at most 8 of queues at one position, lengths rounded
-// up to 32 bytes, no more bytes than the UB that the platform reports; what a TQueConfig says, InitBuffer says too.
+// up to 32 bytes, no more bytes than the UB that the platform reports. InitBuffer must agree with the TQueConfig.
 class TPipe {
 public:
     TPipe() { sim::OpenPipe(); }

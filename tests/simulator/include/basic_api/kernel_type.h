@@ -7,7 +7,7 @@
 
 #include "simulator/device.h"
 
-// Models: 同步控制/核内同步/核内同步能力概述.md, the pipes of a vector core. The others exist to be refused.
+// Models: 同步控制/核内同步/核内同步能力概述.md, the pipes of a vector core. The others exist only to be refused.
 enum pipe_t { PIPE_S, PIPE_V, PIPE_M, PIPE_MTE1, PIPE_MTE2, PIPE_MTE3, PIPE_ALL };
 
 // Models: the event ids of a product with 8 of them (同步控制/核内同步/SetFlag-WaitFlag(ISASI).md).
@@ -41,19 +41,19 @@ using QuePosition = TPosition;
 
 // Models: Memory矢量计算/类型转换/Cast.md, the table of rounding modes.
 enum class RoundMode {
-    CAST_NONE = 0,  // as CAST_RINT where precision is lost
+    CAST_NONE = 0,  // as CAST_RINT if precision is lost
     CAST_RINT,      // nearest, ties to even
     CAST_FLOOR,     // towards minus infinity
     CAST_CEIL,      // towards plus infinity
     CAST_ROUND,     // nearest, ties away from zero
     CAST_TRUNC,     // towards zero
-    CAST_ODD,       // Von Neumann: towards zero, then the last bit is set where anything was lost
+    CAST_ODD,       // Von Neumann: towards zero, then the last bit is set if anything was lost
     CAST_HYBRID,    // only on products with hifloat8_t; refused
 };
 
 using TEventID = int8_t;
 
-// Models: impl/basic_api/kernel_event.h, the events of a vector core. A name says which pipe waits for which.
+// Models: impl/basic_api/kernel_event.h, the events of a vector core. The name V_MTE3 says that MTE3 waits for V.
 enum class HardEvent : uint8_t {
     MTE2_V,
     V_MTE2,
@@ -70,7 +70,7 @@ enum class HardEvent : uint8_t {
     MAX,
 };
 
-// Models: impl/basic_api/utils, used by kernels to branch on the type of an element.
+// Models: impl/basic_api/utils; kernels branch with it on the type of an element.
 template <typename T, typename U>
 using IsSameType = std::is_same<T, U>;
 

@@ -20,7 +20,7 @@ using InferShapeFunction = uint32_t (*)(gert::InferShapeContext*);
 using InferDataTypeFunction = uint32_t (*)(gert::InferDataTypeContext*);
 using TilingFunction = uint32_t (*)(gert::TilingContext*);
 
-// An input or output. The n-th entries of DataType and Format of all of them together are what the operator supports.
+// An input or output. The operator supports the n-th entries of DataType and Format of all of them together.
 class OpParamDef {
 public:
     explicit OpParamDef(const char* name) : name_(name) {}
@@ -87,7 +87,7 @@ class OpDef {
 public:
     explicit OpDef(const char* type) : type_(type) {}
 
-    // Adds it, or returns the one there is. References stay valid.
+    // Adds one, or returns the existing one. References stay valid.
     OpParamDef& Input(const char* name);
     OpParamDef& Output(const char* name);
     OpAttrDef& Attr(const char* name);

@@ -1,4 +1,4 @@
-// How an operator's definition becomes known.
+// Registration of an operator's definition.
 // Models: hicann/metadef inc/external/asc/register/op_def_registry.h, op_def_factory.h.
 #ifndef REGISTER_OP_DEF_REGISTRY_H_
 #define REGISTER_OP_DEF_REGISTRY_H_
@@ -16,7 +16,7 @@ public:
 
     static int Register(const char* type, Creator creator);
 
-    // For the simulator: the types, in the order of registration, and the definition of one; null for an unknown one.
+    // For the simulator: the types in the order of registration; and the definition of a type, null if it is unknown.
     static std::vector<std::string> Types();
     static const OpDef* Find(const std::string& type);
 };

@@ -1,7 +1,7 @@
-// What the stand-ins of the Ascend C headers ask of the simulated vector core that the calling thread runs.
+// The interface between the stand-ins of the Ascend C headers and the simulated vector core of the calling thread.
 //
 // Every function here is one call of a kernel. A call that breaks a rule throws: the launch ends, and its report names
-// block, pipe, call and cause. Nothing here may be called outside a launch.
+// block, pipe, call and cause. None may be called outside a launch.
 #ifndef SIMULATOR_DEVICE_H_
 #define SIMULATOR_DEVICE_H_
 
@@ -14,14 +14,14 @@ namespace sim {
 enum class Pipe : uint8_t { kScalar, kVector, kMte2, kMte3 };
 constexpr int kPipes = 4;
 
-// A range of UB: what a LocalTensor is. `buffer` is the buffer of InitBuffer that it lies in.
+// The range of UB of a LocalTensor. `buffer` is the buffer of InitBuffer that contains it.
 struct LocalRange {
     uint32_t address = 0;
     uint32_t bytes = 0;
     int32_t buffer = -1;
 };
 
-// Where a buffer is used: decides which pipes a queue orders, and which copies take it. Queues have no kCalc.
+// Position of a buffer: decides which pipes a queue orders, and which copies take it. Queues have no kCalc.
 enum class UbPosition : uint8_t { kIn, kOut, kCalc };
 
 int64_t BlockIndex();
@@ -31,12 +31,12 @@ int64_t BlockCount();
 void OpenPipe();
 void DestroyPipe();         // with a barrier on all pipes
 void ClosePipe() noexcept;  // at the end of the object's life
-// Throws unless `buffers` and `bytes` are what a TQueConfig says; 0 says nothing.
+// Throws unless `buffers` and `bytes` agree with a TQueConfig, whose 0 allows any value.
 void CheckQueueConfig(uint32_t config_buffers, uint32_t config_bytes, uint32_t buffers, uint32_t bytes);
 int32_t InitQueue(UbPosition position, int32_t depth, uint32_t buffers, uint32_t bytes);
 LocalRange InitTBuf(UbPosition position, uint32_t bytes);
 
-// TQue. `queue` is what InitQueue returned.
+// TQue. `queue` is the result of InitQueue.
 LocalRange AllocTensor(int32_t queue);
 void EnQue(int32_t queue, const LocalRange& tensor);
 LocalRange DeQue(int32_t queue);
@@ -44,11 +44,11 @@ void FreeTensor(int32_t queue, const LocalRange& tensor);
 int32_t TensorsInQueue(int32_t queue);
 bool HasIdleBuffer(int32_t queue);
 
-// Returns the part of `tensor` from `offset_bytes` on; throws where that lies outside.
+// Returns the range of `tensor` from `offset_bytes` on; throws if that lies outside.
 LocalRange Offset(const LocalRange& tensor, uint64_t offset_bytes);
 
-// One copy between GM and UB: `blocks` runs of `block_bytes`. Gaps are between the end of one run and the begin of the
-// next, in bytes; in UB every run begins on 32 bytes.
+// One copy between global memory and UB: `blocks` runs of `block_bytes`. Gaps are in bytes, from the end of one run to
+// the begin of the next; in UB every run begins at a multiple of 32 bytes.
 struct CopyShape {
     uint64_t blocks = 1;
     uint64_t block_bytes = 0;
@@ -107,11 +107,11 @@ void WriteGlobal(uint64_t gm, const void* value, uint32_t bytes);
 // Scalar conversions that only some chips have.
 void RequireScalarBfloat16(const char* name);
 
-// Tiling data and key of the launch.
+// Tiling data and tiling key of the launch.
 void ReadTiling(const void* tiling, void* data, uint64_t bytes);
 uint64_t TilingKey();
 
-// Ends the launch: the kernel left a tensor's bounds in a way that a header sees.
+// Ends the launch because the kernel left the bounds of a tensor, which a header noticed.
 [[noreturn]] void FailBounds(const char* message);
 
 }  // namespace sim

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
-// IEEE 754 binary16. Source: asc-devkit docs, SIMD-API, built-in data types: converts to and from float by itself.
+// IEEE 754 binary16. Source: asc-devkit docs, SIMD-API, built-in data types: converts to and from float implicitly.
 class half {
 public:
     half() = default;
@@ -24,7 +24,7 @@ public:
     bfloat16_t() = default;
     explicit bfloat16_t(float value);  // rounds to nearest, ties to even
 
-    // What the scalar Cast of AscendC uses; no operator, so that arithmetic on bfloat16_t does not compile.
+    // For the scalar Cast of AscendC; not an operator, so that arithmetic on bfloat16_t does not compile.
     float Widened() const;
 
 private:
@@ -62,7 +62,7 @@ constexpr Element ElementOf() {
     }
 }
 
-// Returns the name that kernels use, such as "bfloat16_t".
+// Returns the name in kernels, such as "bfloat16_t".
 const char* NameOf(Element element);
 
 // Returns the bytes of one element, 0 for kOther.

@@ -29,7 +29,7 @@ struct State {
     double end_us = 0;
 };
 
-// Never destroyed: threads of streams outlive what the process destroys at its end.
+// Never destroyed: threads of streams outlive the destruction of static objects at the end of the process.
 State& TheState() {
     static State* const state = new State();
     return *state;

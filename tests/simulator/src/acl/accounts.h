@@ -1,4 +1,4 @@
-// What lives, and what was done that a device would not forgive. Thread-safe.
+// Accounts: live resources, and uses that a device would not forgive. Thread-safe.
 #ifndef SIMULATOR_ACL_ACCOUNTS_H_
 #define SIMULATOR_ACL_ACCOUNTS_H_
 
@@ -18,29 +18,29 @@ enum class Resource : uint8_t {
 };
 constexpr int kResources = 7;
 
-// Counts `count` more, or fewer, that live.
+// Adds `count`, which may be negative, to the number of live resources.
 void Account(Resource resource, int64_t count);
 
-// Returns how many live.
+// Returns the number of live resources.
 int64_t Living(Resource resource);
 
-// Notes a use that goes unpunished here: memory freed under a task, an executor changed while it is queued.
+// Records a violation that has no effect here: memory freed under a task, or an executor changed while it is queued.
 void NoteViolation(const std::string& text);
 
-// Returns all of it as JSON: living by resource, those that a reset took back, violations, calls, virtual time.
+// Returns the accounts as JSON: live resources by kind, those that a reset freed, violations, calls, virtual time.
 std::string AccountsReport();
 
-// Counts resources that aclrtResetDevice took back because nobody had given them back.
+// Counts resources that the program leaked and aclrtResetDevice freed.
 void AccountReclaimed(uint64_t count);
 
-// Stages of the way of a block, for virtual time.
+// Stages of a block, for virtual time.
 enum class Stage : uint8_t { kCopyIn, kKernel, kCopyOut, kOther };
 constexpr int kStages = 4;
 
-// Counts a task that ran from `begin_us` to `end_us` in virtual time.
+// Counts a task that ran from `begin_us` to `end_us` of virtual time.
 void AccountTask(Stage stage, double begin_us, double end_us);
 
-// Forgets the virtual time so far.
+// Resets the virtual time.
 void RestartTime();
 
 }  // namespace sim

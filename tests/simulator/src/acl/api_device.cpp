@@ -21,7 +21,7 @@ using sim::TheRuntime;
 
 namespace {
 
-// Writes the accounts at the end of ACL for who looks at the process from outside.
+// Writes the accounts when ACL ends, for programs that observe the process from outside.
 void ReportAccounts() {
     const char* const path = std::getenv("ASCEND_SIMULATOR_ACCOUNTS");
     if (path == nullptr) {
@@ -69,6 +69,18 @@ aclError aclFinalize() {
 
 const char* aclrtGetSocName() { return sim::CurrentSettings().chip->name; }
 
+aclError aclrtGetDeviceSatMode(aclrtFloatOverflowMode* mode) {
+    const Call call("aclrtGetDeviceSatMode");
+    if (call.code() != 0) {
+        return call.code();
+    }
+    if (mode == nullptr) {
+        return FailWith(ACL_ERROR_RT_PARAM_INVALID, "aclrtGetDeviceSatMode to null");
+    }
+    *mode = sim::CurrentSettings().saturates ? ACL_RT_OVERFLOW_MODE_SATURATION : ACL_RT_OVERFLOW_MODE_INFNAN;
+    return ACL_SUCCESS;
+}
+
 aclError aclrtGetDeviceCount(uint32_t* count) {
     const Call call("aclrtGetDeviceCount");
     if (call.code() != 0) {
@@ -78,7 +90,7 @@ aclError aclrtGetDeviceCount(uint32_t* count) {
         return FailWith(ACL_ERROR_RT_PARAM_INVALID, "aclrtGetDeviceCount to null");
     }
     *count = sim::CurrentOptions().devices;
-    return ACL_SUCCESS;
+    return *count == 0 ? FailWith(ACL_ERROR_RT_NO_DEVICE, "no device is visible") : ACL_SUCCESS;
 }
 
 aclError aclrtSetDevice(int32_t deviceId) {
@@ -121,7 +133,7 @@ aclError aclrtResetDevice(int32_t deviceId) {
     if (--device->set_count > 0) {
         return ACL_SUCCESS;
     }
-    // The driver takes back whatever is left.
+    // The driver frees everything that is left.
     uint64_t reclaimed = 0;
     while (true) {
         auto found = runtime.created.begin();

@@ -30,7 +30,7 @@ int RequireEvent(const Lock& lock, aclrtEvent handle, const char* call, sim::Eve
     return ACL_SUCCESS;
 }
 
-// The host has seen that the event happened: what it queues from now on is later in virtual time.
+// The host has seen the event, so tasks that it queues from now on are later in virtual time.
 void See(const Lock&, const sim::Record& record) { TheRuntime().host_us = std::max(TheRuntime().host_us, record.us); }
 
 }  // namespace
@@ -158,8 +158,8 @@ aclError aclrtSynchronizeEventWithTimeout(aclrtEvent event, int32_t timeout) {
     if (record == nullptr) {
         return ACL_SUCCESS;
     }
-    // An event behind a failure never happens, and the wait for it says nothing of why: Event::Synchronize of the
-    // runtime looks at the device every 5 s only.
+    // An event behind a failure never happens, and waiting for it does not report the failure: Event::Synchronize of
+    // the runtime checks the device every 5 s only.
     const auto is_over = [&] { return record->done; };
     if (timeout < 0) {
         TheRuntime().changed.wait(lock, is_over);

@@ -20,11 +20,11 @@ using sim::TheRuntime;
 
 namespace {
 
-// What a copy costs in virtual time where nobody says: PCIe of generation 4 with 16 lanes, about 25 GB/s, and a start.
+// Default cost of a copy in virtual time: PCIe 4.0 x16, about 25 GB/s, and a fixed start.
 constexpr double kCopyStartUs = 10;
 constexpr double kCopyBytesAUs = 25e3;
 
-// Returns 0 and the device of the thread's context, or a code.
+// Returns 0 and the device of the thread's context, or an error code.
 int DeviceOfThread(const char* call, int* device) {
     const Lock lock(TheRuntime().mutex);
     sim::Context* context = nullptr;
@@ -71,7 +71,7 @@ bool WritesDevice(aclrtMemcpyKind kind) {
     return kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
 }
 
-// Returns 0, or the code of what is wrong with a copy.
+// Returns 0, or the error code for an invalid copy.
 int CheckCopy(const char* call, void* dst, size_t dest_max, const void* src, size_t count, aclrtMemcpyKind kind) {
     if (dst == nullptr || src == nullptr || count == 0 || count > dest_max) {
         return FailWith(ACL_ERROR_RT_PARAM_INVALID, Format("%s of %zu bytes from %p to %p, which has room for %zu",

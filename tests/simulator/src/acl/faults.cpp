@@ -134,7 +134,7 @@ std::string ParseRules(const std::string& text, std::vector<Rule>* rules) {
     return "";
 }
 
-// Never destroyed: threads of streams outlive what the process destroys at its end.
+// Never destroyed: threads of streams outlive the destruction of static objects at the end of the process.
 State& TheState() {
     static State* const state = [] {
         auto* const made = new State();

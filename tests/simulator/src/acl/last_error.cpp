@@ -6,14 +6,14 @@
 #include <cstring>
 
 #include "acl/acl.h"
+#include "base/dlog_pub.h"
 #include "base/err_msg.h"
-#include "toolchain/slog.h"
 
 namespace sim {
 namespace {
 
-thread_local std::string t_pending;   // said since the last look
-thread_local std::string t_returned;  // what the last look returned; lives until the next
+thread_local std::string t_pending;   // messages since the last query
+thread_local std::string t_returned;  // result of the last query; lives until the next
 
 std::string FormatList(const char* format, va_list arguments) {
     va_list again;

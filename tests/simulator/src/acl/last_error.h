@@ -1,4 +1,4 @@
-// The text of what went wrong last on a thread, and the log. Thread-safe.
+// The last error message of each thread, and the log. Thread-safe.
 #ifndef SIMULATOR_ACL_LAST_ERROR_H_
 #define SIMULATOR_ACL_LAST_ERROR_H_
 
@@ -6,7 +6,7 @@
 
 namespace sim {
 
-// Keeps `message` for aclGetRecentErrMsg on this thread, after those before it, and returns `code`.
+// Appends `message` to the text for aclGetRecentErrMsg on this thread, and returns `code`.
 int FailWith(int code, const std::string& message);
 
 }  // namespace sim

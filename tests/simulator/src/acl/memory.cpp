@@ -30,7 +30,7 @@ struct State {
     uint64_t pinned_bytes = 0;
 };
 
-// Never destroyed: threads of streams outlive what the process destroys at its end.
+// Never destroyed: threads of streams outlive the destruction of static objects at the end of the process.
 State& TheState() {
     static State* const state = new State();
     return *state;
@@ -52,7 +52,7 @@ uint64_t& UsedOf(State& state, MemoryKind kind, int device) {
     return kind == MemoryKind::kDevice ? state.device_bytes[device] : state.pinned_bytes;
 }
 
-// Returns the allocation that `address` lies in, or the end.
+// Returns the allocation that contains `address`, or the end iterator.
 Allocations::iterator Find(State& state, uint64_t address) {
     auto found = state.live.upper_bound(address);
     if (found == state.live.begin()) {
@@ -62,7 +62,7 @@ Allocations::iterator Find(State& state, uint64_t address) {
     return address - found->first < found->second.bytes ? found : state.live.end();
 }
 
-// Takes an allocation off the books and returns what is to be freed outside of the lock.
+// Removes an allocation from the table and returns the memory to free outside the lock.
 Allocation Remove(State& state, Allocations::iterator found) {
     const Allocation allocation = found->second;
     UsedOf(state, allocation.kind, allocation.device) -= allocation.owned ? allocation.bytes : 0;

@@ -1,5 +1,6 @@
 #include "options.h"
 
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -50,16 +51,43 @@ std::string Change(Options& options, const Option& option, const std::string& te
     return "";
 }
 
+// Returns how many of `devices` the process may see by ASCEND_RT_VISIBLE_DEVICES. The runtime reads the list up to the
+// first entry that is no number, or the number of no device; numbers must ascend. Source: Runtime::GetVisibleDevices.
+uint32_t VisibleDevices(const char* list, uint32_t devices) {
+    int64_t last = -1;
+    uint32_t count = 0;
+    for (const char* text = list; std::isdigit(static_cast<unsigned char>(*text)) != 0; ++text) {
+        char* end = nullptr;
+        const int64_t number = std::strtoll(text, &end, 10);
+        if (number >= devices || (*end != ',' && *end != '\0')) {
+            break;
+        }
+        if (number <= last) {
+            return 0;
+        }
+        last = number;
+        ++count;
+        text = end;
+        if (*text == '\0') {
+            break;
+        }
+    }
+    return count;
+}
+
 Options FromEnvironment() {
     Options options;
     for (const Option& option : kOptions) {
         const char* const value = std::getenv(option.variable);
         const std::string wrong = value == nullptr ? "" : Change(options, option, value);
         if (!wrong.empty()) {
-            // A library has nobody to return this to; a run with other options than asked for would be worse.
+            // A library cannot return an error here, and a run with other options than requested would be worse.
             std::fprintf(stderr, "%s: %s\n", option.variable, wrong.c_str());
             std::abort();
         }
+    }
+    if (const char* const visible = std::getenv("ASCEND_RT_VISIBLE_DEVICES"); visible != nullptr) {
+        options.devices = VisibleDevices(visible, options.devices);
     }
     return options;
 }

@@ -1,4 +1,4 @@
-// What the process holds of its devices: contexts, streams, events. One lock guards all of it.
+// State of the process: devices, contexts, streams, events. One lock guards all of it.
 #ifndef SIMULATOR_ACL_RUNTIME_H_
 #define SIMULATOR_ACL_RUNTIME_H_
 
@@ -15,7 +15,7 @@ namespace sim {
 class Stream;
 using Lock = std::unique_lock<std::mutex>;
 
-// What a task came to: 0, or an error code of the runtime with its text; and its virtual time.
+// Result of a task: 0, or an error code of the runtime with its text; and its virtual time.
 struct TaskResult {
     int code = 0;
     std::string message = {};
@@ -24,18 +24,18 @@ struct TaskResult {
 
 struct Device {
     int number = 0;
-    int set_count = 0;  // aclrtSetDevice without aclrtResetDevice
-    int lost_code = 0;  // what every call returns until the reset
+    int set_count = 0;  // calls of aclrtSetDevice minus calls of aclrtResetDevice
+    int lost_code = 0;  // code that every call returns until the reset
     bool dead = false;  // a reset does not help
 };
 
-// Threads see a device through one. A device has a first one from aclrtSetDevice on; aclrtCreateContext makes more.
+// A thread uses a device through a context. aclrtSetDevice makes the first one of a device, aclrtCreateContext others.
 struct Context {
     Device* device = nullptr;
     bool stops_on_failure = false;
-    bool has_failed = false;                           // and stops: nothing behind the failure runs
-    int poison_code = 0;                               // what every call returns until it is destroyed
-    std::shared_ptr<Stream> default_stream = nullptr;  // made when first used
+    bool has_failed = false;                           // and stops: no task behind the failure runs
+    int poison_code = 0;                               // code that every call returns until the context is destroyed
+    std::shared_ptr<Stream> default_stream = nullptr;  // made on first use
 };
 
 // One call of aclrtRecordEvent.
@@ -52,9 +52,9 @@ struct Event {
 
 struct Runtime {
     std::mutex mutex;
-    std::condition_variable changed;  // anything
+    std::condition_variable changed;  // notified of every change
     bool initialized = false;
-    double host_us = 0;  // virtual time of what the host has seen of the devices
+    double host_us = 0;  // virtual time of the last device event that the host has seen
     std::map<int, Device> devices;
     std::map<int, std::unique_ptr<Context>> primary;  // by device
     std::map<Context*, std::unique_ptr<Context>> created;
@@ -62,40 +62,40 @@ struct Runtime {
     std::map<Event*, std::unique_ptr<Event>> events;
 };
 
-// Never destroyed: threads of streams outlive what the process destroys at its end.
+// Never destroyed: threads of streams outlive the destruction of static objects at the end of the process.
 Runtime& TheRuntime();
 
-// Returns whether aclInit was called, and not aclFinalize.
+// Returns whether ACL runs: aclInit was called, and aclFinalize was not called since.
 bool IsInitialized();
 
-// The context of the calling thread; null where it has none, or it was destroyed.
+// Returns the context of the calling thread; null if it has none, or if it was destroyed.
 Context* CurrentContext(const Lock& lock);
 void SetCurrentContext(Context* context);
 
-// Returns 0 and the context of the calling thread, or the code of what is wrong with it.
+// Returns 0 and the context of the calling thread, or an error code.
 int RequireContext(const Lock& lock, const char* call, Context** context);
 
-// Returns 0 and the device, or the code of what is wrong with it.
+// Returns 0 and the device, or an error code.
 int RequireDevice(const Lock& lock, int number, const char* call, Device** device);
 
-// Returns 0 and the stream of the calling thread's context, or a code. A null handle is the default stream.
+// Returns 0 and a stream of the calling thread's context, or an error code. A null handle is the default stream.
 int RequireStream(const Lock& lock, void* handle, const char* call, Stream** stream);
 
-// Ends what is left in a context, and the context; releases the lock meanwhile.
+// Destroys a context and everything in it; releases the lock meanwhile.
 void EndContext(Lock& lock, std::unique_ptr<Context> context);
 
-// The begin of every function: counts it, and does to it what a fault says.
+// Entry of every API function: counts the call and applies the faults for it.
 class Call {
 public:
     enum Kind : uint8_t { kPlain, kQueues };
 
-    // `kind`: whether the function puts a task into a stream, which then is what a fault happens to.
+    // `kind`: whether the function queues a task; a fault then applies to the task.
     explicit Call(std::string function, Kind kind = kPlain);
 
-    // What to return at once; 0 to go on.
+    // The code to return at once; 0 to go on.
     int code() const { return code_; }
 
-    // What is to happen to the task.
+    // The fault to apply to the task.
     const Fault& fault() const { return fault_; }
 
 private:
@@ -103,7 +103,7 @@ private:
     int code_ = 0;
 };
 
-// Makes every call of the thread's context, or device, fail from now on, as `fault` says.
+// Makes every later call of the thread's context or device fail, as `fault` says.
 void SpreadFault(const Lock& lock, const Fault& fault, Context* context);
 
 }  // namespace sim

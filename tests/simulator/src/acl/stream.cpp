@@ -10,7 +10,7 @@
 namespace sim {
 namespace {
 
-// Virtual time of a task that took `us` by its own account.
+// Returns the virtual time of a task that reports `us` itself.
 double Cost(Stage stage, double us) {
     const Options options = CurrentOptions();
     const double told = stage == Stage::kCopyIn    ? options.copy_in_us

@@ -16,49 +16,49 @@
 
 namespace sim {
 
-// What a stream runs. It first waits, then works, then records; each of the three may be missing.
+// A task of a stream: it first waits, then works, then records; each of the three may be missing.
 struct Task {
     Stage stage = Stage::kOther;
     std::shared_ptr<Record> waits_for = nullptr;
-    std::function<TaskResult()> work = nullptr;  // without the lock
-    std::function<void()> zero = nullptr;        // instead of a right result, for FaultMode::kZero
+    std::function<TaskResult()> work = nullptr;  // runs without the lock
+    std::function<void()> zero = nullptr;        // runs instead of `work`, for FaultMode::kZero
     std::shared_ptr<Record> records = nullptr;
     Fault fault = {};
-    std::vector<std::shared_ptr<void>> uses = {};  // of memory, while it is queued
+    std::vector<std::shared_ptr<void>> uses = {};  // marks of memory in use while the task is queued
     double submitted_us = 0;                       // virtual time; set by Push
 };
 
-// All but the destructor under the lock of the runtime.
+// All methods but the destructor need the lock of the runtime.
 class Stream {
 public:
     explicit Stream(Context* context);
-    ~Stream();  // without the lock; after all its tasks ran, or were dropped
+    ~Stream();  // without the lock; after all tasks have run or were dropped
     Stream(const Stream&) = delete;
     Stream& operator=(const Stream&) = delete;
 
     Context* context() const { return context_; }
 
-    // Puts a task at the end and returns at once.
+    // Appends a task and returns at once.
     void Push(const Lock& lock, Task task);
 
-    // Waits until all tasks ran, or cannot any more, or for `timeout_ms` (-1: for ever), and returns the stream's first
-    // failure, again at every later call; ACL_ERROR_RT_STREAM_SYNC_TIMEOUT where the time ran out.
+    // Waits until all tasks have run, or can no longer run, or for `timeout_ms` (-1: for ever). Returns the stream's
+    // first failure, at every later call too; ACL_ERROR_RT_STREAM_SYNC_TIMEOUT after the time-out.
     TaskResult Synchronize(Lock& lock, int32_t timeout_ms);
 
-    // Returns whether nothing is queued or runs.
+    // Returns whether no task is queued or running.
     bool IsIdle(const Lock& lock) const;
 
-    // Drops what is queued and cuts off what runs, for good.
+    // Drops the queued tasks and interrupts the running one, for good.
     void Drop(const Lock& lock);
 
-    // Likewise, but takes tasks again afterwards; returns once nothing runs.
+    // Drops the tasks as above, but accepts tasks again afterwards; returns when no task runs.
     void Abort(Lock& lock);
 
 private:
     void Work();
     void Run(Lock& lock, Task& task);
     TaskResult Execute(Lock& lock, Task& task);
-    bool Stops() const;  // whether what is queued cannot run any more
+    bool Stops() const;  // whether the queued tasks can no longer run
     bool IsCutOff() const { return dropped_ || aborting_; }
 
     Context* const context_;
@@ -72,8 +72,7 @@ private:
     std::thread thread_;  // last: it uses the others
 };
 
-// Puts a task into the stream `handle` for the function `call`; returns 0, or the code of what is wrong with the
-// stream.
+// Appends a task to the stream `handle` for the function `call`; returns 0, or the error code for an invalid stream.
 int Enqueue(const std::string& call, void* handle, Task task);
 
 }  // namespace sim

@@ -1,4 +1,4 @@
-// The calls of a kernel: what their arguments must be, and what they put in the queue of their pipe.
+// Calls of a kernel: checks of their arguments, and the instruction that each puts in the queue of its pipe.
 // Source of every limit: the document that the stand-in header names beside the call.
 #include <algorithm>
 #include <cinttypes>
@@ -91,7 +91,7 @@ void Core::CheckCopyShape(const CopyCall& call, bool in) const {
 // DataCopy goes from global memory to VECIN and from VECOUT to global memory; DataCopyPad takes both either way.
 void Core::CheckCopyPosition(const CopyCall& call, bool in) const {
     if (call.local.buffer < 0) {
-        return;  // refused as a tensor without a buffer
+        return;  // refused elsewhere, as a tensor without a buffer
     }
     const UbPosition position = buffers_[call.local.buffer].position;
     const bool pad = std::strcmp(call.name, "DataCopyPad") == 0;
@@ -191,9 +191,10 @@ void Core::Vector(const VectorCall& call) {
     instruction.src_bytes = src_bytes;
     instruction.sources = call.sources;
     instruction.loop = loop;
+    instruction.dst_element = call.dst_element;
     instruction.scalar = call.scalar;
     instruction.count = call.count;
-    // Rounding counts as RoundMode does, but for CAST_NONE, which no loop with a mode is given.
+    // Rounding modes have the numbers of RoundMode, except CAST_NONE, for which no loop takes a mode.
     instruction.round_mode = call.round_mode;
     instruction.cycles = VectorCycles(repeats);
     AfterIssue();

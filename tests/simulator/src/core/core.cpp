@@ -21,6 +21,7 @@ void Core::Abandon() {
         queue.next = 0;
         queue.issued = 0;
         queue.clock = {};
+        queue.reached = {};
         queue.time = 0;
         queue.names.assign(kNames, nullptr);
     }

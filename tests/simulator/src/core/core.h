@@ -1,9 +1,9 @@
-// One simulated vector core: four pipes, flags between them, UB with its queues.
+// One simulated vector core: four pipes, the flags between them, and UB with its queues.
 //
-// The kernel's own code is pipe S and runs on the calling thread. Its calls for V, MTE2 and MTE3 are put in the queues
-// of those pipes; each runs its calls in order, but which pipe runs next is the schedule's choice, bounded by flags
-// alone. What is ordered is judged apart from what the schedule happened to do: every call carries a clock (Lamport's
-// happened-before by vector clocks), and two accesses of which neither knows the other to be finished are a race.
+// The kernel's own code is pipe S and runs on the calling thread. Its calls for V, MTE2 and MTE3 go into the queues of
+// those pipes. Each pipe runs its calls in order; the schedule chooses which pipe runs next, within the limits of the
+// flags. Order is judged independently of the schedule: every call carries a vector clock (Lamport's happened-before),
+// and two accesses of which neither knows the other to be finished are a race.
 #ifndef SIMULATOR_CORE_H_
 #define SIMULATOR_CORE_H_
 
@@ -22,7 +22,7 @@
 
 namespace sim {
 
-// What all blocks of a launch share; constant while they run.
+// State that all blocks of a launch share; constant while they run.
 struct LaunchContext {
     Settings settings;
     std::vector<GlobalRange> tensors;
@@ -31,22 +31,22 @@ struct LaunchContext {
     std::vector<unsigned char> tiling;
 };
 
-// Not thread-safe: a core is one thread, from Begin to Finish.
+// Not thread-safe: one thread runs a core from Begin to Finish.
 class Core {
 public:
     // Starts a block. `launch` must outlive it.
     void Begin(const LaunchContext& launch, int64_t block);
 
-    // Runs what is left and checks what must be true at the end. Throws KernelError.
+    // Runs the remaining calls and checks the state at the end. Throws KernelError.
     void Finish();
 
-    // Forgets the block, whatever its state.
+    // Drops the block, in any state.
     void Abandon();
 
     const Counters& counters() const { return counters_; }
     BlockTraffic& traffic() { return traffic_; }
 
-    // "block 3, pipe V, call 17 (Cast)": the call at hand.
+    // Returns the name of the current call: "block 3, pipe V, call 17 (Cast)".
     std::string Where() const;
 
     [[noreturn]] void Fail(Cause cause, const std::string& what) const;
@@ -91,7 +91,7 @@ private:
         UbPosition position;
         int32_t queue = -1;  // -1 for a TBuf
         BufferState state = BufferState::kFree;
-        int32_t queued_event = -1;  // ids while the flag of EnQue or FreeTensor waits to be taken
+        int32_t queued_event = -1;  // ids while the flag of EnQue or FreeTensor is set and not taken
         int32_t freed_event = -1;
     };
     struct Queue {
@@ -112,21 +112,24 @@ private:
     void GiveEventId(Pipe source, Pipe destination, int32_t id);
 
     // pipes.cpp
-    struct Token {
-        Clock clock;
-        double time;  // cycle at which it was set
-    };
     struct Flag {
-        std::deque<Token> tokens;     // set and not yet awaited
+        bool set = false;
+        Clock clock = {};             // what is known to be finished when it is set
+        double time = 0;              // cycle at which it was set
+        Clock reached = {};           // what had to be finished before the last wait took it: see PipeQueue
         int32_t program_balance = 0;  // sets minus waits, as the program wrote them
-        bool taken = false;           // by a queue or AllocEventID
+        bool taken = false;           // allocated by a queue or AllocEventID
         bool by_queue = false;
     };
     Flag& FlagAt(Pipe source, Pipe destination, int32_t id);
     void PostFlag(Pipe source, Pipe destination, int32_t id);
     void AwaitFlag(Pipe source, Pipe destination, int32_t id);
+    void Raise(Pipe source, Pipe destination, int32_t id, const Clock& clock, double time);
+    void Lower(Pipe source, Pipe destination, int32_t id);
     Instruction& Issue(Instruction::Kind kind, const char* name, Pipe pipe);
     void AfterIssue();
+    bool StandsAtWait(Pipe pipe) const;
+    bool StandsAtFlag(Pipe pipe) const;
     bool CanRun(Pipe pipe);
     void RunNext(Pipe pipe);
     bool Step();
@@ -165,8 +168,9 @@ private:
     struct PipeQueue {
         std::vector<Instruction> waiting;
         size_t next = 0;
-        uint32_t issued = 0;             // number of the last one
+        uint32_t issued = 0;             // number of the last call
         Clock clock = {};                // what the pipe knows to be finished
+        Clock reached = {};              // the last call that is no flag, and the setters of the flags taken since
         double time = 0;                 // cycle at which the last call ended
         std::vector<const char*> names;  // of the last kNames calls, by number
     };
@@ -184,14 +188,14 @@ private:
     Counters counters_;
     BlockTraffic traffic_;
     Current current_;
-    uint64_t issued_ = 0;  // by all pipes
+    uint64_t issued_ = 0;  // calls of all pipes
     uint64_t random_ = 0;
 };
 
-// Returns the core that the calling thread runs; throws where it runs none.
+// Returns the core that the calling thread runs; throws if it runs none.
 Core& CurrentCore();
 
-// Makes `core` (or, with nullptr, none) the one that the calling thread runs.
+// Makes `core` the core that the calling thread runs; nullptr for none.
 void SetCurrentCore(Core* core);
 
 // Returns the name of `pipe`: "S", "V", "MTE2", "MTE3".

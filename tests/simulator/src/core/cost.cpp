@@ -6,12 +6,12 @@ namespace sim {
 namespace {
 
 // Source: asc-devkit docs/zh/guide, 分析性能数据.md: 20 to 21 us of head cost with all cores of an Atlas A2. It grows
-// with the number of cores (设置合适的核数和算子Kernel类型.md); by how much, only a figure says. Taken here as in
-// proportion.
+// with the number of cores (设置合适的核数和算子Kernel类型.md). No source says by how much; the estimate takes it to be
+// proportional.
 constexpr double kLaunchOfAllCoresUs = 20.5;
 
-// Source: asc-devkit docs/zh/guide, 尽量一次搬运较大的数据块.md: copies of 16 KB and more "usually" get the best of the
-// bandwidth. Read here as nine tenths at 16 KB, which is a fixed cost of one ninth of that.
+// Source: asc-devkit docs/zh/guide, 尽量一次搬运较大的数据块.md: copies of 16 KB and more "usually" reach the best
+// bandwidth. Read here as nine tenths at 16 KB, so the fixed cost is one ninth of the time of those bytes.
 constexpr double kCopyCallBytes = 16384.0 / 9.0;
 
 // Source: asc-devkit docs/zh/guide, 基于全局掩码复用的计算性能优化.md: a call on `count` elements sets and resets its
@@ -22,7 +22,7 @@ constexpr double kVectorCallCycles = 4.0;
 // 48 cores at 1800 MHz, the peak that 分析性能数据.md names.
 constexpr double kCyclesARepeat = 1.0;
 
-// A block whose time line is this much longer than the work of its busiest pipe waits more than it overlaps.
+// A block waits more than it overlaps if its time line exceeds the work of its busiest pipe by this factor.
 constexpr double kWaitingFactor = 1.25;
 
 double GmBytesASecond(const Chip& chip) {

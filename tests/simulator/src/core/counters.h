@@ -1,4 +1,4 @@
-// What a block did, counted.
+// Counters of the calls of a block.
 #ifndef SIMULATOR_COUNTERS_H_
 #define SIMULATOR_COUNTERS_H_
 
@@ -44,12 +44,12 @@ struct Counters {
     uint64_t vector_calls[kVectorOps] = {};
     uint64_t vector_elements[kVectorOps] = {};
     uint64_t vector_repeats = 0;    // of 256 bytes
-    uint64_t unaligned_copies = 0;  // that begin in global memory on no multiple of 512 bytes from their tensor's begin
+    uint64_t unaligned_copies = 0;  // that do not begin a multiple of 512 bytes behind the begin of their tensor
     uint64_t tiles = 0;             // tensors that queues at VECOUT carried
     uint64_t ub_bytes = 0;          // of InitBuffer
 
-    // The time line that cost.h estimates: cycles that each pipe works, and cycles from the first call to the last
-    // one's end, where calls wait for flags. Of several blocks: the largest.
+    // The time line that cost.h estimates: the cycles that each pipe works, and the cycles from the first call to the
+    // end of the last one, waits for flags included. For several blocks: the largest.
     double busy_cycles[kPipes] = {};
     double cycles = 0;
 

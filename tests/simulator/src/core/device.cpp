@@ -1,4 +1,4 @@
-// device.h for the core that the calling thread runs.
+// The functions of device.h, for the core that the calling thread runs.
 #include "simulator/device.h"
 
 #include <cstring>

@@ -15,7 +15,7 @@ struct Access {
     bool write;
 };
 
-// Distance in bytes from `address` to the range, 0 inside.
+// Returns the distance in bytes from `address` to the range; 0 inside it.
 uint64_t Distance(const GlobalRange& range, uint64_t address) {
     if (address < range.address) {
         return range.address - address;
@@ -110,8 +110,8 @@ std::string FindOverlap(const std::vector<BlockTraffic>& blocks, const std::vect
         }
     }
     std::sort(accesses.begin(), accesses.end(), [](const Access& a, const Access& b) { return a.begin < b.begin; });
-    // The farthest end so far, of writes and of all; with a second one of another block, since a block may touch its
-    // own bytes again.
+    // The farthest end so far, of writes and of all accesses. Each also keeps the farthest end of another block,
+    // because a block may touch its own bytes again.
     Access writes[2] = {{0, 0, -1, true}, {0, 0, -1, true}};
     Access all[2] = {{0, 0, -1, false}, {0, 0, -1, false}};
     const auto note = [](Access(&farthest)[2], const Access& access) {

@@ -34,7 +34,7 @@ struct sigaction g_previous_segv;
 struct sigaction g_previous_bus;
 
 void WriteText(const char* text) {
-    // Nothing can be done about a failing stderr in a signal handler of a process that is about to end.
+    // Nothing can be done about a failing write to stderr in a signal handler of a process that is about to end.
     if (write(STDERR_FILENO, text, std::strlen(text)) < 0) {
         return;
     }
@@ -52,7 +52,7 @@ void OnFault(int signal, siginfo_t* info, void*) {
         WriteText(recovery.describe());
         WriteText("\n");
     }
-    // Back to what was there; the instruction runs again and ends the process as it would have without us.
+    // Restore the previous handler: the instruction runs again and ends the process as it would have without this one.
     sigaction(signal, signal == SIGSEGV ? &g_previous_segv : &g_previous_bus, nullptr);
 }
 
@@ -93,7 +93,7 @@ void FreeGuarded(void* memory, size_t bytes, size_t alignment) {
 }
 
 bool CopyOrFault(void* destination, const void* source, size_t bytes, uint64_t* fault_address) {
-    // memcpy must not see null, though the processor would fault there as well.
+    // memcpy must not get a null pointer, although the processor would fault there as well.
     if (destination == nullptr || source == nullptr) {
         *fault_address = 0;
         return false;

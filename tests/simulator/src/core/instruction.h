@@ -1,4 +1,4 @@
-// One call of a kernel as its pipe runs it, perhaps much later than it was issued.
+// One call of a kernel, which its pipe may run much later than it was issued.
 #ifndef SIMULATOR_INSTRUCTION_H_
 #define SIMULATOR_INSTRUCTION_H_
 
@@ -15,13 +15,13 @@ struct Instruction {
 
     Kind kind;
     const char* name;
-    uint32_t number;   // in its pipe, from 1
+    uint32_t number;   // within its pipe, from 1
     uint64_t order;    // in the program
-    Clock issued;      // what S knew to be finished when it issued this
+    Clock issued;      // what S knew to be finished when it issued the call
     double issued_at;  // cycle of S
     double cycles;     // that it takes
 
-    // Copies and vector calls.
+    // Fields of copies and vector calls.
     LocalRange dst;
     LocalRange src0;
     LocalRange src1;
@@ -29,18 +29,19 @@ struct Instruction {
     uint64_t src_bytes;  // of each source
     int sources;
 
-    // Copies.
+    // Fields of copies.
     uint64_t gm;
     CopyShape shape;
     uint32_t element_bytes;
 
-    // Vector calls.
+    // Fields of vector calls.
     VectorLoop loop;
+    Element dst_element;
     uint64_t scalar;
     int64_t count;
     int round_mode;
 
-    // Flags: the other pipe, and the id.
+    // Fields of flags: the other pipe, and the id.
     Pipe peer;
     int32_t id;
 };

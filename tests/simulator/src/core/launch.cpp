@@ -13,9 +13,9 @@ namespace sim {
 namespace {
 
 std::mutex g_mutex;
-LaunchResult g_last;  // of the launch that ended last
+LaunchResult g_last;  // of the most recently ended launch
 uint64_t g_launches = 0;
-std::vector<std::unique_ptr<Core>> g_idle_cores;  // their memory is dear to map anew
+std::vector<std::unique_ptr<Core>> g_idle_cores;  // kept, because mapping their memory again is expensive
 
 std::unique_ptr<Core> TakeCore() {
     const std::lock_guard<std::mutex> lock(g_mutex);
@@ -32,7 +32,7 @@ void GiveCore(std::unique_ptr<Core> core) {
     g_idle_cores.push_back(std::move(core));
 }
 
-// Calls `entry` with all arguments, each an address.
+// Calls `entry` with all arguments, each of them an address.
 void CallKernel(KernelEntry entry, const std::vector<unsigned char*>& a) {
     using B = unsigned char*;
     switch (a.size()) {
@@ -53,7 +53,7 @@ void CallKernel(KernelEntry entry, const std::vector<unsigned char*>& a) {
     }
 }
 
-// The state that the threads of one launch share.
+// State that the threads of one launch share.
 class Run {
 public:
     explicit Run(const LaunchRequest& request) : request_(request) {

@@ -10,7 +10,7 @@
 
 namespace sim {
 
-// What a kernel is called with, after its tensors: workspace and tiling data.
+// Arguments of a kernel after its tensors: workspace and tiling data.
 using KernelEntry = void (*)();
 
 struct LaunchRequest {
@@ -25,20 +25,20 @@ struct LaunchRequest {
 
 struct LaunchResult {
     bool ok = true;
-    Cause cause = Cause::kArgument;  // where not ok
+    Cause cause = Cause::kArgument;  // if not ok
     std::string message;
     std::string name;
     const Chip* chip = nullptr;
     std::vector<Counters> blocks;  // by block
 };
 
-// Runs the blocks, as many at a time as the settings say, and returns what happened; throws nothing. Thread-safe.
+// Runs the blocks, as many at a time as the settings allow, and returns the result; throws nothing. Thread-safe.
 LaunchResult Launch(const LaunchRequest& request);
 
 // Returns the result of the launch that ended last in this process. Thread-safe.
 LaunchResult LastLaunch();
 
-// Returns how many launches ended in this process. Thread-safe.
+// Returns the number of launches that have ended in this process. Thread-safe.
 uint64_t LaunchCount();
 
 }  // namespace sim

@@ -1,4 +1,4 @@
-// Flags, and the choice of what runs next.
+// Flags, and the choice of the next call to run.
 #include <algorithm>
 
 #include "core.h"
@@ -9,10 +9,16 @@ namespace {
 // From the end of the data flow to its beginning.
 constexpr Pipe kDownstreamFirst[] = {Pipe::kMte3, Pipe::kVector, Pipe::kMte2};
 
-// A device has room for a few dozen calls a pipe; more only makes the schedules wilder.
+// A device has room for a few dozen calls a pipe; more room makes the schedules more varied.
 constexpr size_t kMostPending = 1 << 16;
 
 constexpr int kMostRandomSteps = 8;  // after each call
+
+// Flags, and the marker of FreeTensor, which is no call on a device.
+bool TakesNoTime(Instruction::Kind kind) {
+    return kind == Instruction::Kind::kSetFlag || kind == Instruction::Kind::kWaitFlag ||
+           kind == Instruction::Kind::kFree;
+}
 
 }  // namespace
 
@@ -33,11 +39,7 @@ void Core::SetFlag(FlagKind kind, Pipe source, Pipe destination, int32_t id) {
         Fail(Cause::kFlag, Format("SetFlag of id %d from %s to %s, which a queue uses; AllocEventID gives a free one",
                                   id, NameOf(source), NameOf(destination)));
     }
-    if (++flag.program_balance > 1) {
-        Fail(Cause::kFlag, Format("SetFlag of id %d from %s to %s a second time before its WaitFlag: undefined on a "
-                                  "device",
-                                  id, NameOf(source), NameOf(destination)));
-    }
+    ++flag.program_balance;
     PostFlag(source, destination, id);
 }
 
@@ -82,7 +84,7 @@ void Core::PostFlag(Pipe source, Pipe destination, int32_t id) {
         PipeQueue& scalar = pipes_[0];
         Clock clock = scalar.clock;
         clock[0] = scalar.issued;
-        FlagAt(source, destination, id).tokens.push_back({clock, scalar.time});
+        Raise(source, destination, id, clock, scalar.time);
         return;
     }
     Instruction& instruction = Issue(Instruction::Kind::kSetFlag, "SetFlag", source);
@@ -99,16 +101,46 @@ void Core::AwaitFlag(Pipe source, Pipe destination, int32_t id) {
         AfterIssue();
         return;
     }
-    std::deque<Token>& tokens = FlagAt(source, destination, id).tokens;
-    while (tokens.empty()) {
+    while (!FlagAt(source, destination, id).set) {
         if (!Step()) {
             current_ = {Pipe::kScalar, 0, "WaitFlag", 0};
             Fail(Cause::kHang, Format("pipe S waits for ever for flag %d from %s", id, NameOf(source)));
         }
     }
-    Join(&pipes_[0].clock, tokens.front().clock);
-    pipes_[0].time = std::max(pipes_[0].time, tokens.front().time);
-    tokens.pop_front();
+    Lower(source, destination, id);
+}
+
+// A flag is one bit. Setting and taking a flag takes a pipe no time: after its last other call it goes on to its next
+// wait at once, and takes the flag as soon as it is set. So a second set is correct if the pipe must be at that wait by
+// then in every schedule: if the last call before the wait is known to be finished.
+void Core::Raise(Pipe source, Pipe destination, int32_t id, const Clock& clock, double time) {
+    Flag& flag = FlagAt(source, destination, id);
+    const Current setting = current_;
+    while (flag.set && StandsAtFlag(destination) && CanRun(destination)) {
+        RunNext(destination);
+    }
+    current_ = setting;
+    if (flag.set || !Covers(clock, flag.reached)) {
+        Fail(Cause::kFlag, Format("SetFlag of id %d from %s to %s a second time before its WaitFlag: nothing makes %s "
+                                  "wait until %s has taken the first; undefined on a device",
+                                  id, NameOf(source), NameOf(destination), NameOf(source), NameOf(destination)));
+    }
+    flag.set = true;
+    flag.clock = clock;
+    flag.time = time;
+}
+
+void Core::Lower(Pipe source, Pipe destination, int32_t id) {
+    Flag& flag = FlagAt(source, destination, id);
+    PipeQueue& queue = pipes_[static_cast<int>(destination)];
+    Join(&queue.clock, flag.clock);
+    queue.time = std::max(queue.time, flag.time);
+    flag.set = false;
+    if (source != Pipe::kScalar) {  // S runs in the order of the program, so it is never late
+        uint32_t& reached = queue.reached[static_cast<int>(source)];
+        reached = std::max(reached, flag.clock[static_cast<int>(source)]);
+    }
+    flag.reached = queue.reached;
 }
 
 void Core::Barrier(Pipe pipe) {
@@ -144,7 +176,7 @@ Instruction& Core::Issue(Instruction::Kind kind, const char* name, Pipe pipe) {
     instruction.name = name;
     instruction.number = ++queue.issued;
     instruction.order = ++issued_;
-    // S issues in order, so a call knows all that S knew; but not that a store of S itself has landed.
+    // S issues in order, so a call knows everything that S knew, except that a store of S itself has landed.
     instruction.issued = pipes_[0].clock;
     instruction.issued[0] = 0;
     instruction.issued_at = pipes_[0].time;
@@ -178,14 +210,23 @@ size_t Core::Pending() const {
     return pending;
 }
 
+bool Core::StandsAtWait(Pipe pipe) const {
+    const PipeQueue& queue = pipes_[static_cast<int>(pipe)];
+    return queue.next < queue.waiting.size() && queue.waiting[queue.next].kind == Instruction::Kind::kWaitFlag;
+}
+
+bool Core::StandsAtFlag(Pipe pipe) const {
+    const PipeQueue& queue = pipes_[static_cast<int>(pipe)];
+    return queue.next < queue.waiting.size() && TakesNoTime(queue.waiting[queue.next].kind);
+}
+
 bool Core::CanRun(Pipe pipe) {
     const PipeQueue& queue = pipes_[static_cast<int>(pipe)];
     if (queue.next == queue.waiting.size()) {
         return false;
     }
     const Instruction& instruction = queue.waiting[queue.next];
-    return instruction.kind != Instruction::Kind::kWaitFlag ||
-           !FlagAt(instruction.peer, pipe, instruction.id).tokens.empty();
+    return !StandsAtWait(pipe) || FlagAt(instruction.peer, pipe, instruction.id).set;
 }
 
 bool Core::Step() {
@@ -215,21 +256,21 @@ void Core::RunNext(Pipe pipe) {
         case Instruction::Kind::kSetFlag: {
             Clock clock = queue.clock;
             clock[static_cast<int>(pipe)] = instruction.number;
-            FlagAt(pipe, instruction.peer, instruction.id).tokens.push_back({clock, queue.time});
+            Raise(pipe, instruction.peer, instruction.id, clock, queue.time);
             break;
         }
-        case Instruction::Kind::kWaitFlag: {
-            std::deque<Token>& tokens = FlagAt(instruction.peer, pipe, instruction.id).tokens;
-            Join(&queue.clock, tokens.front().clock);
-            queue.time = std::max(queue.time, tokens.front().time);
-            tokens.pop_front();
-            break;
-        }
+        case Instruction::Kind::kWaitFlag:
+            Lower(instruction.peer, pipe, instruction.id);
+            return;
         case Instruction::Kind::kBarrier:
             queue.clock[static_cast<int>(pipe)] = instruction.number;
             break;
         default:
             Run(pipe, instruction);
+    }
+    if (!TakesNoTime(instruction.kind)) {
+        queue.reached = {};
+        queue.reached[static_cast<int>(pipe)] = instruction.number;
     }
 }
 

@@ -238,15 +238,15 @@ void Core::Finish() {
         Fail(Cause::kQueue, Format("a tensor of %s is %s", Describe(queues_[buffer.queue]).c_str(), state));
     }
     for (Buffer& buffer : buffers_) {
-        if (buffer.freed_event >= 0) {  // TPipe takes these flags when it ends
+        if (buffer.freed_event >= 0) {  // TPipe takes these flags when it is destroyed
             Queue& queue = queues_[buffer.queue];
-            FlagAt(queue.consumer, queue.producer, buffer.freed_event).tokens.clear();
+            FlagAt(queue.consumer, queue.producer, buffer.freed_event).set = false;
         }
     }
     for (int source = 0; source < kPipes; ++source) {
         for (int destination = 0; destination < kPipes; ++destination) {
             for (int id = 0; id < kEventIds; ++id) {
-                if (!flags_[source][destination][id].tokens.empty()) {
+                if (flags_[source][destination][id].set) {
                     Fail(Cause::kFlag,
                          Format("flag %d from %s to %s is set and nothing waited for it; it would be left to the next "
                                 "kernel",

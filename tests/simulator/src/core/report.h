@@ -1,4 +1,4 @@
-// What ends a launch: a rule that the kernel broke, and where.
+// Report of an ended launch: the rule that the kernel broke, and the place.
 #ifndef SIMULATOR_REPORT_H_
 #define SIMULATOR_REPORT_H_
 
@@ -7,14 +7,14 @@
 
 namespace sim {
 
-// Why a launch ended; the names are those of ascend_simulator.h, and stay.
+// Causes of an ended launch. The names are those of ascend_simulator.h and must not change.
 enum class Cause {
-    kArgument,       // a call got what it does not take
+    kArgument,       // a call got an argument that it does not take
     kBounds,         // a range outside its buffer or tensor
     kFault,          // the processor refused an address: a guard page
     kUnifiedBuffer,  // more UB than the chip has
     kQueue,          // alloc, enque, deque, free out of order
-    kPoison,         // read of what nobody wrote
+    kPoison,         // a read of bytes that nothing wrote
     kRace,           // two accesses that nothing orders
     kOverlap,        // two blocks write the same bytes
     kFlag,           // set and wait do not match
@@ -25,7 +25,7 @@ enum class Cause {
 // Returns the name of `cause`, such as "race".
 const char* NameOf(Cause cause);
 
-// Thrown by a call of a kernel; caught by the launch.
+// Thrown by a call of a kernel, and caught by the launch.
 class KernelError : public std::runtime_error {
 public:
     KernelError(Cause cause, const std::string& message) : std::runtime_error(message), cause_(cause) {}
@@ -35,7 +35,7 @@ private:
     Cause cause_;
 };
 
-// snprintf into a string.
+// Returns the text that snprintf writes.
 std::string Format(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 }  // namespace sim

@@ -1,8 +1,8 @@
-// Conversions between float and the 16-bit float types, free of branches so that loops over them vectorise.
+// Conversions between float and the 16-bit float types, without branches, so that loops over them vectorise.
 //
 // Sources: IEEE 754-2019 for binary16; bfloat16_t is the upper half of a binary32. Modes are those of
-// AscendC::RoundMode (asc-devkit, Cast.md). A NaN becomes a quiet NaN; too large a value becomes infinity where the
-// mode rounds away from zero, since the platform files of the chips say support_inf_nan=1.
+// AscendC::RoundMode (asc-devkit, Cast.md). A NaN becomes a quiet NaN. A value that is too large becomes infinity if
+// the mode rounds away from zero, because the platform files of the chips say support_inf_nan=1.
 #ifndef SIMULATOR_ROUNDING_H_
 #define SIMULATOR_ROUNDING_H_
 
@@ -43,7 +43,7 @@ inline uint16_t HalfFromFloat(float value) {
     const uint32_t bits = BitsOfFloat(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
-    // A subnormal half is a multiple of 2^-24, which is the last place of a float near 0.5: the sum rounds.
+    // A subnormal half is a multiple of 2^-24, the last place of a float near 0.5, so the addition rounds.
     const uint32_t subnormal = BitsOfFloat(FloatOfBits(magnitude) + 0.5f) - 0x3f000000u;
     const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
@@ -61,7 +61,7 @@ inline uint16_t Bfloat16FromFloat(float value) {
 
 namespace rounding {
 
-// Returns `magnitude` without its lowest `lost` bits, rounded as `mode` says; `negative` is the sign of the value.
+// Returns `magnitude` without its lowest `lost` bits, rounded by `mode`; `negative` is the sign of the value.
 inline uint64_t Drop(uint64_t magnitude, int lost, bool negative, Rounding mode) {
     const uint64_t kept = magnitude >> lost;
     const uint64_t rest = magnitude & ((uint64_t{1} << lost) - 1);
@@ -85,7 +85,7 @@ inline uint64_t Drop(uint64_t magnitude, int lost, bool negative, Rounding mode)
 
 }  // namespace rounding
 
-// Any mode; slower.
+// Any mode, but slower.
 inline uint16_t HalfFromFloat(float value, Rounding mode) {
     const uint32_t bits = BitsOfFloat(value);
     const bool negative = (bits >> 31) != 0;
@@ -96,7 +96,7 @@ inline uint16_t HalfFromFloat(float value, Rounding mode) {
     }
     const int exponent = static_cast<int>(magnitude >> 23);  // biased by 127
     const uint64_t significand = exponent == 0 ? magnitude : (magnitude & 0x7fffffu) | 0x800000u;
-    // Below 2^-14, biased 113, the last place stays at 2^-24. From 60 lost bits on only a sticky bit matters.
+    // Below 2^-14 (biased exponent 113) the last place stays at 2^-24. From 60 lost bits on, only a sticky bit matters.
     const int lost = exponent >= 113 ? 13 : 13 + 113 - (exponent == 0 ? 1 : exponent);
     const uint64_t kept = lost > 40 ? rounding::Drop(significand != 0 ? 1 : 0, 3, negative, mode)
                                     : rounding::Drop(significand, lost, negative, mode);

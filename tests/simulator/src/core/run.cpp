@@ -1,4 +1,4 @@
-// What a pipe does when it runs a call.
+// Execution of a call by its pipe.
 #include <algorithm>
 #include <cinttypes>
 #include <cstring>
@@ -9,7 +9,7 @@
 namespace sim {
 namespace {
 
-// In the order of the data flow, so that the text does not depend on who came first.
+// In the order of the data flow, so that the text does not depend on the schedule.
 std::string Unordered(Pipe one, Pipe other) {
     constexpr int kPlace[kPipes] = {3, 1, 0, 2};
     const bool turned = kPlace[static_cast<int>(one)] > kPlace[static_cast<int>(other)];
@@ -35,7 +35,7 @@ void Core::Run(Pipe pipe, const Instruction& instruction) {
             RunVector(instruction);
             break;
         case Instruction::Kind::kFree: {
-            // No such call exists on a device, so S need not have told this pipe that it has read.
+            // A device has no such call, so S need not have told this pipe that it has finished reading.
             Clock clock = pipes_[static_cast<int>(pipe)].clock;
             clock[static_cast<int>(pipe)] = instruction.number;
             clock[0] = UINT32_MAX;
@@ -124,6 +124,9 @@ void Core::RunVector(const Instruction& instruction) {
     operands.count = instruction.count;
     operands.round_mode = instruction.round_mode;
     instruction.loop(operands);
+    if (launch_->settings.saturates) {
+        Saturate(instruction.dst_element, operands.dst, operands.count);
+    }
     for (int i = 0; i < instruction.sources; ++i) {
         ub_.NoteRead(sources[i]->address, instruction.src_bytes, Pipe::kVector, instruction.number);
     }
@@ -168,7 +171,7 @@ void Core::FailRace(const UnifiedBuffer::Conflict& conflict, bool write, const L
 }
 
 void Core::FailPoison(const LocalRange& range, uint64_t bytes, int64_t poison) const {
-    // Not written yet, because the schedule has not come to it: then the order is missing, not the write.
+    // The write has not run yet in this schedule: then the order is missing, not the write.
     const LocalRange read = {range.address, static_cast<uint32_t>(bytes), range.buffer};
     for (int pipe = 1; pipe < kPipes; ++pipe) {
         const PipeQueue& queue = pipes_[pipe];

@@ -43,6 +43,11 @@ std::string Change(Settings& settings, const std::string& name, const std::strin
             return Format("threads is '%s'; it must be a number from 1 to 256", value.c_str());
         }
         settings.threads = static_cast<int32_t>(number);
+    } else if (name == "overflow") {
+        if (value != "inf_nan" && value != "saturation") {
+            return Format("overflow is '%s'; it must be inf_nan or saturation", value.c_str());
+        }
+        settings.saturates = value == "saturation";
     } else if (name == "check_order" || name == "check_poison" || name == "check_bounds") {
         if (value != "on" && value != "off") {
             return Format("%s is '%s'; it must be on or off", name.c_str(), value.c_str());
@@ -53,8 +58,8 @@ std::string Change(Settings& settings, const std::string& name, const std::strin
         check = value == "on";
     } else {
         return Format(
-            "there is no setting '%s'; there are chip, schedule, seed, threads, check_order, check_poison and "
-            "check_bounds",
+            "there is no setting '%s'; there are chip, schedule, seed, threads, overflow, check_order, check_poison "
+            "and check_bounds",
             name.c_str());
     }
     return "";
@@ -66,7 +71,8 @@ Settings FromEnvironment() {
     const char* const variables[][2] = {{"ASCEND_SIMULATOR_CHIP", "chip"},
                                         {"ASCEND_SIMULATOR_SCHEDULE", "schedule"},
                                         {"ASCEND_SIMULATOR_SEED", "seed"},
-                                        {"ASCEND_SIMULATOR_THREADS", "threads"}};
+                                        {"ASCEND_SIMULATOR_THREADS", "threads"},
+                                        {"ASCEND_SIMULATOR_OVERFLOW", "overflow"}};
     for (const auto& [variable, name] : variables) {
         const char* value = std::getenv(variable);
         if (value == nullptr) {
@@ -74,7 +80,7 @@ Settings FromEnvironment() {
         }
         const std::string wrong = Change(settings, name, value);
         if (!wrong.empty()) {
-            // A library has nobody to return this to; a run with other settings than asked for would be worse.
+            // A library cannot return an error here, and a run with other settings than requested would be worse.
             std::fprintf(stderr, "%s: %s\n", variable, wrong.c_str());
             std::abort();
         }

@@ -1,4 +1,4 @@
-// The UB of one core: its bytes, and for every 32 bytes who wrote and read them last.
+// The UB of one core: its bytes, and the last writer and readers of every 32 bytes.
 #ifndef SIMULATOR_UNIFIED_BUFFER_H_
 #define SIMULATOR_UNIFIED_BUFFER_H_
 
@@ -11,7 +11,7 @@
 
 namespace sim {
 
-// For every pipe the number of the last of its calls that is known to be finished.
+// For every pipe, the number of its last call that is known to be finished.
 using Clock = std::array<uint32_t, kPipes>;
 
 inline void Join(Clock* clock, const Clock& other) {
@@ -22,41 +22,51 @@ inline void Join(Clock* clock, const Clock& other) {
     }
 }
 
-constexpr uint32_t kUbBlock = 32;            // bytes; what UB addresses are aligned to
+// Returns whether `clock` knows everything that `other` knows.
+inline bool Covers(const Clock& clock, const Clock& other) {
+    for (int pipe = 0; pipe < kPipes; ++pipe) {
+        if (clock[pipe] < other[pipe]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+constexpr uint32_t kUbBlock = 32;            // bytes; alignment of UB addresses
 constexpr unsigned char kPoisonByte = 0xff;  // 0xffff and 0xffffffff are NaN in every float type
 
-// Source of the rules: see CheckRead and CheckWrite. Not thread-safe: a core is one thread.
+// Rules: see CheckRead and CheckWrite. Not thread-safe: one thread runs a core.
 class UnifiedBuffer {
 public:
-    // An earlier access that nothing orders before the one at hand.
+    // An earlier access that nothing orders before the current one.
     struct Conflict {
         bool found = false;
         bool was_write = false;
         Pipe pipe = Pipe::kScalar;
-        uint32_t number = 0;   // of the earlier access in its pipe
+        uint32_t number = 0;   // of the earlier access, within its pipe
         uint32_t address = 0;  // first byte of the first block in conflict
     };
 
-    // Makes room for `bytes` of UB; keeps what there is where it suffices.
+    // Allocates `bytes` of UB; keeps the existing memory if it suffices.
     void Resize(uint64_t bytes);
 
     unsigned char* At(uint32_t address) { return bytes_.get() + address; }
 
-    // Makes the range as it is after InitBuffer: poison, touched by nobody.
+    // Resets the range to its state after InitBuffer: poison, touched by no call.
     void Reset(uint32_t address, uint32_t bytes);
 
-    // Fills the range with poison: a call of `pipe` with `number`, the FreeTensor of a queue.
+    // Fills the range with poison, as call `number` of `pipe`: the FreeTensor of a queue.
     void Poison(uint32_t address, uint32_t bytes, Pipe pipe, uint32_t number);
 
-    // Returns the address of the first block of the range that is poison, or -1.
+    // Returns the address of the first poisoned block of the range, or -1.
     int64_t FindPoison(uint32_t address, uint64_t bytes) const;
 
-    // Two accesses to a block, one of them a write, must be ordered: `clock` is what the accessing call knows to be
-    // finished.
+    // Check an access: two accesses to a block, one of them a write, must be ordered. `clock` is what the accessing
+    // call knows to be finished.
     Conflict CheckRead(uint32_t address, uint64_t bytes, const Clock& clock) const;
     Conflict CheckWrite(uint32_t address, uint64_t bytes, const Clock& clock) const;
 
-    // Notes an access of `pipe` with `number`.
+    // Records an access of call `number` of `pipe`.
     void NoteRead(uint32_t address, uint64_t bytes, Pipe pipe, uint32_t number);
     void NoteWrite(uint32_t address, uint64_t bytes, Pipe pipe, uint32_t number);
 

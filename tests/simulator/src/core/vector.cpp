@@ -5,8 +5,7 @@
 #include "report.h"
 #include "rounding.h"
 
-// One loop for plain processors and one for those with AVX2, chosen when the library is loaded. Sanitizers start after
-// that choice.
+// One loop for any processor and one for AVX2, chosen when the library is loaded. Sanitizers start after that choice.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(SIMULATOR_SANITIZED)
 #define SIM_LOOP __attribute__((target_clones("avx2", "default")))
 #else
@@ -16,7 +15,7 @@
 namespace sim {
 namespace {
 
-// As AscendC::RoundMode counts.
+// In the numbering of AscendC::RoundMode.
 enum RoundModeNumber { kNone, kRint, kFloor, kCeil, kRound, kTrunc, kOdd };
 
 template <typename T>
@@ -45,8 +44,8 @@ struct MulOf {
     }
 };
 
-// float keeps all of the exact result of two halves that decides the rounding, so rounding twice is rounding once
-// (Figueroa, "When is double rounding innocuous?", 1995: 24 >= 2 * 11 + 2).
+// A float keeps everything of the exact result of two halves that decides the rounding, so rounding twice equals
+// rounding once (Figueroa, "When is double rounding innocuous?", 1995: 24 >= 2 * 11 + 2).
 struct HalfArithmetic {
     using Stored = uint16_t;
     using Computed = float;
@@ -205,7 +204,31 @@ struct ScalarLoops {
     static void Run(const VectorOperands& operands) { ScalarLoop<Arithmetic, Operation>(operands); }
 };
 
+// Infinity has an exponent of all ones and no fraction; the largest finite value is right below it.
+template <typename Bits, Bits kInfinity>
+void SaturateBits(Bits* values, int64_t count) {
+    constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+    for (int64_t i = 0; i < count; ++i) {
+        const Bits magnitude = static_cast<Bits>(values[i] & ~kSign);
+        if (magnitude > kInfinity) {
+            values[i] = 0;
+        } else if (magnitude == kInfinity) {
+            values[i] = static_cast<Bits>(values[i] - 1);
+        }
+    }
+}
+
 }  // namespace
+
+void Saturate(Element element, void* values, int64_t count) {
+    if (element == Element::kFloat) {
+        SaturateBits<uint32_t, 0x7F800000>(static_cast<uint32_t*>(values), count);
+    } else if (element == Element::kHalf) {
+        SaturateBits<uint16_t, 0x7C00>(static_cast<uint16_t*>(values), count);
+    } else if (element == Element::kBfloat16) {
+        SaturateBits<uint16_t, 0x7F80>(static_cast<uint16_t*>(values), count);
+    }
+}
 
 VectorLoop FindVectorLoop(VectorOp op, Element dst, Element src, int round_mode, std::string* supported) {
     switch (op) {

@@ -53,7 +53,7 @@ int SetAddress(aclOpExecutor* executor, bool output, size_t index, const aclTens
         return FailWith(kAclnnInvalid, Format("%s: index %zu; there are %zu tensors", call, index, count));
     }
     NoteIfQueued(*executor, call);
-    // The view's offset counts from the address, as in aclCreateTensor.
+    // The offset of the view counts from the address, as in aclCreateTensor.
     executor->request.tensors[first + index].address =
         reinterpret_cast<uint64_t>(address) + static_cast<uint64_t>(tensor->offset) * BytesOf(tensor->data_type);
     return 0;

@@ -11,14 +11,14 @@
 #include "core/launch.h"
 #include "simulator/operator.h"
 
-// The tensors' addresses are part of the request and may be set anew; the rest stays.
+// The addresses of the tensors are part of the request and may be set again; the rest is fixed.
 struct aclOpExecutor {
     sim::LaunchRequest request;
     size_t inputs = 0;
     uint64_t workspace_bytes = 0;
     bool repeatable = false;
-    std::vector<const aclTensor*> tensors;                                             // must outlive it
-    std::shared_ptr<std::atomic<int>> queued = std::make_shared<std::atomic<int>>(0);  // launches not run
+    std::vector<const aclTensor*> tensors;                                             // they must outlive the executor
+    std::shared_ptr<std::atomic<int>> queued = std::make_shared<std::atomic<int>>(0);  // launches that have not run
 };
 
 #endif  // SIMULATOR_NNOPBASE_EXECUTOR_H_

@@ -1,4 +1,4 @@
-// The executors that live.
+// The live executors.
 #ifndef SIMULATOR_NNOPBASE_EXECUTORS_H_
 #define SIMULATOR_NNOPBASE_EXECUTORS_H_
 
@@ -8,7 +8,7 @@
 
 namespace sim {
 
-// Takes the executor into the account of those that live, and returns it. Thread-safe.
+// Adds the executor to the live ones and returns it. Thread-safe.
 aclOpExecutor* KeepExecutor(std::unique_ptr<aclOpExecutor> executor);
 
 }  // namespace sim

@@ -9,7 +9,7 @@
 
 namespace sim {
 
-// Fills name and entry of `request`; returns false where the operator has no kernel for `dtype`. Thread-safe.
+// Fills name and entry of `request`; returns false if the operator has no kernel for `dtype`. Thread-safe.
 bool FindKernel(const std::string& op_type, ge::DataType dtype, LaunchRequest* request);
 
 }  // namespace sim

@@ -1,4 +1,4 @@
-// The chip as tiling functions are handed it.
+// The chip, as tiling functions receive it.
 #ifndef SIMULATOR_NNOPBASE_PLATFORM_H_
 #define SIMULATOR_NNOPBASE_PLATFORM_H_
 

@@ -1,4 +1,4 @@
-// The first phase of an operator: what the call must be, and what the launch will be.
+// The first phase of an operator: checks of the call, and the plan of the launch.
 #include <memory>
 
 #include "acl/last_error.h"
@@ -37,7 +37,7 @@ int CheckTensor(const ops::OpParamDef& definition, const aclTensor* tensor) {
     if (tensor->format != ACL_FORMAT_ND) {
         return FailWith(kAclnnInvalid, Format("%s has format %d; it must be ND (2)", name, tensor->format));
     }
-    // Stricter than a toolkit whose operators call AutoContiguous: ours do not.
+    // Stricter than a toolkit whose operators call AutoContiguous, which ours do not.
     if (!tensor->IsContiguous()) {
         return FailWith(kAclnnInvalid, Format("%s is not contiguous; the operator takes contiguous tensors", name));
     }
@@ -80,8 +80,8 @@ int CheckDtypes(const ops::OpDef& op, const Tensors& inputs, const Tensors& outp
                     Format("%s does not support the dtypes %s together", op.Type().c_str(), given.c_str()));
 }
 
-// Inference is for graphs: a toolkit does not run it here, so a caller only sees what tiling refuses. Run after it, it
-// must agree with what tiling took.
+// Inference belongs to graphs. A toolkit does not run it here, so a caller sees only the refusals of tiling. The
+// simulator runs it after tiling, and the two must agree.
 int CheckInference(const ops::OpDef& op, const Tensors& inputs, const Tensors& outputs) {
     std::vector<gert::Shape> shapes;
     std::vector<ge::DataType> dtypes;

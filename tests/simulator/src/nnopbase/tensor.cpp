@@ -112,7 +112,7 @@ aclTensor* aclCreateTensor(const int64_t* viewDims, uint64_t viewDimsNum, aclDat
     int64_t next = 1;
     for (uint64_t i = viewDimsNum; i-- > 0;) {
         tensor->strides[i] = stride != nullptr ? stride[i] : next;
-        // A product of the dimensions of a tensor without elements may not fit; nobody uses it.
+        // The product of the dimensions of a tensor without elements may overflow, but is never used.
         next = static_cast<int64_t>(static_cast<uint64_t>(next) * static_cast<uint64_t>(tensor->dims[i]));
     }
     const std::lock_guard<std::mutex> lock(g_mutex);

@@ -1,4 +1,4 @@
-// What is behind the pointers of the operator API.
+// The objects behind the pointers of the operator API.
 #ifndef SIMULATOR_NNOPBASE_TENSOR_H_
 #define SIMULATOR_NNOPBASE_TENSOR_H_
 
@@ -26,10 +26,10 @@ struct aclTensor {
 
 namespace sim {
 
-// Returns the bytes of one element, 0 for a type that the simulator does not know.
+// Returns the bytes of one element; 0 for an unknown type.
 uint64_t BytesOf(aclDataType type);
 
-// Returns whether `tensor` was created and not destroyed.
+// Returns whether `tensor` is live: created and not destroyed.
 bool IsLive(const aclTensor* tensor);
 
 }  // namespace sim

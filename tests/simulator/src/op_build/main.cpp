@@ -1,4 +1,5 @@
-// Writes the operator API of every operator that is linked in: aclnn_<operator>.h and .cpp in the folder that is named.
+// Generator of the operator API: writes aclnn_<operator>.h and .cpp for every operator linked in, into the given
+// folder.
 //
 // Stands in for the toolkit's op_build, whose rules for names and prototypes it follows
 // (asc-devkit tools/build/opbuild/op_aclnn_generator.cpp): inputs, then attributes, then outputs in the order of the

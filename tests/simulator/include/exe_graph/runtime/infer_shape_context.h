@@ -1,4 +1,4 @@
-// What an operator's InferShape and InferDataType get.
+// Contexts of an operator's InferShape and InferDataType.
 // Models: hicann/metadef inc/external/exe_graph/runtime/infer_shape_context.h, infer_datatype_context.h.
 #ifndef EXE_GRAPH_RUNTIME_INFER_SHAPE_CONTEXT_H_
 #define EXE_GRAPH_RUNTIME_INFER_SHAPE_CONTEXT_H_

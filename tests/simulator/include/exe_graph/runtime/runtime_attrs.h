@@ -1,4 +1,4 @@
-// Attributes as the functions of an operator see them.
+// Attributes of an operator, for its functions.
 // Models: hicann/metadef inc/external/exe_graph/runtime/runtime_attrs.h.
 #ifndef EXE_GRAPH_RUNTIME_RUNTIME_ATTRS_H_
 #define EXE_GRAPH_RUNTIME_RUNTIME_ATTRS_H_
@@ -20,7 +20,7 @@ public:
 
     size_t GetAttrNum() const { return values_.size(); }
 
-    // Null where there is no attribute of that type at `index`, the place in the operator's definition.
+    // Returns null if there is no attribute of that type at `index`, its position in the operator's definition.
     const int64_t* GetInt(const size_t index) const {
         return index < values_.size() ? std::get_if<int64_t>(&values_[index]) : nullptr;
     }

@@ -1,4 +1,4 @@
-// Shapes as the functions of an operator see them.
+// Shapes, for the functions of an operator.
 // Models: hicann/metadef inc/external/exe_graph/runtime/shape.h, storage_shape.h, compute_node_info.h.
 #ifndef EXE_GRAPH_RUNTIME_SHAPE_H_
 #define EXE_GRAPH_RUNTIME_SHAPE_H_
@@ -26,7 +26,7 @@ public:
     bool operator==(const Shape& other) const;
     bool operator!=(const Shape& other) const { return !(*this == other); }
 
-    // The product of the extents, or kInvalidDimValue where it does not fit.
+    // Returns the product of the extents, or kInvalidDimValue if it does not fit.
     int64_t GetShapeSize() const;
 
     bool IsScalar() const { return dim_num_ == 0; }

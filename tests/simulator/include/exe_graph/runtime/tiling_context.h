@@ -1,4 +1,4 @@
-// What an operator's tiling function gets and gives.
+// Context of an operator's tiling function.
 // Models: hicann/metadef inc/external/exe_graph/runtime/tiling_context.h.
 #ifndef EXE_GRAPH_RUNTIME_TILING_CONTEXT_H_
 #define EXE_GRAPH_RUNTIME_TILING_CONTEXT_H_
@@ -51,7 +51,7 @@ public:
     const RuntimeAttrs* GetAttrs() const { return &attrs_; }
     fe::PlatFormInfos* GetPlatformInfo() const { return platform_; }
 
-    // Room for a T in the tiling data; its bytes go to the kernel. Null where it does not fit.
+    // Returns a T in the tiling data, whose bytes go to the kernel; null if it does not fit.
     template <typename T>
     T* GetTilingData() {
         static_assert(std::is_trivially_copyable_v<T>, "tiling data is copied as bytes");

@@ -1,4 +1,4 @@
-// What a tiling function may ask of the chip.
+// Facts about the chip for a tiling function.
 // Models: asc-devkit include/utils/tiling/platform/platform_ascendc.h. On 910B the size of UB is 256 bytes less than
 // the hardware has (impl/utils/tiling/platform/platform_ascendc.cpp, LOCAL_RESERV_SIZE).
 #ifndef TILING_PLATFORM_PLATFORM_ASCENDC_H_

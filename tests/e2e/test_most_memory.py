@@ -1,0 +1,121 @@
+"""The memory bound that `--print-config` prints: a server never holds more, whatever callers send."""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import ExitStack
+
+import numpy as np
+
+from mse_grad.codec import Chunk, Header, encode_stream_request
+from mse_grad.tensor import FLOAT32, Reduction
+from mse_grad_client import ClientOptions, MseGradClient
+from mse_grad_server.settings.model import Settings
+from support.resident import peak_bytes, resident_bytes
+from support.server.backends import ascend_flags
+from support.server.raw_http2 import Http2, framed
+from support.server.server_process import running_server
+from support.values import expected
+from support.waiting import wait_until
+
+KIB, MIB = 2**10, 2**20
+# For threads that start later, and the memory that malloc reserves for each of them.
+_THREADS_BYTES = 192 * MIB
+SIZES = {
+    "max_streams": 6,
+    "max_unary_in_flight": 2,
+    "max_small_calls": 4,
+    "max_unary_bytes": 8 * MIB,
+    "max_stream_message_bytes": 8 * MIB,
+    "chunk_bytes": 64 * KIB,
+}
+
+# The same for limits that callers can almost fill at the same time: a stream mostly holds its window of operands.
+FULL_SIZES = {
+    "max_streams": 4,
+    "max_unary_in_flight": 2,
+    "max_small_calls": 4,
+    "max_unary_bytes": MIB,
+    "max_stream_message_bytes": MIB,
+    "chunk_bytes": 256 * KIB,
+    "window_chunks": 64,
+}
+_HANGS = {"ASCEND_SIMULATOR_FAULTS": "aclrtQueryEventStatus mode=hang after=100"}
+
+
+def flags_of(sizes: dict[str, int]) -> list[str]:
+    return [word for name, value in sizes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def limit_memory(pid: int, more_bytes: int) -> None:
+    """Limits a process to `more_bytes` beyond the memory that it has mapped."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+        mapped_bytes = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.prlimit(pid, resource.RLIMIT_AS, (mapped_bytes + more_bytes, mapped_bytes + more_bytes))
+
+
+def test_callers_fill_most_of_the_bound_at_once_and_never_more() -> None:
+    settings = Settings.model_validate({**FULL_SIZES, "shared_memory": False})
+    half = framed(bytes(settings.receive_limit_bytes - KIB))[: -2 * KIB]
+    operand = bytes(FULL_SIZES["chunk_bytes"])
+    messages = settings.window_bytes // (4 * len(operand)) - 1  # one more and the server reads no further
+    elements = len(operand) // FLOAT32.itemsize_bytes
+    header = Header(1, FLOAT32.wire, (messages * elements,), Reduction.MEAN)
+    window = b""
+    for number in range(messages):
+        chunk = Chunk(1, number * elements, operand, operand, operand)
+        window += framed(encode_stream_request([] if number else [header], [chunk]))
+    patience = ("--device-timeout-s", "300", "--device-hang-s", "600")
+    flags = (*ascend_flags(), *patience, "--no-shared-memory", *flags_of(FULL_SIZES))
+    with running_server(*flags, environment=_HANGS) as server, ExitStack() as stack:
+        pid = server.process.pid
+        limit_memory(pid, settings.most_memory_bytes + _THREADS_BYTES)
+        idle_bytes = resident_bytes(pid)
+        for method, calls, data in (
+            # The device computes nothing, so that operands stay; then comes half of the largest message.
+            ("mse_grad.v1.MseGradService/StreamGradients", FULL_SIZES["max_streams"], window + half),
+            ("mse_grad.v1.MseGradService/ComputeGradient", FULL_SIZES["max_unary_in_flight"], half),
+            ("grpc.health.v1.Health/Check", FULL_SIZES["max_small_calls"], half),
+        ):
+            for _ in range(calls):
+                link = stack.enter_context(Http2(server.address))
+                filled_bytes = link.fill(link.open(f"/{method}"), data, patience_s=2.0)
+                print(f"{method}: {filled_bytes / MIB:.1f} of {len(data) / MIB:.1f} MiB")
+        wait_until(lambda: resident_bytes(pid) - idle_bytes > settings.most_memory_bytes * 3 // 4)
+        share = (peak_bytes(pid) - idle_bytes) / settings.most_memory_bytes
+        print(f"{share:.2f} of {settings.most_memory_bytes / MIB:.0f} MiB")
+        assert share <= 1
+        assert server.process.poll() is None
+        assert "MemoryError" not in server.log
+        server.kill()  # the device hangs
+
+
+def test_a_server_runs_within_the_memory_that_its_settings_add_up_to() -> None:
+    settings = Settings.model_validate(SIZES)
+    most_message = framed(bytes(settings.receive_limit_bytes - KIB))
+    operand = bytes(2 * MIB)
+    header = Header(1, FLOAT32.wire, (len(operand) // 4,), Reduction.MEAN)
+    gradient = framed(encode_stream_request([header], [Chunk(1, 0, operand, operand, operand)]))
+    with running_server(*flags_of(SIZES)) as server, ExitStack() as stack:
+        pid = server.process.pid
+        limit_memory(pid, settings.most_memory_bytes + _THREADS_BYTES)
+        filled_bytes = 0
+        for _ in range(2):
+            for method, calls in (
+                ("mse_grad.v1.MseGradService/StreamGradients", SIZES["max_streams"]),
+                ("mse_grad.v1.MseGradService/ComputeGradient", SIZES["max_unary_in_flight"]),
+                ("grpc.health.v1.Health/Check", SIZES["max_small_calls"]),
+            ):
+                for _ in range(calls):
+                    # All but the end of a message: gRPC keeps the message, and nothing else ever comes.
+                    link = stack.enter_context(Http2(server.address))
+                    filled_bytes += link.fill(link.open(f"/{method}"), most_message[: -2 * KIB])
+            slow = stack.enter_context(Http2(server.address))
+            slow.fill(slow.open("/mse_grad.v1.MseGradService/StreamGradients"), gradient)
+        given = np.linspace(-1, 1, 1024, dtype=np.float32)
+        with MseGradClient(server.address, options=ClientOptions(shared_memory=False)) as client:
+            y = client.compute(given, given, given)
+        assert filled_bytes > settings.most_memory_bytes / 4, "the server was hardly filled"
+        assert y.tobytes() == expected(given, given, given).tobytes()
+        assert "MemoryError" not in server.log

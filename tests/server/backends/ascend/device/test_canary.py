@@ -1,0 +1,105 @@
+"""Canary check of the first elements of a block."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mse_grad import formula
+from mse_grad.tensor import FLOAT32, Array, DType, Reduction
+from mse_grad_server.backends.ascend.acl.error_codes import WrongGradient
+from mse_grad_server.backends.ascend.device.blocks import DTYPES, Layout, cut
+from mse_grad_server.backends.ascend.device.canary import CANARY, require_gradient
+from mse_grad_server.backends.base import GradientSpec
+from support.npu.backend import operands
+
+ELEMENTS = 100
+
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+
+
+class Block:
+    """A block with operands and gradient as the device returned them, at first the correct gradient."""
+
+    def __init__(self, dtype: DType, *, scalar_dout: bool = False, elements: int = ELEMENTS) -> None:
+        self.spec = GradientSpec(dtype, Reduction.MEAN, 3 * elements, scalar_dout)
+        ((_, self.key),) = cut(self.spec, elements, 1 << 13)
+        self.layout = Layout.of(self.key)
+        self.memory = np.zeros(Layout.slot_bytes(1 << 13), np.uint8)
+        self.predict, self.label, self.dout = operands(self.spec, elements)
+        self.place(0, self.predict)
+        self.place(self.layout.label, self.label)
+        self.place(self.layout.dout, self.dout)
+        self.y = np.empty_like(self.predict)
+        self.compute()
+
+    def compute(self) -> None:
+        c = formula.coefficient(self.spec.reduction, self.spec.numel, self.spec.dtype)
+        formula.gradient_into(self.y, self.predict, self.label, self.dout, c=c, dtype=self.spec.dtype)
+        self.place(self.layout.y, self.y)
+
+    def place(self, offset: int, values: Array) -> None:
+        self.memory[offset : offset + values.nbytes] = values.view(np.uint8)
+
+    def look(self, *, is_suspected: bool = False) -> None:
+        require_gradient(self.key, self.layout, self.memory, is_suspected=is_suspected)
+
+
+@by_dtype
+@pytest.mark.parametrize("scalar_dout", [False, True], ids=["full", "scalar"])
+@pytest.mark.parametrize("elements", [1, 7, ELEMENTS])
+def test_a_right_gradient_passes(dtype: DType, scalar_dout: bool, elements: int) -> None:
+    block = Block(dtype, scalar_dout=scalar_dout, elements=elements)
+    block.look()
+    block.look(is_suspected=True)
+
+
+@by_dtype
+@pytest.mark.parametrize("byte", [CANARY, 0])
+def test_an_unwritten_gradient_and_one_of_zeros_are_found(dtype: DType, byte: int) -> None:
+    block = Block(dtype)
+    block.memory[block.layout.y : block.layout.y + block.layout.operand_bytes] = byte
+    with pytest.raises(WrongGradient, match=f"did not compute a block of {ELEMENTS} elements, {dtype.name}"):
+        block.look()
+
+
+@by_dtype
+def test_a_gradient_of_other_operands_is_found_if_it_is_suspected(dtype: DType) -> None:
+    block = Block(dtype)
+    block.place(0, block.predict + block.predict.dtype.type(3))
+    block.look()
+    with pytest.raises(WrongGradient):
+        block.look(is_suspected=True)
+
+
+@by_dtype
+def test_a_correct_gradient_of_zeros_passes(dtype: DType) -> None:
+    block = Block(dtype)
+    block.label = block.predict
+    block.place(block.layout.label, block.label)
+    block.compute()
+    block.look()
+
+
+@by_dtype
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_an_element_that_a_chip_may_saturate_is_no_witness(dtype: DType, value: float) -> None:
+    block = Block(dtype)
+    block.place(0, np.full_like(block.predict, value))
+    block.memory[block.layout.y : block.layout.y + block.layout.operand_bytes] = 0
+    block.look()
+
+
+@pytest.mark.parametrize("small", ["predict", "dout"])
+def test_an_element_that_a_chip_may_flush_is_no_witness(small: str) -> None:
+    block = Block(FLOAT32)
+    least = np.float32(2.0**-140)
+    block.label[:], block.predict[:], block.dout[:] = 0, (least if small == "predict" else 2.0**30), 2.0**30
+    if small == "dout":
+        block.dout[:] = least
+    for offset, values in ((0, block.predict), (block.layout.label, block.label), (block.layout.dout, block.dout)):
+        block.place(offset, values)
+    block.compute()
+    assert (np.abs(block.y) >= np.finfo(np.float32).smallest_normal).all()
+    block.memory[block.layout.y : block.layout.y + block.layout.operand_bytes] = 0
+    block.look()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import io
+import os
+import socket
+import ssl
+import urllib.request
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from mse_grad_server.metrics.endpoint import MetricsEndpoint
+from mse_grad_server.metrics.registry import Metrics
+from mse_grad_server.metrics.tls import MetricsTls
+from mse_grad_server.process.exits import CredentialsError
+from mse_grad_server.process.log import open_log
+from mse_grad_server.settings.address import Address
+from support.server.certificates import Authority, Pair
+from support.waiting import PATIENCE_S
+
+
+def opened(pair: Pair) -> MetricsEndpoint:
+    endpoint = MetricsEndpoint(
+        Metrics().registry,
+        Address.parse("127.0.0.1:0"),
+        is_ready=lambda: True,
+        log=open_log("info", "json", stream=io.StringIO()),
+        tls=MetricsTls(str(pair.certificate), str(pair.key)),
+    )
+    endpoint.open()
+    return endpoint
+
+
+def get(endpoint: MetricsEndpoint, path: str, authority: Authority) -> str:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    url = f"https://localhost:{endpoint.address.port}{path}"
+    with urllib.request.urlopen(url, timeout=PATIENCE_S, context=context) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def test_metrics_and_probes_are_served_over_https(authority: Authority) -> None:
+    with closing(opened(authority.issue("server"))) as endpoint:
+        assert get(endpoint, "/ready", authority) == "ready\n"
+        assert get(endpoint, "/live", authority) == "live\n"
+        assert "mse_grad_ready" in get(endpoint, "/metrics", authority)
+
+
+def test_a_caller_without_tls_gets_nothing_and_delays_no_other(authority: Authority) -> None:
+    with closing(opened(authority.issue("server"))) as endpoint:
+        with socket.create_connection(("127.0.0.1", endpoint.address.port), timeout=PATIENCE_S) as plain:
+            plain.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            with suppress(ConnectionResetError):
+                assert b"HTTP" not in plain.recv(1024)
+        assert get(endpoint, "/ready", authority) == "ready\n"
+
+
+def test_a_changed_certificate_is_used_for_new_connections(authority: Authority, tmp_path: Path) -> None:
+    pair = authority.issue("server")
+    with closing(opened(pair)) as endpoint:
+        (tmp_path / "other").mkdir()
+        other = Authority(tmp_path / "other")
+        pair.replace_with(other.issue("server"))
+        assert get(endpoint, "/ready", other) == "ready\n"
+
+
+def test_an_unusable_change_keeps_the_former_certificate(authority: Authority) -> None:
+    pair = authority.issue("server")
+    with closing(opened(pair)) as endpoint:
+        Path(pair.key).write_text("no key")
+        os.utime(pair.key, ns=(1, 1))
+        assert get(endpoint, "/ready", authority) == "ready\n"
+
+
+def test_files_that_cannot_be_used_end_the_start(authority: Authority) -> None:
+    pair = authority.issue("server")
+    Path(pair.key).write_text("no key")
+    with pytest.raises(CredentialsError, match="--metrics-tls"):
+        opened(pair)

@@ -1,0 +1,382 @@
+"""Bounds on the resources that callers may hold, tested over raw HTTP/2 or with messages that no SDK sends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from mse_grad.codec import Chunk, encode_stream_request
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.rpc.admission.guard import CallGuard
+from support.server.raw_http2 import Http2, framed
+from support.server.raw_stream import chunk, header, operands, told
+from support.server.server_in_loop import Serving, serving
+from support.waiting import PATIENCE_S
+
+KIB, MIB = 2**10, 2**20
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+UNARY = "/mse_grad.v1.MseGradService/ComputeGradient"
+STREAM = "/mse_grad.v1.MseGradService/StreamGradients"
+INFO = "/mse_grad.v1.MseGradService/GetServerInfo"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+def unary_request(n: int = 3) -> bytes:
+    predict, label, dout = (
+        pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[n], data=operand.tobytes()) for operand in operands([1.0] * n)
+    )
+    request = pb.ComputeGradientRequest(predict=predict, label=label, dout=dout, reduction=pb.REDUCTION_SUM)
+    return request.SerializeToString()
+
+
+async def failure(call: Any) -> tuple[grpc.StatusCode, Reason, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call, PATIENCE_S)
+    return told(caught.value)
+
+
+def unary(server: Serving, method: str, message: bytes, **options: Any) -> Any:
+    return server.channel.unary_unary(method)(message, timeout=PATIENCE_S, **options)
+
+
+def http2(server: Serving, **options: Any) -> Http2:
+    return Http2(str(server.server.address), **options)
+
+
+# Small methods accept only small messages.
+
+
+@pytest.mark.parametrize("method", [CHECK, INFO, WATCH, REFLECTION])
+@pytest.mark.parametrize("is_compressed", [False, True], ids=["as it is", "compressed"])
+async def test_a_small_method_accepts_four_kibibytes(method: str, is_compressed: bool) -> None:
+    async with serving() as server:
+        compression = grpc.Compression.Gzip if is_compressed else None
+        call = server.channel.stream_stream(method)(iter([bytes(5 * KIB)]), compression=compression)
+        code, reason, message = await failure(call.read())
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.MESSAGE_TOO_LARGE)
+        assert "5120" in message or "4096" in message
+
+
+async def test_the_bounds_on_small_messages_and_on_expansion_are_settings() -> None:
+    service = "mse_grad.v1.MseGradService"
+    padding = b"\xa2\x06\xf0\x2e" + bytes(6000)  # a field 100 that no version of the message has
+    request = health_pb2.HealthCheckRequest(service=service).SerializeToString() + padding
+    async with serving(max_small_message_bytes=8 * KIB) as server:
+        await unary(server, CHECK, request)
+    zeros = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[32 * KIB], data=bytes(128 * KIB))
+    gradient = pb.ComputeGradientRequest(predict=zeros, label=zeros, dout=zeros, reduction=pb.REDUCTION_SUM)
+    packed = gzip.compress(gradient.SerializeToString())
+    assert 128 < 384 * KIB / len(packed) < 1024
+    async with serving(max_expansion=128) as server:
+        assert (await failure(unary(server, UNARY, packed)))[1] is Reason.MESSAGE_TOO_LARGE
+    async with serving(max_expansion=1024) as server:
+        await unary(server, UNARY, packed)
+
+
+async def test_a_compressed_message_is_bounded_by_its_expanded_size() -> None:
+    async with serving() as server:
+        request = health_pb2.HealthCheckRequest(service="mse_grad.v1.MseGradService").SerializeToString()
+        await unary(server, CHECK, request, compression=grpc.Compression.Gzip)
+        answer = await unary(server, UNARY, unary_request(), compression=grpc.Compression.Gzip)
+        assert pb.ComputeGradientResponse.FromString(answer).y.shape == [3]
+        stream = await server.stream(compression=grpc.Compression.Gzip)
+        await stream.assert_works(1)
+        # 64 MiB of zeros, compressed to 64 KiB: the server must never hold the expanded message.
+        tracemalloc.start()
+        code, reason, message = await failure(unary(server, UNARY, bytes(60 * MIB), compression=grpc.Compression.Gzip))
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.MESSAGE_TOO_LARGE)
+        assert "send it uncompressed" in message
+        await stream.send_bytes(bytes(15 * MIB))
+        assert (await stream.receive_failure())[1] is Reason.MESSAGE_TOO_LARGE
+        tracemalloc.stop()
+
+
+async def test_a_message_that_begins_like_gzip_and_is_not_gzip_is_malformed() -> None:
+    async with serving() as server:
+        for broken in (b"\x1f\x8b\x08", gzip.compress(unary_request())[:-9], b"\x1f\x8b" + bytes(40)):
+            assert (await failure(unary(server, UNARY, broken)))[1] is Reason.MESSAGE_MALFORMED
+
+
+async def test_another_compression_is_refused_by_its_name() -> None:
+    async with serving() as server:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await unary(server, UNARY, unary_request(), compression=grpc.Compression.Deflate)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# Silent callers have to make room for others.
+
+
+@pytest.mark.parametrize(
+    ("method", "data"),
+    [(CHECK, b""), (CHECK, framed(bytes(100))[:50]), (INFO, b""), (REFLECTION, b"")],
+    ids=["nothing", "half a message", "GetServerInfo", "reflection"],
+)
+async def test_silent_small_calls_give_way_to_others(method: str, data: bytes) -> None:
+    async with serving(max_small_calls=4) as server:
+        with http2(server) as attacker:
+            numbers = [attacker.open(method, data) for _ in range(4)]
+            await asyncio.to_thread(attacker.take, 0.2)
+            for _ in range(3):
+                await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest())
+            await asyncio.to_thread(attacker.ended, numbers[0])
+
+
+async def test_a_silent_small_call_ends_by_itself() -> None:
+    async with serving(stall_timeout_s=7) as server:
+        with http2(server) as attacker:
+            number = attacker.open(CHECK, framed(bytes(100))[:50])
+            await asyncio.to_thread(attacker.take, 0.2)
+            server.clock.advance(7)
+            await asyncio.to_thread(attacker.ended, number)
+            (line,) = server.events("call_failed")
+            assert line["reason"] == "DEADLINE_EXCEEDED"
+
+
+async def test_silent_unary_calls_of_one_connection_give_way_at_once() -> None:
+    async with serving(max_unary_in_flight=2) as server:
+        with http2(server) as attacker:
+            first, _ = attacker.open(UNARY), attacker.open(UNARY)
+            await server.until(lambda: len(server.server._service.compute_gradient.places) == 2)
+            for _ in range(3):
+                await unary(server, UNARY, unary_request())
+            await asyncio.to_thread(attacker.ended, first)
+
+
+async def test_silent_unary_calls_of_many_connections_give_way_after_a_while() -> None:
+    async with serving(max_unary_in_flight=1, give_way_s=3) as server:
+        with http2(server) as attacker:
+            attacker.open(UNARY)
+            await server.until(lambda: len(server.server._service.compute_gradient.places) == 1)
+            code, reason, _ = await failure(unary(server, UNARY, unary_request()))
+            assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.SERVER_BUSY)
+            server.clock.advance(3)
+            await unary(server, UNARY, unary_request())
+
+
+async def test_the_longest_idle_stream_gives_way_to_another_and_is_told_so() -> None:
+    async with serving(max_streams=2) as server:
+        oldest, busy = await server.stream(), await server.stream()
+        await busy.send([header(1, (3,))])
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 1)
+        newcomer = await server.stream()
+        go_away = (await oldest.receive()).go_away
+        assert go_away is not None
+        assert "gave its place to another one" in go_away.status.message
+        await oldest.close()
+        await newcomer.assert_works(1)
+        await busy.assert_works(2)
+
+
+async def test_a_stream_whose_client_reads_nothing_gives_way_too() -> None:
+    async with serving(max_streams=1) as server:
+        with http2(server, window_bytes=0) as attacker:
+            attacker.open(STREAM)
+            await asyncio.to_thread(attacker.take, 0.2)
+            # The client has not read the first message: only a stream that does nothing makes room at once.
+            assert (await server.raw_stream().receive_failure())[1] is Reason.SERVER_BUSY
+            server.clock.advance(60)
+            await server.until(lambda: len(server.server._service.stream_gradients.places) == 0)
+            await (await server.stream()).assert_works(1)
+
+
+async def test_one_connection_keeps_no_other_from_watching_health() -> None:
+    async with serving(max_watches=3) as server:
+        watch = server.channel.unary_stream(WATCH)
+        watching = []
+        for _ in range(3):
+            watching.append(watch(b""))
+            assert await watching[-1].read()
+        async with grpc.aio.insecure_channel(
+            str(server.server.address), options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as other:
+            watch_elsewhere: Any = other.unary_stream(WATCH)
+            another = watch_elsewhere(b"")
+            assert await another.read()
+            assert (await failure(watching[0].read()))[1] is Reason.SERVER_BUSY
+            assert (await failure(watch(b"").read()))[1] is Reason.SERVER_BUSY
+
+
+async def test_announced_requests_whose_chunks_do_not_come_give_way() -> None:
+    sizes: dict[str, Any] = dict.fromkeys(("max_in_flight_bytes", "max_unary_bytes", "max_stream_message_bytes"), MIB)
+    async with serving(**sizes, chunk_bytes=2**15, window_chunks=1, give_way_s=2) as server:
+        silent, honest = await server.stream(), await server.stream()
+        await silent.send([header(id, (2**40,)) for id in range(1, 8)])
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 7)
+        await honest.assert_works(1)
+        await honest.send([header(2, (2**40,))])
+        assert (await honest.receive_error())[2] is Reason.SERVER_BUSY
+        server.clock.advance(2)
+        await honest.send([header(3, (4,))], [chunk(3, 0, [1.0, 2.0])])
+        assert (await honest.receive_gradient(3, 2)).size == 2
+        errors = (await silent.receive()).errors
+        assert len(errors) == 7
+        assert "no chunk arrived for 2 s while other requests waited" in errors[0].status.message
+        await honest.send([], [chunk(3, 2, [3.0, 4.0])])
+        await honest.receive()
+
+
+# Refused and ended calls leave no memory behind.
+
+
+async def test_a_refused_stream_keeps_nothing_of_its_message() -> None:
+    async with serving(max_stream_message_bytes=2 * MIB) as server:
+        large = b"\xff" * (2 * MIB)  # malformed
+        over = bytes(2 * MIB + 1)
+
+        async def refuse() -> None:
+            for message in (large, over):
+                stream = await server.stream()
+                await stream.send_bytes(message)
+                await stream.receive_failure()
+
+        assert await kept_bytes(refuse) < 2 * MIB
+
+
+async def test_a_refused_call_keeps_nothing_of_its_message() -> None:
+    async with serving(max_unary_bytes=2 * MIB) as server:
+        messages = (b"\xff" * (2 * MIB), bytes(2 * MIB + 1), gzip.compress(b"\xff" * MIB))
+
+        async def refuse() -> None:
+            for message in messages:
+                await failure(unary(server, UNARY, message))
+
+        assert await kept_bytes(refuse) < 2 * MIB
+
+
+async def test_an_idle_stream_keeps_nothing_of_its_last_message() -> None:
+    async with serving() as server:
+        streams = [await server.stream() for _ in range(4)]
+        operand = bytes(MIB)
+
+        async def compute() -> None:
+            for stream in streams:
+                await stream.send([header(1, (MIB // 4,))], [Chunk(1, 0, operand, operand, operand)])
+                await stream.receive_gradient(1, MIB // 4)
+
+        assert await kept_bytes(compute, times=1) < 6 * MIB
+
+
+async def test_the_guard_of_a_refused_call_is_freed_without_a_garbage_collection() -> None:
+    def guards() -> int:
+        return sum(isinstance(each, CallGuard) for each in gc.get_objects())
+
+    async with serving() as server:
+        await failure(unary(server, UNARY, b"\xff"))
+        gc.collect()
+        gc.disable()
+        try:
+            before = guards()
+            for _ in range(20):
+                await failure(unary(server, UNARY, b"\xff"))
+            # gRPC 1.85 keeps each call until the next one
+            await server.until(lambda: guards() <= before + 2)
+        finally:
+            gc.enable()
+
+
+async def kept_bytes(work: Callable[[], Any], *, times: int = 4) -> int:
+    """Returns how much more memory is allocated after `work`, without a garbage collection in between."""
+    if times > 1:
+        await work()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before_bytes, _ = tracemalloc.get_traced_memory()
+        for _ in range(times):
+            await work()
+        await asyncio.sleep(0)
+        return tracemalloc.get_traced_memory()[0] - before_bytes
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+async def test_a_stream_whose_answers_are_not_read_is_reset_and_no_longer_counts() -> None:
+    async with serving(stall_timeout_s=5, max_streams=1) as server:
+        await unary(server, UNARY, unary_request())  # gRPC 1.85 never releases the first call of a server
+        elements = server.metric("mse_grad_elements_total")
+        with http2(server, window_bytes=KIB) as attacker:
+            operand = bytes(16 * KIB)
+            message = encode_stream_request([header(1, (4 * KIB,))], [Chunk(1, 0, operand, operand, operand)])
+            number = attacker.open(STREAM, framed(message))
+            await server.until(lambda: server.metric("mse_grad_elements_total") > elements)
+            server.clock.advance(5)
+            await server.until(lambda: bool(server.events("call_failed")))
+            server.clock.advance(5)
+            await server.until(lambda: len(server.server._service.stream_gradients.places) == 0)
+            await unary(server, UNARY, unary_request())  # gRPC releases the last call when the next one arrives
+            await asyncio.to_thread(attacker.was_reset, number)
+
+
+async def test_an_unread_answer_keeps_its_place_until_the_server_drops_it() -> None:
+    async with serving(stall_timeout_s=5, max_unary_in_flight=1) as server:
+        await unary(server, UNARY, unary_request())  # gRPC 1.85 never releases the first call of a server
+        with http2(server, window_bytes=0) as attacker:
+            number = attacker.open(UNARY, framed(unary_request()), ends=True)
+            places = server.server._service.compute_gradient.places
+            await server.until(lambda: server.metric("mse_grad_elements_total") == 6)
+            assert len(places) == 1
+            assert (await failure(unary(server, UNARY, unary_request())))[1] is Reason.SERVER_BUSY
+            server.clock.advance(5)
+            await server.until(lambda: len(places) == 0)
+            await unary(server, UNARY, unary_request())  # gRPC releases the last call when the next one arrives
+            await asyncio.to_thread(attacker.was_reset, number)
+
+
+# One caller does not block the event loop.
+
+
+async def test_a_message_with_very_many_errors_leaves_other_requests_their_turn() -> None:
+    async with serving() as server:
+        stream, other = await server.stream(), await server.stream()
+        turns: list[int] = []
+        await stream.send([], [Chunk(id, 0, b"", b"") for id in range(1, 1025)])
+        await other.assert_works(1)
+        told_of = 0
+        while told_of < 1024:
+            errors = (await stream.receive()).errors
+            turns.append(len(errors))
+            told_of += len(errors)
+        assert told_of == 1024
+        await stream.assert_works(1)
+        assert max(turns) < 1024
+
+
+async def test_a_list_of_all_services_tells_their_health() -> None:
+    async with serving() as server:
+        answer = await health_pb2_grpc.HealthStub(server.channel).List(health_pb2.HealthListRequest())
+        assert {service: entry.status for service, entry in answer.statuses.items()} == {
+            "": health_pb2.HealthCheckResponse.SERVING,
+            "mse_grad.v1.MseGradService": health_pb2.HealthCheckResponse.SERVING,
+            "inference.GRPCInferenceService": health_pb2.HealthCheckResponse.SERVING,
+        }
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_answers_in_both_versions_and_describes_itself(version: str) -> None:
+    async with serving() as server:
+        name = f"grpc.reflection.{version}.ServerReflection"
+        call = server.channel.stream_stream(f"/{name}/ServerReflectionInfo")()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+        answer = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+        listed = [service.name for service in answer.list_services_response.service]
+        assert {name, "mse_grad.v1.MseGradService", "grpc.health.v1.Health"} <= set(listed)
+        for service in listed:
+            request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=service)
+            await call.write(request.SerializeToString())
+            answer = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+            assert answer.file_descriptor_response.file_descriptor_proto, service
+        await call.done_writing()

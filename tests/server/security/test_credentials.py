@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from mse_grad_server.process.exits import CredentialsError
+from mse_grad_server.process.log import open_log
+from mse_grad_server.security.certificates import Certificates
+from mse_grad_server.security.credentials import CredentialFiles, Credentials, Rotated
+from support.server.certificates import Authority
+
+
+def test_a_certificate_that_fails_the_proof_is_not_used(tmp_path: Path) -> None:
+    ca = Authority(tmp_path)
+    pair, unusable, renewed = (ca.issue(name) for name in ("server", "unusable", "renewed"))
+    refused = unusable.certificate.read_bytes()
+    renewed_chain = renewed.certificate.read_bytes()
+
+    def prove(certificates: Certificates, where: str) -> None:
+        if certificates.chain == refused:
+            raise CredentialsError(f"no client can connect with {where}")
+
+    log, stale = io.StringIO(), []
+    credentials = Credentials(CredentialFiles(**pair.settings), open_log("info", "json", stream=log), prove=prove)
+    credentials.open()
+    assert credentials.certificates is not None
+    before = credentials.certificates.value
+
+    def look() -> None:
+        asyncio.run(credentials.refresh(lambda: stale.append(credentials.are_stale)))
+
+    pair.replace_with(unusable)
+    look()
+    look()
+    assert credentials.certificates.value is before
+    pair.replace_with(renewed)
+    look()
+    assert credentials.certificates.value.chain == renewed_chain
+    assert stale == [True, False]
+    kept, _ = (json.loads(line) for line in log.getvalue().splitlines())
+    assert f"--tls-certificate {pair.certificate}, --tls-key {pair.key}" in kept["message"]
+
+
+class File:
+    """A file with a number, and its `Rotated`.
+
+    Attributes:
+        reads: Number of times that it was read.
+        error: Raised when it is read; None for no error.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "number"
+        self.path.write_text("1")
+        self.reads = 0
+        self.error: CredentialsError | None = None
+        self.log = io.StringIO()
+        self.rotated = Rotated([str(self.path), ""], self._read, open_log("info", "json", stream=self.log))
+
+    def _read(self) -> int:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        try:
+            return int(self.path.read_text())
+        except (OSError, ValueError) as cause:
+            raise CredentialsError("it is no number") from cause
+
+    @property
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in self.log.getvalue().splitlines()]
+
+
+def test_a_file_is_read_again_only_if_it_changed(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    assert not file.rotated.refresh()
+    assert (file.rotated.value, file.reads) == (1, 1)
+    file.path.write_text("22")
+    assert file.rotated.refresh()
+    assert not file.rotated.refresh()
+    assert (file.rotated.value, file.reads, file.events) == (22, 2, ["credentials_read"])
+
+
+def test_a_replaced_file_has_changed(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    (tmp_path / "next").write_text("2")
+    (tmp_path / "next").replace(file.path)
+    assert file.rotated.refresh()
+    assert file.rotated.value == 2
+
+
+def test_unusable_files_are_read_again_even_if_they_did_not_change(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    file.path.write_text("2")
+    file.error = CredentialsError("no descriptor is free")
+    assert not file.rotated.refresh()
+    assert file.rotated.why_kept == "no descriptor is free"
+    file.error = None
+    assert sum(file.rotated.refresh() for _ in range(60)) == 1
+    assert (file.rotated.value, file.rotated.why_kept) == (2, "")
+
+
+@pytest.mark.parametrize("content", ["none", None])
+def test_unusable_content_leaves_the_former_value_and_is_logged_once(tmp_path: Path, content: str | None) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    if content is None:
+        file.path.unlink()
+    else:
+        file.path.write_text(content)
+    assert not file.rotated.refresh()
+    assert not file.rotated.refresh()
+    assert (file.rotated.value, file.events) == (1, ["credentials_kept"])
+    file.path.write_text("333")
+    assert file.rotated.refresh()
+    assert file.rotated.value == 333
+
+
+def test_an_unusable_file_fails_the_first_read(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.path.unlink()
+    with pytest.raises(CredentialsError):
+        file.rotated.open()
