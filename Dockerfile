@@ -1,9 +1,11 @@
-# Targets `cpu` and `ascend`. Pin the bases by digest where a build has to be repeatable:
+# Targets `cpu` and `ascend`. To make a build repeatable, pin the bases by digest:
 #   docker build --target cpu --build-arg DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim@sha256:... .
 ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
-ARG CANN_IMAGE=quay.io/ascend/cann:8.5.0-910b-ubuntu22.04-py3.11
+ARG CANN_IMAGE=quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.12
+# The same image with the compiler. CANN 8.5 has one image for both: give both arguments its name.
+ARG CANN_BUILD_IMAGE=quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.12-devel
 
-# Versions of Debian's packages are those of the pinned base's release.
+# The release of the base determines the versions of Debian's packages.
 FROM ${DEBIAN_IMAGE} AS build-cpu
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -13,8 +15,7 @@ WORKDIR /src
 COPY . .
 RUN python3 -m venv /opt/mse-grad \
     && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
-    && /opt/mse-grad/bin/pip uninstall --yes pip setuptools \
-    && install -m 755 deploy/health.py /opt/mse-grad/bin/mse-grad-health
+    && /opt/mse-grad/bin/pip uninstall --yes pip setuptools
 
 FROM ${DEBIAN_IMAGE} AS cpu
 ARG VERSION=0.1.0
@@ -29,17 +30,22 @@ RUN apt-get update \
     && groupadd --gid 10001 mse-grad \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mse-grad
 COPY --from=build-cpu /opt/mse-grad /opt/mse-grad
+# malloc keeps freed memory for the next message instead of returning it to the kernel.
 ENV PATH=/opt/mse-grad/bin:$PATH \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    MALLOC_MMAP_THRESHOLD_=1073741824 \
+    MALLOC_TRIM_THRESHOLD_=1073741824 \
+    MALLOC_TOP_PAD_=67108864 \
+    MALLOC_ARENA_MAX=1
 USER 10001:10001
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["/opt/mse-grad/bin/python3", "/opt/mse-grad/bin/mse-grad-health"]
+    CMD ["mse-grad-server", "probe"]
 ENTRYPOINT ["mse-grad-server"]
 
-FROM ${CANN_IMAGE} AS build-ascend
-ARG CANN_FOLDER=/usr/local/Ascend/ascend-toolkit
+FROM ${CANN_BUILD_IMAGE} AS build-ascend
+ARG CANN_FOLDER
 ARG COMPUTE_UNIT=ascend910b
 # hadolint ignore=DL3002
 USER 0
@@ -49,20 +55,20 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 COPY . .
-# The toolkit's file is for bash; SHELL would be lost in images of OCI's format.
-RUN bash -eo pipefail -c 'source "${CANN_FOLDER}/set_env.sh" \
+# The toolkit's file needs bash. SHELL is no alternative, because images in OCI format lose it.
+RUN bash -eo pipefail -c 'source deploy/cann_environment \
     && cmake -S op_host -B build/op_host -DASCEND_COMPUTE_UNIT="${COMPUTE_UNIT}" \
     && cmake --build build/op_host --target binary package \
     && bash build/op_host/custom_opp_*.run --install-path=/opt/mse-grad-op'
 RUN python3 -m venv /opt/mse-grad \
     && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
     && /opt/mse-grad/bin/pip uninstall --yes pip setuptools \
-    && install -m 755 deploy/health.py /opt/mse-grad/bin/mse-grad-health \
+    && install -m 644 deploy/cann_environment /opt/mse-grad/bin/cann_environment \
     && install -m 755 deploy/start_ascend /opt/mse-grad/bin/start_ascend
 
 FROM ${CANN_IMAGE} AS ascend
 ARG VERSION=0.1.0
-ARG CANN_FOLDER=/usr/local/Ascend/ascend-toolkit
+ARG CANN_FOLDER
 LABEL org.opencontainers.image.title="mse-grad" \
       org.opencontainers.image.description="Gradients of the mean squared error as a gRPC service, on Ascend NPUs" \
       org.opencontainers.image.version="${VERSION}" \
@@ -72,9 +78,14 @@ RUN groupadd --gid 10001 mse-grad \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mse-grad
 COPY --from=build-ascend /opt/mse-grad-op /opt/mse-grad-op
 COPY --from=build-ascend /opt/mse-grad /opt/mse-grad
-# CANN writes logs, caches and work files: with a read-only root these folders have to be tmpfs.
+# malloc keeps freed memory for the next message instead of returning it to the kernel. CANN writes logs, caches and work
+# files: with a read-only root its folders have to be tmpfs.
 ENV PATH=/opt/mse-grad/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    MALLOC_MMAP_THRESHOLD_=1073741824 \
+    MALLOC_TRIM_THRESHOLD_=1073741824 \
+    MALLOC_TOP_PAD_=67108864 \
+    MALLOC_ARENA_MAX=1 \
     CANN_FOLDER=${CANN_FOLDER} \
     ASCEND_PROCESS_LOG_PATH=/run/ascend/log \
     ASCEND_CACHE_PATH=/run/ascend/cache \
@@ -83,5 +94,5 @@ USER 10001:10001
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["/opt/mse-grad/bin/python3", "/opt/mse-grad/bin/mse-grad-health"]
+    CMD ["mse-grad-server", "probe", "--backend", "ascend"]
 ENTRYPOINT ["start_ascend"]

@@ -1,25 +1,25 @@
-# Every command of this repository. They need git, make, Python 3.10 to 3.13 and the package index, make their own
+# Every command of this repository. They need git, make, Python 3.11 to 3.13 and the package index, make their own
 # virtual environment in $(VENV) and install nothing outside it.
 
 PYTHONS ?= $(shell .ci/pythons)
 PYTHON ?= $(firstword $(PYTHONS))
 VENV ?= .venv
 
-# What `make image` builds with, and what it makes.
+# Tool, name and flags of `make image`.
 CONTAINER_TOOL ?= $(if $(shell command -v podman),podman,docker)
 IMAGE ?= mse-grad:cpu
 IMAGE_FLAGS ?=
-# Where the base of `make image-test` comes from: a registry, or else debootstrap.
+# Base image of `make image-test` in a registry. If it is empty, debootstrap makes the base.
 export DEBIAN_IMAGE ?=
 DEBIAN_ROOT := $(if $(DEBIAN_IMAGE),,build/debian.tar)
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers image image-test \
-	dashboard-pictures simulator simulator-report operator-bar generate clean
+.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers restarts overload attacks \
+	image image-test dashboard-pictures simulator simulator-report operator-bar generate clean
 
-help: ## Say what there is
+help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed ## Start a server, compute through it on real input, check every gradient
@@ -31,12 +31,12 @@ serve: $(VENV)/installed ## Run a server on 127.0.0.1:50051, its metrics on 127.
 test: $(VENV)/installed-test ## Run the tests of every change, in minutes
 	@$(bin)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: test test-pythons test-slow ## Run every test, and on the other Pythons of this machine what depends on Python
+test-all: test test-pythons test-slow ## Run every test, on this machine's other Pythons too if it depends on Python
 
 test-slow: $(VENV)/installed-test ## Run the tests that `make test` leaves out
 	@$(bin)/python -m pytest -m slow $(ARGS)
 
-test-pythons: ## Run `make test` on the other Pythons from 3.10 to 3.13 of this machine, without what one Python shows
+test-pythons: ## Run `make test` on this machine's other Pythons from 3.11 to 3.13, without tests marked one_python
 	@for python in $(filter-out $(PYTHON),$(PYTHONS)); do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
 		echo "make test on Python $$version" && \
@@ -48,9 +48,9 @@ lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ f
 	@$(bin)/python -m ruff check
 	@$(bin)/python -m ruff format --check
 	@$(bin)/python -m mypy
-	@MYPYPATH=deploy/grafana $(bin)/python -m mypy deploy/grafana deploy/health.py
-	@$(bin)/python -m mypy --platform darwin proto client
-	@$(bin)/python -m mypy --platform win32 proto client
+	@MYPYPATH=deploy/grafana $(bin)/python -m mypy deploy/grafana
+	@$(bin)/python -m mypy --platform darwin proto client kernel/mse_grad_kernel
+	@$(bin)/python -m mypy --platform win32 proto client kernel/mse_grad_kernel
 	@$(bin)/lint-imports
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format --dry-run -Werror
 	@$(bin)/hadolint Dockerfile tests/deploy/*.Dockerfile
@@ -61,19 +61,28 @@ format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format -i
 
 bench: $(VENV)/installed-test ## Measure against plain grpcio, NumPy and (if installed) PyTorch
-	@PYTHONPATH=tests $(bin)/python -m benchmarks.bench $(ARGS)
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --preset bench $(ARGS)
 
-bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, in environments of their own
+restarts: $(VENV)/installed-test ## Restart a server of two workers 300 times under load; check each drain
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.restarts $(ARGS)
+
+overload: $(VENV)/installed-test ## Offer a server more than it can compute; print goodput and latency as ratios
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.overload $(ARGS)
+
+attacks: $(VENV)/installed-test ## Attack a server over loopback; measure its memory, stalls, log and latency
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.attacks $(ARGS)
+
+bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, each in its own environment
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)
 
-image: $(VENV)/installed-image ## Build the image `cpu`, and list what is in it in build/image.cdx.json (CycloneDX)
+image: $(VENV)/installed-image ## Build the image `cpu`, and list its contents in build/image.cdx.json (CycloneDX)
 	@BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --target cpu --tag $(IMAGE) $(IMAGE_FLAGS) .
 	@mkdir -p build && rm -f build/image.tar
 	@$(CONTAINER_TOOL) save --output build/image.tar $(IMAGE)
 	@$(bin)/syft scan docker-archive:build/image.tar --quiet --output cyclonedx-json=build/image.cdx.json
 	@rm build/image.tar
 
-image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Run image and compose files, as root
+image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Run the images and compose files, as root
 	@$(bin)/python -m pytest tests/deploy/check_image.py tests/deploy/check_compose.py $(ARGS)
 
 dashboard-pictures: $(VENV)/installed-test $(VENV)/installed-pictures ## Draw the dashboards into build/dashboards
@@ -83,28 +92,28 @@ simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
 	@mkdir -p build
 	@flock build/simulator.lock $(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile
 
-simulator-report: $(VENV)/installed-test ## Print the kernel's counters and bar on the simulated NPU, and a cost estimate
-	@PYTHONPATH=tests $(bin)/python -m support.simulator_report $(ARGS)
+simulator-report: $(VENV)/installed-test ## Print the kernel's counters, bar and estimated cost on the simulated NPU
+	@PYTHONPATH=tests $(bin)/python -m tools.simulator_report $(ARGS)
 
-operator-bar: $(VENV)/installed-test ## Build the operators with CANN, hold them to the numerical bar on this host's NPU
+operator-bar: $(VENV)/installed-test ## Build the operators with CANN and check their bits on this host's NPU
 	@cmake -S op_host -B build/op_host $(addprefix -DASCEND_COMPUTE_UNIT=,$(PRODUCT))
 	@cmake --build build/op_host --target binary package
 	@build/op_host/custom_opp_*.run --install-path=$(CURDIR)/build/opp
 	@. build/opp/vendors/mse_grad/bin/set_env.bash && \
-		PYTHONPATH=tests $(bin)/python -m support.device_bar --package build/opp/vendors/mse_grad/op_api/lib $(ARGS)
+		PYTHONPATH=tests $(bin)/python -m tools.device_bar --package build/opp/vendors/mse_grad/op_api/lib $(ARGS)
 
-generate: build/venv-generate/installed ## Write the generated modules of proto/ anew
+generate: build/venv-generate/installed ## Regenerate the modules of proto/
 	@build/venv-generate/bin/python proto/generate.py
 
-clean: ## Remove what these commands made
+clean: ## Remove everything that these commands made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	rm -f server/mse_grad_server/backends/*.so
+	rm -f kernel/mse_grad_kernel/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: a second run installs nothing unless the packaging or the native kernel changed.
 
 $(VENV)/made:
-	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.13 with venv and pip found (Debian: apt-get install python3-venv);" \
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 with venv and pip found (Debian: apt-get install python3-venv);" \
 		"name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "making $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
@@ -117,7 +126,7 @@ $(VENV)/installed: pyproject.toml $(wildcard kernel/cpu/*.cpp kernel/cpu/*.h ker
 	@touch $@
 
 $(addprefix $(VENV)/installed-,test lint image pictures): $(VENV)/installed-%: $(VENV)/installed
-	@echo "installing what $* needs into $(VENV)"
+	@echo "installing the packages for $* into $(VENV)"
 	@$(pip) --group $*
 	@touch $@
 
@@ -128,9 +137,9 @@ build/debian.tar:
 	@tar -C build/debian -cf $@.new . && mv $@.new $@
 	@rm -rf build/debian
 
-# Apart, since grpcio-tools holds protobuf at the version it generates for.
+# In its own environment, because grpcio-tools pins protobuf to the version that it generates for.
 build/venv-generate/installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.13 found" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear build/venv-generate
 	@build/venv-generate/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@build/venv-generate/bin/python -m pip install --quiet --group generate
