@@ -133,7 +133,7 @@ class MseGradClient(ClientBase):
             DeadlineExceeded: 64 calls were under way until the time was over.
             ClientClosed: The client was closed.
         """
-        if "torch" in sys.modules and are_tensors(predict, label, dout, out):
+        if "torch" in sys.modules and are_tensors(predict, label, out):
             raise InvalidArgument("submit takes arrays; compute takes tensors too", reason=Reason.OPERAND_UNSUPPORTED)
         deadline = self._transport.deadline(timeout_s)
         request = prepared(predict, label, dout, reduction, out=out, numel=numel)
@@ -275,7 +275,8 @@ class MseGradClient(ClientBase):
         request_id: str,
         metadata: Mapping[str, str] | None,
     ) -> Array:
-        if "torch" in sys.modules and are_tensors(*operands, out):
+        # A tensor as `dout` of arrays is an array-like as any other.
+        if "torch" in sys.modules and are_tensors(*operands[:2], out):
 
             def of_arrays(predict: Array, label: Array, dout: ArrayLike, *, out: Array) -> None:
                 self._compute(method, (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata)

@@ -92,6 +92,18 @@ def test_mtls_of_several_workers_is_asked_at_their_metrics_port(tmp_path: Path) 
     assert (code, "--metrics-listen" in printed) == (1, True)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_metrics_over_tls_are_asked_for_with_the_servers_own_certificate(tmp_path: Path, workers: str) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("server", names=["mse-grad.example"])
+    flags = (*pair.flags, "--tls-client-ca", str(authority.certificate), "--workers", workers, "--metrics-tls")
+    with running_server(*flags) as server:
+        asked = ("--listen", server.address, "--metrics-listen", server.metrics_address)
+        assert probe(*asked, *flags) == (0, "")
+        code, printed = probe(*asked, *flags, *authority.issue("other").flags)
+        assert (code, "CERTIFICATE_VERIFY_FAILED" in printed) == (1, True)
+
+
 def test_a_server_that_is_not_ready_is_named_so() -> None:
     with health_server(health_pb2.HealthCheckResponse.NOT_SERVING) as address:
         assert probe("--listen", address) == (1, f"mse-grad-server: probe: {address}: NOT_SERVING\n")

@@ -71,10 +71,15 @@ class Connections:
     def close(self) -> None:
         """Ends every connection."""
         self._loop.remove_reader(self._listener)
+        self._loop.run_until_complete(self._end_tasks())
+        self._give_up_spare()
+
+    async def _end_tasks(self) -> None:
+        # Tasks that ended before are removed by callbacks, so the set may become empty until this coroutine begins.
         for task in self._tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
-        self._give_up_spare()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _accept(self) -> None:
         try:

@@ -16,6 +16,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 __all__ = ["Authority", "Pair"]
 
 NAMES = ("localhost", "127.0.0.1")
+# Python 3.13 trusts no CA without a key usage, and no certificate without the identifier of its CA's key.
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         own = _builder(self._name, self._name, days=(-1, 3650)).public_key(self._key.public_key())
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        own = own.add_extension(_SIGNS_CERTIFICATES, critical=True)
+        own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self.certificate = folder / f"{name}.pem"
         self.certificate.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
@@ -85,6 +99,9 @@ class Authority:
         key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         certificate = _builder(subject, self._name, days=days).public_key(key.public_key())
+        certificate = certificate.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+        )
         if names:
             certificate = certificate.add_extension(
                 x509.SubjectAlternativeName([_name(at) for at in names]), critical=False
