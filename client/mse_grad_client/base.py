@@ -25,18 +25,19 @@ __all__ = ["ClientBase", "close_both", "prepared"]
 class ClientBase:
     """The part of a client that is the same with and without `await`; see MseGradClient."""
 
-    def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
+    def __init__(self, address: str | Sequence[str], *, options: ClientOptions | None = None) -> None:
         self._options = ClientOptions() if options is None else options
         if not isinstance(self._options, ClientOptions):
             raise ValueError(f"options is a {type(options).__name__}; it must be ClientOptions")
         self._transport = Transport(address, self._options)
+        self._given = address if isinstance(address, str) else tuple(address)
         self._calls = Calls(self._options, self._transport.next_request_id)
         self._submissions = Submissions(self._transport, self._calls)
         fork.watch(self._transport)
 
     @property
     def address(self) -> str:
-        """The address, as given."""
+        """The address, as given; the entries of a list with commas between."""
         return self._transport.address
 
     @property
@@ -63,11 +64,11 @@ class ClientBase:
         return np.empty(shape, dtype) if region is None else region.empty(shape, dtype)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.address!r})"
+        return f"{type(self).__name__}({self._given!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles address and options; each process has its own connections."""
-        return partial(type(self), options=self._options), (self.address,)
+        return partial(type(self), options=self._options), (self._given,)
 
 
 def prepared(

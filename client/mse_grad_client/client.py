@@ -46,7 +46,8 @@ class MseGradClient(ClientBase):
             gradient = client.compute(predict, label, dout, "mean")
 
     Args:
-        address: "host:port", "[ipv6]:port" or "unix:/path".
+        address: "host:port", "[ipv6]:port" or "unix:/path" of one server; for many, "dns:///host:port",
+            "ipv4:ip:port,ip:port", "ipv6:[ip]:port,[ip]:port" or a list of these (docs/sdk.md).
         options: Options of the client.
 
     Raises:
@@ -56,7 +57,7 @@ class MseGradClient(ClientBase):
         Unauthenticated: The token file cannot be used.
     """
 
-    def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
+    def __init__(self, address: str | Sequence[str], *, options: ClientOptions | None = None) -> None:
         super().__init__(address, options=options)
         self._close = weakref.finalize(self, close_both, self._transport, self._submissions)
 

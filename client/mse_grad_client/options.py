@@ -73,6 +73,8 @@ class ClientOptions:
         window_chunks: Chunks of a request that may be unanswered at a time; None uses the server's recommendation.
         timeout_s: Seconds for a call without its own `timeout_s`; None waits as long as the connection lives.
         keepalive_s: Seconds of silence after which the client probes the connection, to detect a dead host.
+        max_stream_age_s: Seconds, within 10%, after which the next request opens a new connection and stream; the old
+            ones finish their requests. For servers behind one address, so that load reaches new ones. None: no limit.
         max_unary_bytes: Largest answer of `compute_unary`, in bytes; also bounds the size of a decompressed answer.
         all_workers: Whether requests go straight to the workers that the server names, each to the one with the fewest
             bytes in flight; the client skips workers it cannot reach. False: all go through the given address.
@@ -99,6 +101,8 @@ class ClientOptions:
         interceptors: Your own code around each call; see Interceptor. A pickle of the client needs all of them to
             pickle.
         metrics: Receives the events of the client; see ClientMetrics.
+        resolve: Looks up the host and port of "dns:///host:port" in place of the system; returns addresses such as
+            "10.0.0.7:50051", or raises OSError.
         open_channel: Returns the channel to an address in place of gRPC's own, for tests; see testing.FakeServer.
     """
 
@@ -106,6 +110,7 @@ class ClientOptions:
     window_chunks: int | None = None
     timeout_s: float | None = None
     keepalive_s: float = 30.0
+    max_stream_age_s: float | None = None
     max_unary_bytes: int = 64 * 1024 * 1024
     all_workers: bool = True
     shared_memory: bool = True
@@ -124,6 +129,7 @@ class ClientOptions:
     channel_options: Sequence[tuple[str, int | str]] = ()
     interceptors: Sequence[Interceptor] = ()
     metrics: ClientMetrics | None = None
+    resolve: Callable[[str, int], Sequence[str]] | None = field(default=None, repr=False)
     open_channel: Callable[[str], grpc.Channel] | None = field(default=None, repr=False)
 
     @property
@@ -141,6 +147,8 @@ class ClientOptions:
             _check_seconds("timeout_s", self.timeout_s, most=MAX_TIMEOUT_S, otherwise=", or None for no limit")
         # gRPC servers refuse probes more often than every 10 s, and gRPC counts milliseconds in 32 bits.
         _check_seconds("keepalive_s", self.keepalive_s, least=10, most=_MOST_COUNT // 1000)
+        if self.max_stream_age_s is not None:
+            _check_seconds("max_stream_age_s", self.max_stream_age_s, most=MAX_TIMEOUT_S, otherwise=", or None")
         _check_count("shared_from_bytes", self.shared_from_bytes, least=0, most=_MOST_BYTES)
         _check_count("copied_from_bytes", self.copied_from_bytes, least=0, most=_MOST_BYTES)
         _check_count("max_unary_bytes", self.max_unary_bytes, least=1024, most=_MOST_COUNT)
@@ -206,6 +214,8 @@ def _check_own_code(options: Any) -> None:
             )
     if options.open_channel is not None and not callable(options.open_channel):
         raise ValueError(f"open_channel is {shown(options.open_channel)}; it must be a function of an address, or None")
+    if options.resolve is not None and not callable(options.resolve):
+        raise ValueError(f"resolve is {shown(options.resolve)}; it must be a function of host and port, or None")
     if options.metrics is not None and not isinstance(options.metrics, ClientMetrics):
         raise ValueError(f"metrics is a {type(options.metrics).__name__}; it must have the methods of ClientMetrics")
 

@@ -16,13 +16,17 @@ from mse_grad_client.events import Events
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import RetryOptions
 
-__all__ = ["Replaced", "Retries", "RetryBudget", "Step", "StreamStale", "with_retries"]
+__all__ = ["Awaited", "Replaced", "Retries", "RetryBudget", "Step", "StreamStale", "with_retries"]
 
 Value = TypeVar("Value")
 
 
 class Replaced(Unavailable):
     """This side closed the connection under the request, which goes over the next one at once."""
+
+
+class Awaited(Replaced):
+    """The request was not sent: no server took requests. One does now, and it goes there at once."""
 
 
 class StreamStale(Unavailable):
@@ -144,7 +148,7 @@ class Retries:
             Whether to send the request again now, by `step`; False: the caller raises the error.
         """
         self.step, pause_s = self._decide(error, falls_back, other_worker)
-        if self._events is not None and self.step is not Step.GIVE_UP:
+        if self._events is not None and not (self.step is Step.GIVE_UP or isinstance(error, Awaited)):
             self._events.retries(error, step=self.step.name.lower(), pause_s=pause_s)
         if self.step is Step.WAIT and self._closed.wait(pause_s):
             self.step = Step.GIVE_UP

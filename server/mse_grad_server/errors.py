@@ -14,6 +14,7 @@ ServerError                   one request fails
 |   +-- TooManyOpenRequests
 |   +-- NotReady
 |   +-- Draining
+|   |   +-- StreamTooOld
 |   +-- DeviceUnavailable
 |   +-- TokenRemoved
 +-- SharedMemoryRefused       a client's memory is not mapped; it may use the stream instead
@@ -54,6 +55,7 @@ __all__ = [
     "SharedMemoryFull",
     "SharedMemoryRefused",
     "SharedMemoryUnusable",
+    "StreamTooOld",
     "TokenMissing",
     "TokenRemoved",
     "TokenUnknown",
@@ -159,6 +161,12 @@ class Draining(Refused):
 
     reason = Reason.DRAINING
     retry_after_s = 1.0
+
+
+class StreamTooOld(Draining):
+    """The stream has reached its greatest age; another one, to the same server or another, can answer."""
+
+    retry_after_s = None
 
 
 class DeviceUnavailable(Refused):

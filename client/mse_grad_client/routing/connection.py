@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import grpc
 
@@ -22,7 +21,8 @@ from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Replaced, StreamStale
 from mse_grad_client.routing.address import grpc_target
 from mse_grad_client.routing.credentials import Credentials
-from mse_grad_client.routing.proxy import proxy_of
+from mse_grad_client.routing.info_call import InfoCall
+from mse_grad_client.routing.old_streams import OldStreams
 from mse_grad_client.shared_memory.link import LocalLink
 from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.direct_call import open_call, release_locks
@@ -31,7 +31,7 @@ from mse_grad_client.stream.outbox import MESSAGE_RESERVE_BYTES
 from mse_grad_client.stream.pending import Assignment, PendingRequest, StreamPending, is_stale
 from mse_grad_client.stream.stream import Stream
 
-__all__ = ["Connection", "InfoCall"]
+__all__ = ["Connection"]
 
 _INFO_REQUEST = pb.GetServerInfoRequest().SerializeToString()
 _DEFAULT_CHUNK_BYTES = 512 * 1024
@@ -39,19 +39,6 @@ _DEFAULT_WINDOW_CHUNKS = 8
 # How long requests begin with one chunk after the server rejected one as busy. A rejected request has already sent its
 # first window, up to 12 MiB: under overload that was more data than all operands of computed gradients.
 _BUSY_S = 1.0
-
-
-class InfoCall(Protocol):
-    """A GetServerInfo RPC under way."""
-
-    def cancel(self) -> bool:
-        """Ends the RPC from this side."""
-
-    def code(self) -> grpc.StatusCode:
-        """Blocks until the RPC ends; returns its status code."""
-
-    def result(self) -> pb.GetServerInfoResponse:
-        """Returns the answer of an RPC that ended with OK."""
 
 
 class Connection:
@@ -92,6 +79,8 @@ class Connection:
         self._closed = closed
         self._on_stream = on_stream
         self._link = None if region is None else LocalLink(region, options, address=address)
+        max_age_s = options.max_stream_age_s
+        self._old_streams = None if max_age_s is None else OldStreams(max_age_s, self._link)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stream: Stream | None = None
@@ -129,7 +118,7 @@ class Connection:
             TlsFailed, Unauthenticated: A file of the credentials cannot be used.
             MseGradError: The stream does not open.
         """
-        stream, is_first = self._live_stream()
+        stream, is_first = self._live_stream(deadline)
         try:
             limits = self._limits(stream, deadline)
             if self._link is not None and not by_stream:
@@ -167,7 +156,7 @@ class Connection:
         """Returns whether the worker maps memory of this process, opening a stream to find out; raises MseGradError."""
         if self._link is None:
             return False
-        stream, _ = self._live_stream()
+        stream, _ = self._live_stream(deadline)
         return stream.wait_opened(_time_left_s(deadline)) is not None and self._link.is_open(stream)
 
     def call(self, method: str, message: bytes, *, info: CallInfo, deadline: float | None) -> bytes:
@@ -212,6 +201,8 @@ class Connection:
             self._stream = self._channel = None
         if stream is not None:
             stream.close(error)
+        if self._old_streams is not None:
+            self._old_streams.close(error)
         if self._link is not None:
             self._link.close(error)
         if channel is not None:
@@ -222,11 +213,21 @@ class Connection:
         channel = self._channel
         if channel is not None:
             release_locks(channel)
+        if self._old_streams is not None:
+            self._old_streams.release_locks()
 
-    def _live_stream(self) -> tuple[Stream, bool]:
-        """Returns a stream that takes requests, as far as is known, and whether it was opened just now."""
+    def _live_stream(self, deadline: float | None = None) -> tuple[Stream, bool]:
+        """Returns a stream that takes requests, as far as is known, and whether it was opened just now.
+
+        It does not wait for the server; `deadline` is for connections that wait for other reasons.
+        """
         with self._lock:
-            stream = self._stream
+            stream, old_streams = self._stream, self._old_streams
+            if old_streams is not None:
+                old_streams.end_idle()
+                if stream is not None and old_streams.is_due:
+                    old_streams.add(stream, self._channel)
+                    self._stream = self._channel = stream = None
             if stream is not None and stream.takes_requests:
                 return stream, False
             channel, metadata = self._open_channel(), self._credentials.metadata(self.address)
@@ -235,6 +236,8 @@ class Connection:
                 stream = self._stream = Stream.open(opening, address=self._place)
             except ValueError as error:  # gRPC raises it for a channel that was closed meanwhile
                 raise Replaced("the connection was closed", reason=Reason.CONNECTION_LOST) from error
+            if old_streams is not None:
+                old_streams.opened()
         if self._on_stream is not None:
             self._on_stream()
         return stream, True
@@ -272,7 +275,7 @@ class Connection:
     @property
     def _place(self) -> str:
         """The address for messages, with the proxy on the way: it may be the proxy that does not answer."""
-        proxy = proxy_of(self.address)
+        proxy = self._credentials.proxy(self.address)
         return self.address if proxy is None else f"{self.address} through {proxy}"
 
     @property

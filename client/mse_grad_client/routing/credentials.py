@@ -14,7 +14,7 @@ from mse_grad.reasons import Reason
 from mse_grad_client.errors import TlsFailed, Unauthenticated
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.routing.address import host_and_port, is_on_this_host
-from mse_grad_client.routing.proxy import proxy_of
+from mse_grad_client.routing.proxy import Proxy, proxy_of
 from mse_grad_client.stream.call import Metadata
 
 __all__ = ["Credentials"]
@@ -28,6 +28,7 @@ class Credentials:
     Args:
         options: Options of the client.
         given: Address of the server; its workers have the same certificate, with the name of this host.
+        looks_up: Whether `given` is looked up for the addresses of many servers. Then no proxy is on the way to them.
 
     Raises:
         ValueError: A token would go to another machine without TLS.
@@ -35,8 +36,9 @@ class Credentials:
         Unauthenticated: The token file cannot be used.
     """
 
-    def __init__(self, options: ClientOptions, *, given: str) -> None:
+    def __init__(self, options: ClientOptions, *, given: str, looks_up: bool = False) -> None:
         self._options = options
+        self._looks_up = looks_up
         self._given = given
         self._has_token = bool(options.token or options.token_file)
         if self._has_token and not self._may_show_token(given):
@@ -49,7 +51,7 @@ class Credentials:
         self.metadata(given)
 
     def channel(self, address: str, target: str, arguments: Sequence[tuple[str, int | str]]) -> grpc.Channel:
-        """Returns a channel, with TLS if the options ask for it, through the proxy of `proxy_of`; raises TlsFailed.
+        """Returns a channel, with TLS if the options ask for it, through the proxy, if any; raises TlsFailed.
 
         Args:
             address: Address of the server, or of one of its workers.
@@ -58,7 +60,7 @@ class Credentials:
         """
         if self._options.open_channel is not None:
             return self._options.open_channel(address)
-        own = dict((*arguments, ("grpc.enable_http_proxy", int(proxy_of(address) is not None))))
+        own = dict((*arguments, ("grpc.enable_http_proxy", int(self.proxy(address) is not None))))
         if self._options.user_agent:
             own["grpc.primary_user_agent"] = self._options.user_agent
         arguments = tuple({**own, **dict(self._options.channel_options)}.items())
@@ -67,6 +69,14 @@ class Credentials:
         name = self._options.tls_server_name or _host(self._given)
         named = () if name == _host(address) else (("grpc.ssl_target_name_override", name),)
         return grpc.secure_channel(target, self._read(), options=(*arguments, *named))
+
+    def proxy(self, address: str) -> Proxy | None:
+        """Returns the proxy on the way to `address`; None for a direct connection.
+
+        A name with a proxy on the way is not looked up here. So the addresses of a name have none, whatever their own
+        digits say.
+        """
+        return proxy_of(address) if address == self._given or not self._looks_up else None
 
     def metadata(self, address: str) -> Metadata:
         """Returns the metadata of calls to `address`, with the token; raises Unauthenticated."""

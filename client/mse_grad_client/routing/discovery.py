@@ -1,19 +1,31 @@
-"""Discovery of a server's workers, which keeps the worker pool up to date."""
+"""Discovery of the workers of one or many servers, which keeps the worker pool up to date."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from queue import SimpleQueue
 
-import grpc
-
-from mse_grad_client.errors import ClientClosed, TlsFailed, Unauthenticated
+from mse_grad.reasons import Reason
+from mse_grad_client.errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    MseGradError,
+    TlsFailed,
+    Unauthenticated,
+    Unavailable,
+)
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.retry import Replaced
 from mse_grad_client.routing.address import worker_address
-from mse_grad_client.routing.connection import Connection, InfoCall
+from mse_grad_client.routing.arrivals import Arrivals
+from mse_grad_client.routing.connection import Connection
+from mse_grad_client.routing.info_call import Answer, InfoCall, answer_of
+from mse_grad_client.routing.lookup import Lookup
+from mse_grad_client.routing.target import Server
 from mse_grad_client.routing.worker_pool import WorkerPool
-from mse_grad_client.server_info import Endpoint, ServerInfo
+from mse_grad_client.server_info import Endpoint
 
 __all__ = ["Discovery"]
 
@@ -27,22 +39,31 @@ _ASK_TIMEOUT_S = 2.0
 
 
 class Discovery:
-    """A thread that asks the server for its workers: at first, after the loss of a worker, and every 10 s.
+    """A thread that looks up names and asks the servers for their workers: at first, after a loss, and every 10 s.
 
     A worker is put in use once it has answered, at its own address, that it is ready. So no request goes to an address
-    that this client cannot reach, or that belongs to another server.
+    that this client cannot reach, or that belongs to another server. GetServerInfo is the health check too: a server
+    that drains says so on each stream at once, and one that cannot compute refuses the first request, so that a watch
+    of each server's health would tell nothing earlier.
 
     Args:
         pool: The worker pool to keep up to date.
+        lookup: Returns the servers.
+        arrivals: Told of each round and of each worker that is put in use.
+        all_workers: Whether to use the workers that servers name; False: the servers' own addresses alone.
     """
 
-    def __init__(self, pool: WorkerPool) -> None:
+    def __init__(self, pool: WorkerPool, lookup: Lookup, arrivals: Arrivals, *, all_workers: bool) -> None:
         self._pool = pool
+        self._lookup = lookup
+        self._arrivals = arrivals
+        self._all_workers = all_workers
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = Latch()
         self._calls: list[InfoCall] = []
-        self._endpoints: tuple[Endpoint, ...] = ()
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}  # address of the server -> its workers
+        self._instances: dict[Connection, str] = {}
 
     def start(self) -> None:
         """Starts the thread, unless it runs already."""
@@ -59,6 +80,7 @@ class Discovery:
             self._stopping.set()
             for call in self._calls:
                 call.cancel()
+        self._lookup.stop()
         self._pool.refresh_wanted.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_STOP_TIMEOUT_S)
@@ -67,63 +89,144 @@ class Discovery:
         pause_s = _SOON_S
         while not self._stopping.is_set():
             self._pool.refresh_wanted.clear()
+            self._arrivals.begin_round()
             try:
-                is_settled = self._refresh()
+                failures = self._round()
             except (ClientClosed, Replaced):
                 return
-            except (TlsFailed, Unauthenticated):  # a certificate or token file cannot be read now
-                is_settled = False
-            if self._pool.refresh_wanted.wait(_PERIOD_S if is_settled else pause_s):
+            except (TlsFailed, Unauthenticated) as error:  # a certificate or token file cannot be read now
+                failures = [error]
+            if failures and not self._pool.in_use and not self._stopping.is_set():
+                self._arrivals.end_round(_none_ready(failures))
+            if self._pool.refresh_wanted.wait(pause_s if failures else _PERIOD_S):
                 pause_s = _SOON_S
                 self._stopping.wait(_SOON_S)
             else:
                 pause_s = min(2 * pause_s, _PERIOD_S)
 
-    def _refresh(self) -> bool:
-        """Asks the server for its workers, and unused workers for their state; returns whether all are in use."""
+    def _round(self) -> list[MseGradError]:
+        """Asks the servers for their workers, and unused workers for their state; returns why any is not in use."""
         pool = self._pool
-        (info,) = self._ask([pool.given])
-        if info is not None:
-            self._endpoints = info.endpoints
-        if len(self._endpoints) < 2:  # the given address is the only worker
-            pool.keep(())
-            return info is not None
-        reachable = {
-            address: endpoint
-            for endpoint in self._endpoints
-            if (address := worker_address(endpoint.address, given=pool.given.address)) is not None
-        }
-        pool.keep(reachable)
-        doubtful = []
-        for address, endpoint in reachable.items():
-            worker = pool.worker(address)
-            if endpoint.state != "ready" or worker not in pool.in_use:
-                doubtful.append((worker, endpoint))
-        answers = self._ask([worker for worker, _ in doubtful])
-        for (worker, endpoint), answer in zip(doubtful, answers, strict=True):
-            if answer is not None and _is_ready(answer, endpoint.address):
-                pool.take_up(worker)
+        servers = self._lookup.servers()
+        failures: list[MseGradError] = [
+            Unavailable(f"{name} cannot be looked up: {why}", reason=Reason.CONNECTION_LOST)
+            for name, why in self._lookup.errors.items()
+        ]
+        asked = {pool.worker(*server) if pool.has_many else pool.given: server for server in servers}
+        usable: list[Connection] = []
+        for connection, answer in self._ask(tuple(asked)):
+            address = connection.address
+            if answer.info is not None:
+                self._endpoints[address] = answer.info.endpoints if self._all_workers else ()
+            failure = answer.failure(address)
+            if failure is None:
+                usable.append(connection)
             else:
-                pool.leave_out(worker)
-        return len(pool.in_use) == len(reachable)
+                failures.append(failure)
+            if pool.has_many and not self._workers(address):  # it is its own only worker
+                self._judge(connection, answer, failure)
+        failures += self._check_workers(servers)
+        if pool.has_many:
+            self._use_servers_themselves(asked, usable)
+        return failures
 
-    def _ask(self, connections: Sequence[Connection]) -> list[ServerInfo | None]:
-        """Asks all connections at the same time; None stands for no answer. Raises ClientClosed."""
+    def _workers(self, server: str) -> dict[str, Endpoint]:
+        """Returns the workers behind the address of a server by their addresses; none if it has no others."""
+        endpoints = self._endpoints.get(server, ())
+        if len(endpoints) < 2:  # the given address is the only worker
+            return {}
+        named = ((worker_address(endpoint.address, given=server), endpoint) for endpoint in endpoints)
+        return {address: endpoint for address, endpoint in named if address is not None}
+
+    def _check_workers(self, servers: Sequence[Server]) -> list[MseGradError]:
+        pool = self._pool
+        workers = {
+            address: (endpoint, server.given)
+            for server in servers
+            for address, endpoint in self._workers(server.address).items()
+        }
+        pool.keep({*workers, *(server.address for server in servers if pool.has_many)})
+        doubtful = {}
+        for address, (endpoint, given) in workers.items():
+            worker = pool.worker(address, given)
+            if endpoint.state != "ready" or worker not in pool.in_use:
+                doubtful[worker] = endpoint.address
+        failures = []
+        for worker, answer in self._ask(tuple(doubtful)):
+            failure = answer.failure(worker.address, named=doubtful[worker])
+            self._judge(worker, answer, failure, keeps_silent=False)
+            if failure is not None:
+                failures.append(failure)
+        return failures
+
+    def _use_servers_themselves(self, asked: Mapping[Connection, Server], usable: Sequence[Connection]) -> None:
+        """Uses the own address of each server of which no worker can be reached, and of no other."""
+        pool = self._pool
+        for connection in asked:
+            workers = self._workers(connection.address)
+            if not workers or connection.address in workers:
+                continue
+            if connection in usable and not any(worker.address in workers for worker in tuple(pool.in_use)):
+                self._take_up(connection)
+            else:
+                pool.leave_out(connection)
+
+    def _judge(
+        self, worker: Connection, answer: Answer, failure: MseGradError | None, *, keeps_silent: bool = True
+    ) -> None:
+        """Puts a worker in use, or takes it out.
+
+        Args:
+            worker: The worker.
+            answer: Its answer.
+            failure: Why it is not ready; None if it is.
+            keeps_silent: Whether one in use may be too busy to answer; its stream shows if it is dead.
+        """
+        if failure is None:
+            instance = "" if answer.info is None else answer.info.instance_id
+            if not self._is_known(worker, instance):
+                self._take_up(worker)
+        elif not keeps_silent or answer.info is not None or isinstance(failure, Unavailable):
+            self._pool.leave_out(worker)
+
+    def _is_known(self, worker: Connection, instance: str) -> bool:
+        """Whether another connection in use leads to the same process: a name may have addresses of two families."""
+        self._instances = {each: known for each, known in self._instances.items() if each in self._pool.in_use}
+        if instance and self._pool.has_many:
+            if any(known == instance and each is not worker for each, known in self._instances.items()):
+                return True
+            self._instances[worker] = instance
+        return False
+
+    def _take_up(self, worker: Connection) -> None:
+        self._pool.take_up(worker)
+        self._arrivals.arrived()
+
+    def _ask(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, Answer]]:
+        """Asks all connections at the same time, and yields the answers as they come. Raises ClientClosed."""
+        ended: SimpleQueue[int] = SimpleQueue()
         with self._lock:
             if self._stopping.is_set():
-                return [None] * len(connections)
-            self._calls = [connection.ask_server_info(timeout_s=_ASK_TIMEOUT_S) for connection in connections]
+                return
+            self._calls = calls = [connection.ask_server_info(timeout_s=_ASK_TIMEOUT_S) for connection in connections]
+        for number, call in enumerate(calls):
+            call.add_done_callback(partial(_put, ended, number))
         try:
-            return [_answer(call) for call in self._calls]
+            for _ in calls:
+                number = ended.get()
+                yield connections[number], answer_of(calls[number], connections[number].address)
         finally:
             self._calls = []
 
 
-def _answer(call: InfoCall) -> ServerInfo | None:
-    # Check the code instead of catching the exception: gRPC raises the call object itself, and its traceback would
-    # create a reference cycle.
-    return ServerInfo.of_wire(call.result()) if call.code() is grpc.StatusCode.OK else None
+def _put(ended: SimpleQueue[int], number: int, _: InfoCall) -> None:
+    ended.put(number)
 
 
-def _is_ready(answer: ServerInfo, address: str) -> bool:
-    return any(endpoint.address == address and endpoint.state == "ready" for endpoint in answer.endpoints)
+def _none_ready(failures: Sequence[MseGradError]) -> MseGradError:
+    """Returns the error of a request that no server can take: the first that no retry would help with, if all do."""
+    if not any(isinstance(failure, Unavailable | DeadlineExceeded) for failure in failures):
+        return failures[0]
+    return Unavailable(
+        f"no server is ready: {'; '.join(failure.message for failure in failures)}", reason=Reason.CONNECTION_LOST
+    )

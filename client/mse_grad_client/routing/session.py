@@ -1,11 +1,10 @@
-"""Session of one process with one server: its connections, and the threads that use them."""
+"""Session of one process with its servers: its connections, and the threads that use them."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
 
@@ -14,8 +13,11 @@ from mse_grad_client.errors import MseGradError
 from mse_grad_client.interrupts import Latch, end_context_managers, is_ours
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Replaced
+from mse_grad_client.routing.arrivals import Arrivals
 from mse_grad_client.routing.connection import Connection
 from mse_grad_client.routing.discovery import Discovery
+from mse_grad_client.routing.routes import Routes
+from mse_grad_client.routing.target import Target
 from mse_grad_client.routing.worker_pool import WorkerPool
 
 __all__ = ["Session", "Visit"]
@@ -31,19 +33,17 @@ class Session:
     one.
 
     Args:
-        address: Address that the user gave.
-        connect: Returns a connection to an address, which calls its second argument after each opening of a stream.
-        all_workers: Whether to discover the workers behind the address.
+        target: Servers that the user gave.
+        routes: Makes connections and lookups.
+        all_workers: Whether to discover the workers behind the addresses.
 
     Attributes:
         pool: The pool that requests go to now.
     """
 
-    def __init__(
-        self, address: str, connect: Callable[[str, Callable[[], None] | None], Connection], *, all_workers: bool
-    ) -> None:
-        self._address = address
-        self._connect_to = connect
+    def __init__(self, target: Target, routes: Routes, *, all_workers: bool) -> None:
+        self._target = target
+        self._routes = routes
         self._all_workers = all_workers
         self._visits = _Visits()
         self._closing: list[Latch] = []  # one for each pool that is being closed
@@ -96,14 +96,26 @@ class Session:
             raise interrupts[-1]
 
     def _begin(self) -> None:
-        self.pool = WorkerPool(self._connect(self._address), self._connect)
-        self._discovery = Discovery(self.pool)
+        target, has_many = self._target, self._target.has_many
+        arrivals = Arrivals(self._want_round)
+        first = target.first
+        given = self._routes.no_server(arrivals, self._is_server_there) if has_many else self._connect(first, first)
+        self.pool = WorkerPool(given, self._connect, has_many=has_many)
+        self._discovery = Discovery(self.pool, self._routes.lookup(), arrivals, all_workers=self._all_workers)
 
-    def _connect(self, address: str) -> Connection:
-        return self._connect_to(address, self._discover if self._all_workers else None)
+    def _connect(self, address: str, given: str) -> Connection:
+        discovers = self._all_workers or self._target.has_many
+        return self._routes.connect(address, given, self._discover if discovers else None)
 
     def _discover(self) -> None:
         self._discovery.start()
+
+    def _want_round(self) -> None:
+        self.pool.refresh_wanted.set()
+        self._discovery.start()
+
+    def _is_server_there(self) -> bool:
+        return bool(self.pool.in_use)
 
     def _replace(self, error: MseGradError) -> None:
         """Begins with new connections, and has a thread close the old ones."""

@@ -1,4 +1,4 @@
-"""Transport of requests to one server: through the given address, or straight to the workers behind it."""
+"""Transport of requests: to one given address, or straight to the workers behind one or many."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import MAX_TIMEOUT_S, ClientOptions, RetryOptions, is_real, shown
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Retries, RetryBudget, Step, StreamStale, with_retries
-from mse_grad_client.routing.address import grpc_target, is_own
 from mse_grad_client.routing.connection import Connection
-from mse_grad_client.routing.credentials import Credentials
+from mse_grad_client.routing.routes import Routes
 from mse_grad_client.routing.session import Session
-from mse_grad_client.shared_memory.region import Region
+from mse_grad_client.routing.target import Target
 from mse_grad_client.stream.pending import Assignment, PendingRequest
 
 __all__ = ["Transport"]
@@ -44,14 +43,14 @@ Value = TypeVar("Value")
 class Transport:
     """Sends requests over connections that open when they are first needed. Thread-safe.
 
-    If the server has several workers, each request goes to the one with the fewest bytes in flight.
+    If there are several workers, each request goes to the one with the fewest bytes in flight.
 
     Args:
-        address: "host:port", "[ipv6]:port" or "unix:/path".
+        address: Address of one server or of many; see MseGradClient.
         options: Options of the client.
 
     Attributes:
-        address: As given.
+        address: As given, for messages; the entries of a list with commas between.
         closed: Set when the client is closed.
         region: Memory that servers on this host may map; None if memory sharing is disabled.
 
@@ -60,15 +59,15 @@ class Transport:
         TlsFailed, Unauthenticated: A credential file cannot be used.
     """
 
-    def __init__(self, address: str, options: ClientOptions) -> None:
-        grpc_target(address)
+    def __init__(self, address: str | Sequence[str], options: ClientOptions) -> None:
+        self._target = Target.of(address)
         _raise_malloc_threshold()
-        self.address = address
+        self.address = address if isinstance(address, str) else ", ".join(address)
         self.closed = Latch()
-        self.region = Region(is_wanted=is_own(address)) if options.shared_memory else None
+        self._routes = Routes(self._target, options, closed=self.closed)
+        self.region = self._routes.region
         self._options = options
         self._events = Events(options.metrics)
-        self._credentials = Credentials(options, given=address)
         self._begin_process()
 
     def deadline(self, timeout_s: float | None) -> float | None:
@@ -155,7 +154,7 @@ class Transport:
         def compute(given: Connection) -> bytes:
             return given.call(COMPUTE_GRADIENT, message, info=call, deadline=deadline)
 
-        y = decode_unary_response(self._ask(compute, self._options.retry, deadline)).y
+        y = decode_unary_response(self._ask(compute, self._options.retry, deadline, size_bytes=len(request.predict))).y
         if (y.dtype, y.shape, len(y.data)) != (dtype, shape, len(request.y)):
             raise InternalError(
                 f"the server answered dtype {y.dtype}, shape {list(y.shape)} and {len(y.data)} bytes; "
@@ -219,25 +218,10 @@ class Transport:
     def _begin_process(self) -> None:
         # A forked child needs a new session: in the old one the parent's threads still count as inside, and they never
         # leave.
-        self._session = Session(self.address, self._connect, all_workers=self._options.all_workers)
+        self._session = Session(self._target, self._routes, all_workers=self._options.all_workers)
         self._retry_budget = RetryBudget(self._options.retry.max_per_s)
         self._client_token = secrets.token_hex(4)
         self._request_numbers = count(1)
-
-    def _connect(self, address: str, on_stream: Callable[[], None] | None) -> Connection:
-        def opened() -> None:
-            self._events.connected(address)
-            if on_stream is not None:
-                on_stream()
-
-        return Connection(
-            address,
-            options=self._options,
-            credentials=self._credentials,
-            closed=self.closed,
-            region=self.region,
-            on_stream=opened,
-        )
 
     def _retries(self, options: RetryOptions, deadline: float | None) -> Retries:
         return Retries(options, self._retry_budget, deadline=deadline, closed=self.closed, events=self._events)
@@ -263,15 +247,26 @@ class Transport:
             assignment.end(error if isinstance(error, MseGradError) else None)
             raise
 
-    def _ask(self, ask: Callable[[Connection], Value], options: RetryOptions, deadline: float | None) -> Value:
-        """Asks the server at the given address and returns its answer.
+    def _ask(
+        self, ask: Callable[[Connection], Value], options: RetryOptions, deadline: float | None, *, size_bytes: int = 0
+    ) -> Value:
+        """Asks the server at the given address, or one of many by WorkerPool.assign_call, and returns its answer.
 
         Retries as often as `options` allow; raises MseGradError.
         """
 
         def attempt() -> Value:
             with self._session.visit() as pool:
-                return ask(pool.given)
+                assignment = pool.assign_call(size_bytes)
+                failure: MseGradError | None = None
+                try:
+                    return ask(assignment.connection)
+                except MseGradError as error:
+                    failure = error
+                    raise
+                finally:
+                    assignment.end(failure)
+                    failure = None  # the traceback of the error refers to this frame
 
         return with_retries(attempt, self._retries(options, deadline))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Collection
 
@@ -13,22 +14,31 @@ from mse_grad_client.routing.connection import Connection
 
 __all__ = ["WorkerAssignment", "WorkerPool"]
 
+# From this number of workers on, two random ones are compared, not all. The busiest worker has hardly more to do then:
+# Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing".
+_MANY = 16
+
 
 class WorkerPool:
-    """Connections to the workers of the server at the given address. Thread-safe.
+    """Connections to the workers of all servers at the given address. Thread-safe.
 
     Args:
-        given: Connection to the address that the user gave; takes all requests while no worker is in use.
-        connect: Returns a connection to an address.
+        given: Connection that takes all requests while no worker is in use: to the one server that the user gave, or a
+            NoServer if there may be many.
+        connect: Returns a connection to an address, its first argument. The second is the address that the user gave
+            for the server.
+        has_many: Whether there may be many servers.
 
     Attributes:
-        given: Connection to the address that the user gave.
+        given: As given.
+        has_many: As given.
         in_use: Workers that take requests, least recently picked first. May be read without a lock.
         refresh_wanted: Set after a worker was lost, so that discovery asks the server again.
     """
 
-    def __init__(self, given: Connection, connect: Callable[[str], Connection]) -> None:
+    def __init__(self, given: Connection, connect: Callable[[str, str], Connection], *, has_many: bool = False) -> None:
         self.given = given
+        self.has_many = has_many
         self.in_use: list[Connection] = []
         self.refresh_wanted = Latch()
         self._connect = connect
@@ -41,15 +51,31 @@ class WorkerPool:
             return WorkerAssignment(self, self.given, 0)
         return WorkerAssignment(self, self.pick(size_bytes), size_bytes)
 
+    def assign_call(self, size_bytes: int) -> WorkerAssignment:
+        """Returns a claim of a unary RPC.
+
+        It goes to the one given server; of many, to a worker as `assign` picks it, or, without a size, always to the
+        first in use, so that answers fit together.
+        """
+        if not self.has_many:
+            return WorkerAssignment(self, self.given, 0)
+        if size_bytes:
+            return self.assign(size_bytes)
+        with self._lock:
+            first = next((known for known in self._known.values() if known in self.in_use), self.given)
+        return WorkerAssignment(self, first, 0)
+
     def pick(self, size_bytes: int) -> Connection:
         """Returns the worker with the fewest bytes in flight and adds `size_bytes` to it; `release` must follow.
 
-        Ties go to the least recently picked worker. If no worker is available, the given address takes the request.
+        Ties go to the least recently picked worker. Of many workers it is the less busy of two random ones. If no
+        worker is available, the given address takes the request.
         """
         with self._lock:
             chosen = self.given
             while self.in_use:
-                chosen = min(self.in_use, key=_in_flight_bytes)
+                among = self.in_use if len(self.in_use) < _MANY else random.sample(self.in_use, 2)
+                chosen = min(among, key=_in_flight_bytes)
                 self.in_use.remove(chosen)
                 if chosen.takes_requests:
                     self.in_use.append(chosen)
@@ -64,12 +90,17 @@ class WorkerPool:
         with self._lock:
             connection.in_flight_bytes -= size_bytes
 
-    def worker(self, address: str) -> Connection:
-        """Returns the connection to a worker, in use or not; makes it if it is new."""
+    def worker(self, address: str, given: str) -> Connection:
+        """Returns the connection to a worker, in use or not; makes it if it is new.
+
+        Args:
+            address: Address of the worker.
+            given: Address that the user gave for its server.
+        """
         with self._lock:
             if address not in self._known:
-                is_given = address == self.given.address
-                self._known[address] = self.given if is_given else self._connect(address)
+                is_given = address == self.given.address and not self.has_many
+                self._known[address] = self.given if is_given else self._connect(address, given)
             return self._known[address]
 
     def take_up(self, worker: Connection) -> None:

@@ -145,6 +145,11 @@ class LocalLink:
         channel = self._channel(stream)
         return channel is not None and channel.handover.is_open
 
+    def has_requests(self, stream: Stream) -> bool:
+        """Returns whether a request is under way in the packets beside `stream`."""
+        channel = self._channels.get(stream)
+        return channel is not None and channel.packets is not None and channel.packets.has_requests
+
     def close(self, error: MseGradError) -> None:
         """Ends every local connection; requests in packets fail with `error`. The streams have ended before."""
         with self._lock:

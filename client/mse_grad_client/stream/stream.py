@@ -63,15 +63,7 @@ class Stream:
 
     @classmethod
     def open(cls, open_call: Callable[[Callable[[], bytes | None]], Call], *, address: str) -> Stream:
-        """Opens a stream.
-
-        Args:
-            open_call: Starts the call, which pulls its messages from the function it is given.
-            address: Address of the server, for messages.
-
-        Raises:
-            RuntimeError: The system starts no further thread.
-        """
+        """Opens a stream over the call that `open_call` starts; raises RuntimeError if the system starts no thread."""
         stream = cls(address)
         stream._call = open_call(stream._outbox.next_message)
         stream._reader.start()
@@ -81,6 +73,11 @@ class Stream:
     def has_ended(self) -> bool:
         """Whether no further answers come."""
         return self._end_error is not None
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether a request is under way."""
+        return bool(self._pending)
 
     @property
     def takes_requests(self) -> bool:
@@ -149,6 +146,16 @@ class Stream:
                 self._outbox.add_chunk(id, chunk)
         self._wake()
 
+    def finish_if_idle(self) -> bool:
+        """Closes this side for good, unless a request is under way; the server then closes its own."""
+        with self._lock:
+            if self._pending:
+                return False
+            self._going_away = True
+        self._finish()
+        self._reader_wanted.ring()  # no caller waits to see the end
+        return True
+
     def close(self, error: MseGradError) -> None:
         """Ends the call; open requests fail with `error`. Waits a bounded time for the end of the reader thread.
 
@@ -211,6 +218,13 @@ class Stream:
             raise
         self._end(error)
 
+    def _finish(self) -> None:
+        with self._lock:
+            call = None if self._has_finished else self._call
+            self._has_finished = True
+        if call is not None:
+            call.finish()
+
     def _is_idle(self) -> bool:
         """Whether there is nothing to read: the stream is open, stays open, and no caller waits for an answer."""
         if self._pending or self._going_away or self._close_error or not self._opened.is_set():
@@ -244,9 +258,8 @@ class Stream:
             self._opened.set()
         if response.go_away is not None:
             self._leave(response.go_away)
-        if self._going_away and not (self._pending or self._has_finished) and self._call is not None:
-            self._has_finished = True
-            self._call.finish()  # the server waits for it
+        if self._going_away and not self._pending:
+            self._finish()  # the server waits for it
 
     def _leave(self, go_away: pb.GoAway) -> None:
         # The server has not accepted the requests after last_id: they start again on another stream.
@@ -281,6 +294,5 @@ class Stream:
             self._pending.pop(id, None)
 
     def _refusal(self) -> MseGradError:
-        if self._end_error is not None:
-            return copy.copy(self._end_error)
-        return Unavailable(f"{self._address} takes no further requests on this stream", reason=Reason.DRAINING)
+        leaving = f"{self._address} takes no further requests on this stream"
+        return copy.copy(self._end_error) or Unavailable(leaving, reason=Reason.DRAINING)

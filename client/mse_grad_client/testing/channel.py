@@ -71,22 +71,36 @@ class Service(Protocol):
 
 
 class _InfoCall:
-    """A unary RPC that has ended; see routing.connection.InfoCall."""
+    """A unary RPC that has ended; see routing.info_call.InfoCall."""
 
     def __init__(self, ask: Callable[[], Any]) -> None:
         self._code, self._answer = grpc.StatusCode.OK, None
+        self._details, self._trailing_metadata = "", None
         try:
             self._answer = ask()
         except EndedCall as error:
-            self._code = error.code()
+            self._code, self._details = error.code(), error.details()
+            self._trailing_metadata = error.trailing_metadata()
 
     def cancel(self) -> bool:
         """Does nothing: the RPC has ended."""
         return False
 
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Calls `fn`: the RPC has ended."""
+        fn(self)
+
     def code(self) -> grpc.StatusCode:
         """Returns the status code."""
         return self._code
+
+    def details(self) -> str:
+        """Returns the text of an error."""
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        """Returns the metadata after an answer."""
+        return self._trailing_metadata
 
     def result(self) -> Any:
         """Returns the answer."""

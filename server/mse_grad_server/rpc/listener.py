@@ -45,17 +45,25 @@ class ListenerOptions:
         socket_access: Users who may connect to the file of a unix socket.
         reflection: Whether it describes its services.
         channelz: Whether it shows its connections and calls.
+        max_connection_age_s: Age at which a connection takes no further calls; 0 for no limit.
     """
 
     receive_limit_bytes: int
     socket_access: SocketAccess | None = None
     reflection: bool = True
     channelz: bool = True
+    max_connection_age_s: float = 0.0
 
     @classmethod
     def of(cls, settings: Settings) -> ListenerOptions:
         """Returns the options in `settings`."""
-        return cls(settings.receive_limit_bytes, settings.socket_access, settings.reflection, settings.channelz)
+        return cls(
+            settings.receive_limit_bytes,
+            settings.socket_access,
+            settings.reflection,
+            settings.channelz,
+            settings.max_connection_age_s,
+        )
 
 
 class Listener:
@@ -92,6 +100,10 @@ class Listener:
         self._socket_file = UnixSocketFile(address.path, options.socket_access) if address.path else None
         self._options = options
         arguments = _arguments(options.receive_limit_bytes, shares_port=shares_port)
+        if options.max_connection_age_s:
+            # No grace: gRPC would cut the calls off that are still under way after it. Streams end at this age by
+            # themselves, and other calls are short.
+            arguments.append(("grpc.max_connection_age_ms", max(1, int(1000 * options.max_connection_age_s))))
         self._grpc = grpc.aio.server(interceptors=[interceptor], options=arguments)
         self._grpc.add_generic_rpc_handlers([service.handler() for service in services])
 

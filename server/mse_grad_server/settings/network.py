@@ -1,14 +1,19 @@
-"""The settings of addresses, TLS, tokens and services."""
+"""The settings of addresses, TLS, tokens and services, and of how long connections last."""
 
 from __future__ import annotations
+
+import math
 
 from pydantic import BaseModel, Field
 
 from mse_grad_server.process.socket_file import SocketAccess
-from mse_grad_server.settings.fields import socket_access
+from mse_grad_server.settings.fields import bounded, socket_access
 from mse_grad_server.settings.value_types import Group, Listen, MetricsListen, Mode
 
 __all__ = ["NetworkSettings"]
+
+# 24 days: gRPC counts milliseconds in 32 bits.
+_MOST_AGE_S = 2_073_600
 
 
 class NetworkSettings(BaseModel):
@@ -65,6 +70,25 @@ class NetworkSettings(BaseModel):
     channelz: bool = Field(
         default=True, description="show the connections and calls of the server to callers (gRPC channelz)"
     )
+    max_stream_age_s: float = bounded(
+        0.0,
+        least=0,
+        most=_MOST_AGE_S,
+        text="age, within 10%, at which a stream takes no further requests, finishes those it has and ends; its client "
+        "opens another; 0 for no limit",
+    )
+    max_connection_age_s: float = bounded(
+        0.0,
+        least=0,
+        most=_MOST_AGE_S,
+        text="age, within 10%, at which a connection takes no further calls and closes once those it has are over; "
+        "streams are at most as old; 0 for no limit",
+    )
+
+    @property
+    def stream_age_s(self) -> float:
+        """The age at which a stream ends; infinite without a limit."""
+        return min((age_s for age_s in (self.max_stream_age_s, self.max_connection_age_s) if age_s), default=math.inf)
 
     @property
     def socket_access(self) -> SocketAccess:

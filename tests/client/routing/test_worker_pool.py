@@ -16,7 +16,7 @@ from mse_grad_client.routing.worker_pool import WorkerPool
 class FakeConnection(Connection):
     """A connection that opens nothing; the test decides whether it takes requests."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, given: str = "") -> None:
         options = ClientOptions()
         credentials = Credentials(options, given=address)
         super().__init__(address, options=options, credentials=credentials, closed=Latch())
@@ -37,7 +37,7 @@ def pool() -> WorkerPool:
 
 
 def in_use(pool: WorkerPool, count: int) -> list[FakeConnection]:
-    workers = [pool.worker(f"worker:{number}") for number in range(1, count + 1)]
+    workers = [pool.worker(f"worker:{number}", "given:1") for number in range(1, count + 1)]
     for worker in reversed(workers):
         pool.take_up(worker)
     return [worker for worker in workers if isinstance(worker, FakeConnection)]
@@ -87,7 +87,7 @@ def test_a_worker_left_out_is_picked_again_once_it_is_back(pool: WorkerPool) -> 
 
 def test_the_given_address_may_be_one_of_the_workers(pool: WorkerPool) -> None:
     assert not pool.leave_out(pool.given)
-    assert pool.worker("given:1") is pool.given
+    assert pool.worker("given:1", "given:1") is pool.given
     assert pool.leave_out(pool.given)
 
 
@@ -101,7 +101,7 @@ def test_a_forgotten_worker_is_closed_once_it_has_answered(pool: WorkerPool) -> 
     pool.keep(["worker:2"])
     assert first.is_closed
     assert not second.is_closed
-    assert pool.worker("worker:1") is not first
+    assert pool.worker("worker:1", "given:1") is not first
 
 
 def test_closing_closes_every_connection(pool: WorkerPool) -> None:
@@ -110,6 +110,41 @@ def test_closing_closes_every_connection(pool: WorkerPool) -> None:
     pool.close(ClientClosed("closed"))
     assert isinstance(pool.given, FakeConnection)
     assert [each.is_closed for each in (pool.given, first, second)] == [True, True, True]
+
+
+def test_of_many_workers_the_less_busy_of_two_takes_the_request(pool: WorkerPool) -> None:
+    workers = in_use(pool, 100)
+    for _ in range(10_000):
+        pool.pick(1)
+    in_flight = sorted(worker.in_flight_bytes for worker in workers)
+    # With one random choice the busiest of 100 has about 25 more than the mean of 100, with two about 3.
+    assert in_flight[-1] <= 110
+    assert sum(in_flight) == 10_000
+
+
+def test_workers_whose_streams_ended_are_skipped_among_many_too(pool: WorkerPool) -> None:
+    workers = in_use(pool, 40)
+    for worker in workers[1:]:
+        worker.is_live = False
+    assert {pool.pick(1) for _ in range(100)} == {workers[0]}
+    workers[0].is_live = False
+    assert pool.pick(1) is pool.given
+
+
+def test_a_unary_call_to_one_server_goes_to_the_given_address(pool: WorkerPool) -> None:
+    in_use(pool, 2)
+    assert {pool.assign_call(size_bytes).connection for size_bytes in (0, 100)} == {pool.given}
+
+
+def test_unary_calls_to_many_servers_are_spread_and_descriptions_come_from_the_first() -> None:
+    pool = WorkerPool(FakeConnection("given:1"), FakeConnection, has_many=True)
+    assert pool.assign_call(100).connection is pool.given
+    assert pool.assign_call(0).connection is pool.given
+    first, second, third = in_use(pool, 3)
+    assert [pool.assign_call(100).connection for _ in range(3)] == [first, second, third]
+    assert [pool.assign_call(0).connection for _ in range(3)] == [first] * 3
+    pool.leave_out(first)
+    assert pool.assign_call(0).connection is second
 
 
 def test_an_assignment_counts_its_bytes_until_it_ends_and_releases_them_once(pool: WorkerPool) -> None:

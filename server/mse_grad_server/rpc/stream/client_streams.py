@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,7 +14,7 @@ from typing_extensions import override
 from mse_grad.methods import STREAM_GRADIENTS
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.engine.engine import Engine
-from mse_grad_server.errors import ServerBusy, to_status
+from mse_grad_server.errors import ServerBusy, ServerError, StreamTooOld, to_status
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
@@ -27,6 +29,8 @@ __all__ = ["ClientStreams", "StreamFactory"]
 
 # Time from GoAway until a stream that gives its place away is cut off.
 _GIVE_WAY_S = 1.0
+# Streams that were opened together, as after a restart, end up to this part of their age apart.
+_AGE_JITTER = 0.1
 
 
 class StreamFactory:
@@ -41,13 +45,14 @@ class StreamFactory:
     Attributes:
         recorder: Counts and logs requests.
         clock: Clock.
+        limits: Limits of a stream.
     """
 
     def __init__(self, engine: Engine, recorder: Recorder, clock: Clock, limits: StreamLimits) -> None:
         self.recorder = recorder
         self.clock = clock
         self._engine = engine
-        self._limits = limits
+        self.limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
 
     def make(
@@ -65,7 +70,7 @@ class StreamFactory:
             self._engine,
             self.recorder,
             self.clock,
-            self._limits,
+            self.limits,
             name=name,
             transferred=transferred,
             lease=lease,
@@ -111,6 +116,7 @@ class ClientStreams(Occupant):
         self._streams: list[Stream] = []
         self._packets: asyncio.Task[None] | None = None
         self._cutting_off: Timer | None = None
+        self._ageing: Timer | None = None
 
     async def run(self, lease_of: Callable[[ServePackets], Lease | None] | None) -> None:
         """Serves the RPC until it ends.
@@ -118,8 +124,13 @@ class ClientStreams(Occupant):
         Args:
             lease_of: Returns a lease of shared memory for the client; None if the client cannot share memory.
         """
+        factory = self._factory
+        max_age_s = factory.limits.max_age_s
+        if max_age_s < math.inf:
+            age_s = max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
+            self._ageing = factory.clock.call_at(factory.clock.now() + age_s, self._grow_old)
         lease = None if lease_of is None else lease_of(self._serve_packets)
-        stream = self._add(self._context, self._name, self._factory.recorder.traffic.stream, lease)
+        stream = self._add(self._context, self._name, factory.recorder.traffic.stream, lease)
         if lease is None:
             await stream.run(_opening(self._opened))
             return
@@ -133,9 +144,10 @@ class ClientStreams(Occupant):
             lease.close()
 
     def close(self) -> None:
-        """Cancels the timer after the RPC has ended."""
-        if self._cutting_off is not None:
-            self._cutting_off.cancel()
+        """Cancels the timers after the RPC has ended."""
+        for timer in (self._cutting_off, self._ageing):
+            if timer is not None:
+                timer.cancel()
 
     @property
     @override
@@ -154,10 +166,15 @@ class ClientStreams(Occupant):
 
     @override
     def give_way(self) -> None:
-        reason = ServerBusy("the stream was idle and gave its place to another one; open another")
+        self._drain(ServerBusy("the stream was idle and gave its place to another one; open another"))
+        self._cutting_off = self._factory.clock.call_at(self._factory.clock.now() + _GIVE_WAY_S, self._cut_off)
+
+    def _grow_old(self) -> None:
+        self._drain(StreamTooOld("the stream reached the greatest age that the server allows; open another"))
+
+    def _drain(self, reason: ServerError) -> None:
         for stream in self._streams:
             stream.drain(reason)
-        self._cutting_off = self._factory.clock.call_at(self._factory.clock.now() + _GIVE_WAY_S, self._cut_off)
 
     def _cut_off(self) -> None:
         for stream in self._streams:

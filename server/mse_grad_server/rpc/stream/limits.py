@@ -22,6 +22,7 @@ class StreamLimits:
         window_bytes: Unanswered operands and gradients at which the server stops reading from a stream.
         stall_timeout_s: Longest time for a client to send missing chunks, or to read answers.
         give_way_s: Longest silence of a client while other requests wait for its bytes.
+        max_age_s: Age at which a stream drains; infinite for never.
     """
 
     max_streams: int
@@ -32,6 +33,7 @@ class StreamLimits:
     window_bytes: int
     stall_timeout_s: float
     give_way_s: float
+    max_age_s: float
 
     @classmethod
     def of(cls, settings: Settings) -> StreamLimits:
@@ -45,4 +47,5 @@ class StreamLimits:
             window_bytes=settings.window_bytes,
             stall_timeout_s=settings.stall_timeout_s,
             give_way_s=settings.give_way_s,
+            max_age_s=settings.stream_age_s,
         )

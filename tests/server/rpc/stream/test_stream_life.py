@@ -348,3 +348,42 @@ async def test_thousands_of_requests_with_every_outcome_leave_nothing_behind() -
             if sample.name == "mse_grad_requests_total"
         )
         assert counted == last_id + 1, "each request is counted once"
+
+
+async def test_a_stream_of_its_greatest_age_finishes_its_requests_and_takes_no_further_ones() -> None:
+    async with serving(inline_bytes=0, max_stream_age_s=20) as server:
+        stream = await server.stream()
+        server.clock.advance(17)
+        await stream.assert_works(1)
+        await server.started()
+        await held_up(server, stream, 2)
+        server.clock.advance(5)
+        younger = await server.stream()
+        server.backend.gate.set()
+        answer = await stream.receive()  # the server merges what waits
+        assert [result.id for result in answer.results] == [2]
+        assert answer.go_away is not None
+        assert (answer.go_away.last_id, "greatest age" in answer.go_away.status.message) == (2, True)
+        await stream.close()
+        await younger.assert_works(1)
+
+
+async def test_streams_that_were_opened_together_end_apart() -> None:
+    async with serving(max_stream_age_s=20) as server:
+        streams = [await server.stream() for _ in range(32)]
+        server.clock.advance(20)
+        places = server.server._service.stream_gradients.places
+        draining = sum(each.idle_since_s is None for each in places._peer_of)
+        assert 0 < draining < 32  # half of them, on average: 0 and 32 have a chance of 1 in two billion each
+        server.clock.advance(2)
+        for stream in streams:
+            assert (await stream.receive()).go_away is not None
+            await stream.close()
+
+
+async def test_streams_are_at_most_as_old_as_connections() -> None:
+    async with serving(max_connection_age_s=20, max_stream_age_s=1000) as server:
+        stream = await server.stream()
+        server.clock.advance(22)
+        assert (await stream.receive()).go_away is not None
+        await stream.close()
