@@ -19,7 +19,7 @@ Codes come from gRPC, reasons from `mse_grad.reasons`.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -45,6 +45,19 @@ __all__ = [
     "from_rpc_error",
     "from_status",
 ]
+
+
+class EndedRpc(Protocol):
+    """An RPC that failed, as gRPC raises it, or as its future does not."""
+
+    def code(self) -> grpc.StatusCode:
+        """Returns the status code."""
+
+    def details(self) -> str | None:
+        """Returns the text of the status."""
+
+    def trailing_metadata(self) -> Any:
+        """Returns the metadata of the status, or None."""
 
 
 class MseGradError(Exception):
@@ -195,7 +208,7 @@ def from_status(status: status_pb2.Status, *, request_id: str = "") -> MseGradEr
     return kind(status.message, reason=reason, code=code, request_id=request_id, retry_delay_s=retry_delay_s)
 
 
-def from_rpc_error(error: grpc.RpcError, *, address: str) -> MseGradError:
+def from_rpc_error(error: EndedRpc, *, address: str) -> MseGradError:
     """Returns the error for an RPC that ended with `error`; names `address` if no server answered."""
     status = _rich_status(error)
     request_id = _metadata(error, _REQUEST_ID_KEY)
@@ -249,7 +262,7 @@ def _tls_failure(details: str, address: str) -> str:
     return f"TLS with {address} failed: {details}" if "handshake" in details else ""
 
 
-def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+def _rich_status(error: EndedRpc) -> status_pb2.Status | None:
     raw = _metadata(error, _DETAILS_KEY)
     if not isinstance(raw, bytes):
         return None
@@ -259,7 +272,7 @@ def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
         return None  # a proxy's own bytes under this key; the plain code and details still apply
 
 
-def _metadata(error: grpc.RpcError, key: str) -> str | bytes | None:
+def _metadata(error: EndedRpc, key: str) -> str | bytes | None:
     return next((entry.value for entry in error.trailing_metadata() or () if entry.key == key), None)
 
 

@@ -160,7 +160,7 @@ class Draining(Refused):
     """The server finishes the accepted requests and ends; another server, or a later one, can answer."""
 
     reason = Reason.DRAINING
-    retry_after_s = 1.0
+    retry_after_s: float | None = 1.0
 
 
 class StreamTooOld(Draining):

@@ -103,7 +103,10 @@ def _entries(address: object) -> list[Given]:
             if not all(is_ip(host.strip("[]")) and host.startswith("[") is (prefix == "ipv6:") for host in hosts):
                 raise ValueError(f"address is {address!r}; after {prefix!r} come IP addresses of that version")
             return [Given(place, False) for place in places.split(",")]
-    grpc_target(address)
+    try:
+        grpc_target(address)
+    except ValueError:
+        raise ValueError(f"address is {address!r}; it must be {_FORMS}") from None
     return [Given(address, False)]
 
 

@@ -156,9 +156,13 @@ class Discovered:
         """Returns the error of a request that began before the round that ends now."""
         failed: list[MseGradError] = []
 
+        def is_there() -> bool:
+            waits.set()
+            return False
+
         def wait() -> None:
             try:
-                self.arrivals.wait(lambda: waits.set() or False, deadline=None, target="all")  # type: ignore[func-returns-value]
+                self.arrivals.wait(is_there, deadline=None, target="all")
             except MseGradError as error:
                 failed.append(error)
 

@@ -57,7 +57,7 @@ class Clock:
 
 def test_a_stream_is_due_at_its_age_within_a_tenth() -> None:
     clock = Clock()
-    due_s = []
+    due_s: list[float] = []
     for _ in range(50):
         old = OldStreams(100, None, now=clock)
         assert not old.is_due

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ class Servers:
     def __enter__(self) -> Servers:
         for number, server in enumerate(self.each):
             self._stack.enter_context(server)
-            server.info = lambda number=number: self._info(number)  # type: ignore[misc]
+            server.info = partial(self._info, number)
         return self
 
     def __exit__(self, *_: object) -> None:
