@@ -13,6 +13,9 @@ IMAGE_FLAGS ?=
 export DEBIAN_IMAGE ?=
 DEBIAN_ROOT := $(if $(DEBIAN_IMAGE),,build/debian.tar)
 
+# Flags for processes that share the tests of `make test`. Empty: one after the other, as a debugger needs it.
+PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile
+
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
@@ -29,7 +32,7 @@ serve: $(VENV)/installed ## Run a server on 127.0.0.1:50051, its metrics on 127.
 	$(bin)/mse-grad-server --listen 127.0.0.1:50051 --metrics-listen 127.0.0.1:9464
 
 test: $(VENV)/installed-test ## Run the tests of every change, in minutes
-	@$(bin)/python -m pytest -m "not slow" $(ARGS)
+	@$(bin)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-all: test test-pythons test-slow ## Run every test, on this machine's other Pythons too if it depends on Python
 

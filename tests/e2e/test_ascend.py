@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from mse_grad_client import MseGradClient, MseGradError
+from mse_grad_client import ClientOptions, MseGradClient, MseGradError, RetryOptions
 from support.npu.runtime import Accounts
 from support.npu.simulator import ROOT, require_simulator
 from support.resident import resident_bytes
@@ -21,6 +21,8 @@ from support.server.backends import ascend_flags
 from support.server.server_process import ServerProcess, running_server
 from support.values import expected, operands
 from support.waiting import PATIENCE_S
+
+AT_ONCE = ClientOptions(retry=RetryOptions(max_attempts=1))
 
 
 class Start(Protocol):
@@ -117,7 +119,7 @@ def test_a_lost_device_ends_the_process_with_code_15_after_it_has_told_its_clien
     server = ServerProcess(*arguments, environment=variables)
     server.start()
     server.wait_for_event("ready")
-    with MseGradClient(server.address) as client, pytest.raises(MseGradError) as raised:
+    with MseGradClient(server.address, options=AT_ONCE) as client, pytest.raises(MseGradError) as raised:
         compute_until_it_fails(client)
     assert raised.value.code.name == "UNAVAILABLE"
     assert server.process.wait(PATIENCE_S) == 15
@@ -143,7 +145,7 @@ def test_a_call_that_does_not_return_ends_the_process_with_code_16(flags: tuple[
     server = ServerProcess(*arguments, environment=variables)
     server.start()
     server.wait_for_event("ready")
-    with MseGradClient(server.address) as client, pytest.raises(MseGradError) as raised:
+    with MseGradClient(server.address, options=AT_ONCE) as client, pytest.raises(MseGradError) as raised:
         compute_until_it_fails(client)
     assert raised.value.code.name == "UNAVAILABLE"
     assert server.process.wait(PATIENCE_S) == 16

@@ -55,6 +55,11 @@ async def test_server_info_tells_the_load_and_the_state() -> None:
         assert (await load()).state == pb.WORKER_STATE_DRAINING
         server.backend.gate.set()
         await stream.send([], [chunk(2, 0, [1.0] * 4)])
+        answers = [await stream.receive()]
+        while sum(len(answer.results) for answer in answers) < 2:
+            answers.append(await stream.receive())
+        assert any(answer.go_away for answer in answers)
+        await stream.close()
         await draining
 
 
