@@ -25,16 +25,19 @@ def libraries() -> Path:
     return require_simulator(sanitize="MSE_GRAD_TEST_SANITIZE" in os.environ)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def simulator(libraries: Path) -> Iterator[Simulator]:
-    """The device; tests change settings only through `Simulator.settings`."""
+    """The device; tests change settings only through `Simulator.settings`.
+
+    Tests of other modules reset the device, after which this thread has no context.
+    """
     device = Simulator(libraries)
     device.open()
     yield device
     device.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kernels(libraries: Path, simulator: Simulator) -> ctypes.CDLL:
     """The small kernels of tests/simulator/kernels."""
     return ctypes.CDLL(str(libraries / "libtest_kernels.so"))
