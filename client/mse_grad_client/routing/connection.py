@@ -55,6 +55,7 @@ class Connection:
     Attributes:
         address: As given.
         in_flight_bytes: Bytes of predict in the requests under way here; the worker pool's lock guards it.
+        turn: When the worker pool picks it among those that are equally busy, in bytes of requests before it.
 
     Raises:
         ValueError: `address` has none of these forms.
@@ -71,7 +72,7 @@ class Connection:
         on_stream: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
-        self.in_flight_bytes = 0
+        self.in_flight_bytes = self.turn = 0
         self._target = grpc_target(address)
         self._options = options
         self._credentials = credentials

@@ -44,6 +44,7 @@ class WorkerPool:
         self._connect = connect
         self._lock = threading.Lock()
         self._known: dict[str, Connection] = {}
+        self._turn = 0
 
     def assign(self, size_bytes: int) -> WorkerAssignment:
         """Returns a claim of a request with `size_bytes` of predict on the worker that is to take it."""
@@ -68,14 +69,17 @@ class WorkerPool:
     def pick(self, size_bytes: int) -> Connection:
         """Returns the worker with the fewest bytes in flight and adds `size_bytes` to it; `release` must follow.
 
-        Ties go to the least recently picked worker. Of many workers it is the less busy of two random ones. If no
-        worker is available, the given address takes the request.
+        Ties go to the worker whose turn is next, and then to the least recently picked one. A large request delays the
+        next turn of its worker more than a small one: otherwise a loop over tensors of different sizes could send every
+        large one to the same worker. Turns that pass while others were less busy are lost, so that a slow worker is not
+        flooded later. Of many workers it is the less busy of two random ones. If no worker is available, the given
+        address takes the request. Source of the turns: Goyal, Vin, Cheng, "Start-time Fair Queueing".
         """
         with self._lock:
             chosen = self.given
             while self.in_use:
                 among = self.in_use if len(self.in_use) < _MANY else random.sample(self.in_use, 2)
-                chosen = min(among, key=_in_flight_bytes)
+                chosen = min(among, key=self._rank)
                 self.in_use.remove(chosen)
                 if chosen.takes_requests:
                     self.in_use.append(chosen)
@@ -83,6 +87,8 @@ class WorkerPool:
                 self.refresh_wanted.set()
                 chosen = self.given
             chosen.in_flight_bytes += size_bytes
+            self._turn = self._turn_of(chosen)
+            chosen.turn = self._turn + size_bytes
             return chosen
 
     def release(self, connection: Connection, size_bytes: int) -> None:
@@ -143,6 +149,12 @@ class WorkerPool:
         for connection in (self.given, *tuple(self._known.values())):
             connection.release_locks()
 
+    def _rank(self, worker: Connection) -> tuple[int, int]:
+        return worker.in_flight_bytes, self._turn_of(worker)
+
+    def _turn_of(self, worker: Connection) -> int:
+        return max(worker.turn, self._turn)
+
 
 class WorkerAssignment:
     """A request's claim on a worker; see stream.pending.Assignment.
@@ -177,7 +189,3 @@ class WorkerAssignment:
             self.connection.note_failure(error)
             if isinstance(error, Unavailable) and not isinstance(error, Replaced):
                 self.is_worker_left_out = self._pool.leave_out(self.connection)
-
-
-def _in_flight_bytes(worker: Connection) -> int:
-    return worker.in_flight_bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from mse_grad_client import ClientOptions
@@ -63,6 +65,35 @@ def test_the_worker_with_the_fewest_bytes_in_flight_is_next(pool: WorkerPool) ->
     assert pool.pick(10) is third
     pool.release(first, 300)
     assert pool.pick(1) is first
+
+
+def taken_by_each(pool: WorkerPool, workers: list[FakeConnection], sizes_bytes: Iterable[int]) -> list[int]:
+    """Returns the bytes that each worker takes of requests one after another."""
+    taken = dict.fromkeys(workers, 0)
+    for size_bytes in sizes_bytes:
+        worker = pool.pick(size_bytes)
+        pool.release(worker, size_bytes)
+        assert isinstance(worker, FakeConnection)
+        taken[worker] += size_bytes
+    return list(taken.values())
+
+
+@pytest.mark.parametrize("sizes_bytes", [(6_000, 400_000, 1_800_000), (1, 100), (1, 1, 2**30)])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_requests_of_regularly_changing_sizes_are_shared_by_their_bytes(
+    pool: WorkerPool, sizes_bytes: tuple[int, ...], count: int
+) -> None:
+    taken = taken_by_each(pool, in_use(pool, count), sizes_bytes * 200)
+    assert max(taken) - min(taken) <= 2 * max(sizes_bytes)
+
+
+def test_a_worker_that_is_new_gets_its_share_and_no_more(pool: WorkerPool) -> None:
+    old = in_use(pool, 2)
+    taken_by_each(pool, old, [2**20] * 1000)
+    new = pool.worker("worker:3", "given:1")
+    assert isinstance(new, FakeConnection)
+    pool.take_up(new)
+    assert taken_by_each(pool, [*old, new], [2**20] * 30) == [10 * 2**20] * 3
 
 
 def test_a_worker_whose_stream_ended_is_skipped_and_triggers_a_refresh(pool: WorkerPool) -> None:
