@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,10 @@ class ServerProcess:
         process: The process, for signals and resource figures.
     """
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        self._command = [sys.executable, "-m", "mse_grad_server", *arguments]
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        self._command = [*prefix, sys.executable, "-m", "mse_grad_server", *arguments]
         # Settings of the developer's shell must not reach the test.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MSE_GRAD_")}
         self._environment = {**inherited, **(environment or {})}
@@ -152,6 +154,7 @@ def running_server(
     metrics_listen: str = "127.0.0.1:0",
     environment: Mapping[str, str] | None = None,
     ready_timeout_s: float = READY_TIMEOUT_S,
+    prefix: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """Runs a server within the `with`, ready to serve.
 
@@ -163,8 +166,10 @@ def running_server(
         metrics_listen: Address for metrics; port 0 picks a free one.
         environment: Variables on top of the inherited ones, from which every MSE_GRAD_* is removed.
         ready_timeout_s: Bound on the start.
+        prefix: Beginning of its command line, such as Host.command.
     """
-    server = ServerProcess("--listen", listen, "--metrics-listen", metrics_listen, *arguments, environment=environment)
+    addresses = ("--listen", listen, "--metrics-listen", metrics_listen)
+    server = ServerProcess(*addresses, *arguments, environment=environment, prefix=prefix)
     server.start()
     try:
         server.wait_for_event("ready", timeout_s=ready_timeout_s)

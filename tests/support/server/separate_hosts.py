@@ -1,0 +1,93 @@
+"""Hosts on one machine: network namespaces, each with an address of its own that the first one reaches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from support.tools import require_program
+
+__all__ = ["Host", "Hosts"]
+
+# A namespace has its files of /etc here; `ip netns exec` mounts them over the usual ones. Source: ip-netns(8).
+_ETC = Path("/etc/netns")
+_NAME_SERVER = "127.0.0.1"
+
+
+class Host:
+    """One network namespace.
+
+    Attributes:
+        name: Its name.
+        ip: Its address.
+    """
+
+    def __init__(self, name: str, ip: str) -> None:
+        self.name = name
+        self.ip = ip
+
+    def command(self, *command: str) -> list[str]:
+        """Returns the command line that runs `command` on this host, in the same process."""
+        return ["ip", "netns", "exec", self.name, *command]
+
+
+class Hosts:
+    """A client's host, and any number of others that each have a cable to it, for a `with` statement; needs root.
+
+    The client's host asks a name server of its own, at 127.0.0.1, and nothing of this machine's network changes.
+
+    Attributes:
+        client: The client's host.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = f"mse{os.getpid()}"
+        self.client = Host(f"{self._prefix}c", "127.0.0.1")
+        self._count = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Hosts:
+        require_program("ip")
+        if subprocess.run(["ip", "netns", "add", self.client.name], capture_output=True, check=False).returncode:
+            if os.environ.get("CI"):
+                pytest.fail("this user may make no network namespace, and CI runs every test", pytrace=False)
+            pytest.skip("this user may make no network namespace")
+        with ExitStack() as stack:
+            stack.callback(_ip, "netns", "delete", self.client.name)
+            _ip("-netns", self.client.name, "link", "set", "lo", "up")
+            folder = _ETC / self.client.name
+            stack.callback(shutil.rmtree, folder)
+            folder.mkdir(parents=True)
+            (folder / "resolv.conf").write_text(f"nameserver {_NAME_SERVER}\noptions timeout:1 attempts:2\n")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add(self) -> Host:
+        """Returns a further host, with a cable to the client's."""
+        self._count += 1
+        host = Host(f"{self._prefix}s{self._count}", f"10.77.{self._count}.2")
+        near, far = f"to{self._count}", "eth0"
+        _ip("netns", "add", host.name)
+        self._stack.callback(_ip, "netns", "delete", host.name)
+        cable = ("type", "veth", "peer", "name", far, "netns", host.name)
+        _ip("-netns", self.client.name, "link", "add", near, *cable)
+        for name, link, ip in ((self.client.name, near, f"10.77.{self._count}.1"), (host.name, far, host.ip)):
+            _ip("-netns", name, "address", "add", f"{ip}/30", "dev", link)
+            _ip("-netns", name, "link", "set", link, "up")
+        _ip("-netns", host.name, "link", "set", "lo", "up")
+        return host
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
