@@ -11,9 +11,8 @@ from mse_grad.reasons import Reason
 from mse_grad_client.errors import (
     ClientClosed,
     DeadlineExceeded,
+    InternalError,
     MseGradError,
-    TlsFailed,
-    Unauthenticated,
     Unavailable,
 )
 from mse_grad_client.interrupts import Latch
@@ -44,7 +43,8 @@ class Discovery:
     A worker is put in use once it has answered, at its own address, that it is ready. So no request goes to an address
     that this client cannot reach, or that belongs to another server. GetServerInfo is the health check too: a server
     that drains says so on each stream at once, and one that cannot compute refuses the first request, so that a watch
-    of each server's health would tell nothing earlier.
+    of each server's health would tell nothing earlier. A host that is cut off says nothing: it is left out once it does
+    not answer here, and a request that exceeds its deadline has all servers asked.
 
     Args:
         pool: The worker pool to keep up to date.
@@ -94,8 +94,10 @@ class Discovery:
                 failures = self._round()
             except (ClientClosed, Replaced):
                 return
-            except (TlsFailed, Unauthenticated) as error:  # a certificate or token file cannot be read now
+            except MseGradError as error:  # a certificate or token file cannot be read now
                 failures = [error]
+            except Exception as error:  # noqa: BLE001 - `open_channel` is the user's; requests must not wait for ever
+                failures = [InternalError(f"the servers could not be asked: {type(error).__name__}: {error}")]
             if failures and not self._pool.in_use and not self._stopping.is_set():
                 self._arrivals.end_round(_none_ready(failures))
             if self._pool.refresh_wanted.wait(pause_s if failures else _PERIOD_S):
@@ -114,6 +116,7 @@ class Discovery:
         ]
         asked = {pool.worker(*server) if pool.has_many else pool.given: server for server in servers}
         usable: list[Connection] = []
+        silent: list[Connection] = []
         for connection, answer in self._ask(tuple(asked)):
             address = connection.address
             if answer.info is not None:
@@ -123,8 +126,12 @@ class Discovery:
                 usable.append(connection)
             else:
                 failures.append(failure)
+            if isinstance(answer.error, DeadlineExceeded):
+                silent.append(connection)
             if pool.has_many and not self._workers(address):  # it is its own only worker
                 self._judge(connection, answer, failure)
+        if pool.has_many and 2 * len(silent) <= len(asked):
+            self._leave_out_all({connection: asked[connection] for connection in silent})
         failures += self._check_workers(servers)
         if pool.has_many:
             self._use_servers_themselves(asked, usable)
@@ -137,6 +144,16 @@ class Discovery:
             return {}
         named = ((worker_address(endpoint.address, given=server), endpoint) for endpoint in endpoints)
         return {address: endpoint for address, endpoint in named if address is not None}
+
+    def _leave_out_all(self, silent: Mapping[Connection, Server]) -> None:
+        """Leaves out servers that do not answer in time, with their workers, since others do.
+
+        If most are silent, they are rather too busy, and the rest must not get the load of all.
+        """
+        for connection, server in silent.items():
+            self._pool.leave_out(connection)
+            for address in self._workers(server.address):
+                self._pool.leave_out(self._pool.worker(address, server.given))
 
     def _check_workers(self, servers: Sequence[Server]) -> list[MseGradError]:
         pool = self._pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from mse_grad_client.interrupts import Latch
@@ -22,20 +23,29 @@ class Lookup:
         resolve: Looks up a name.
         is_proxied: Whether connections to an address go through a proxy. The proxy looks its name up itself, so that
             the name is one server.
-        timeout_s: A lookup that takes longer goes on, and a later call of `servers` takes its result.
+        timeout_s: How long `servers` waits for all lookups. One that takes longer goes on, and a later call of
+            `servers` takes its result.
+        now: The clock.
 
     Attributes:
         errors: Name -> why its last lookup failed.
     """
 
     def __init__(
-        self, target: Target, resolve: Resolve, *, is_proxied: Callable[[str], bool], timeout_s: float = 2.0
+        self,
+        target: Target,
+        resolve: Resolve,
+        *,
+        is_proxied: Callable[[str], bool],
+        timeout_s: float = 2.0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.errors: dict[str, str] = {}
         self._target = target
         self._resolve = resolve
         self._is_proxied = is_proxied
         self._timeout_s = timeout_s
+        self._now = now
         self._found: dict[str, tuple[str, ...]] = {}
         self._running: dict[str, _Running] = {}
         self._is_stopped = False
@@ -47,8 +57,9 @@ class Lookup:
         """
         names = [address for address, is_name in self._target.entries if is_name and not self._is_proxied(address)]
         started = [self._start(name) for name in names if not self._is_stopped]
+        give_up_s = self._now() + self._timeout_s
         for running in started:
-            if running.done.wait(self._timeout_s):
+            if running.done.wait(max(0.0, give_up_s - self._now())):
                 self._take(running)
             else:
                 self.errors[running.name] = f"its lookup took more than {self._timeout_s:g} s"
@@ -68,7 +79,12 @@ class Lookup:
         running = self._running.get(name)
         if running is None or running.is_taken:
             running = self._running[name] = _Running(name)
-            threading.Thread(target=running.run, args=(self._resolve,), name="mse-grad-lookup", daemon=True).start()
+            thread = threading.Thread(target=running.run, args=(self._resolve,), name="mse-grad-lookup", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system starts no further thread now
+                running.error = str(error)
+                running.done.set()
         return running
 
     def _take(self, running: _Running) -> None:

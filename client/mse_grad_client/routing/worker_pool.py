@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Collection
 
 from mse_grad.reasons import Reason
-from mse_grad_client.errors import MseGradError, Unavailable
+from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.retry import Replaced
 from mse_grad_client.routing.connection import Connection
@@ -17,6 +18,9 @@ __all__ = ["WorkerAssignment", "WorkerPool"]
 # From this number of workers on, two random ones are compared, not all. The busiest worker has hardly more to do then:
 # Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing".
 _MANY = 16
+
+# Requests with short deadlines have all servers asked at most this often.
+_DOUBT_PERIOD_S = 1.0
 
 
 class WorkerPool:
@@ -33,7 +37,7 @@ class WorkerPool:
         given: As given.
         has_many: As given.
         in_use: Workers that take requests, least recently picked first. May be read without a lock.
-        refresh_wanted: Set after a worker was lost, so that discovery asks the server again.
+        refresh_wanted: Set after a worker was lost, or may be, so that discovery asks the servers again.
     """
 
     def __init__(self, given: Connection, connect: Callable[[str, str], Connection], *, has_many: bool = False) -> None:
@@ -45,6 +49,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._known: dict[str, Connection] = {}
         self._turn = 0
+        self._next_doubt_s = 0.0
 
     def assign(self, size_bytes: int) -> WorkerAssignment:
         """Returns a claim of a request with `size_bytes` of predict on the worker that is to take it."""
@@ -124,6 +129,13 @@ class WorkerPool:
                 self.refresh_wanted.set()
             return self._known.get(connection.address) is connection
 
+    def doubt(self) -> None:
+        """A worker did not answer in time: has discovery ask whether its server is there, if there may be others."""
+        now_s = time.monotonic()
+        if self.has_many and now_s >= self._next_doubt_s:
+            self._next_doubt_s = now_s + _DOUBT_PERIOD_S
+            self.refresh_wanted.set()
+
     def keep(self, addresses: Collection[str]) -> None:
         """Forgets the workers at other addresses, each once its requests are answered."""
         with self._lock:
@@ -189,3 +201,5 @@ class WorkerAssignment:
             self.connection.note_failure(error)
             if isinstance(error, Unavailable) and not isinstance(error, Replaced):
                 self.is_worker_left_out = self._pool.leave_out(self.connection)
+            elif isinstance(error, DeadlineExceeded):
+                self._pool.doubt()

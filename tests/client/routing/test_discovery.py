@@ -13,7 +13,7 @@ import pytest
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientOptions
-from mse_grad_client.errors import MseGradError, Unauthenticated, Unavailable
+from mse_grad_client.errors import InternalError, MseGradError, Unauthenticated, Unavailable
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.retry import Replaced
 from mse_grad_client.routing.arrivals import Arrivals
@@ -62,11 +62,13 @@ class Network:
         answers: Address -> answer.
         given: Address -> the given address of its server, for each connection that was made.
         closed: Addresses of the connections that were closed.
+        broken: Whether `open_channel` raises.
     """
 
     answers: dict[str, pb.GetServerInfoResponse | grpc.StatusCode] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)
+    broken: bool = False
 
     def serve(self, address: str, *states: pb.WorkerState, instance: str = "") -> None:
         """Has a server answer: one worker, or several at the ports after its own."""
@@ -92,6 +94,8 @@ class FakeConnection(Connection):
         self._network = network
 
     def ask_server_info(self, *, timeout_s: float) -> FakeInfoCall:
+        if self._network.broken:
+            raise RuntimeError("no channel today")
         return FakeInfoCall(self._network.answers.get(self.address, grpc.StatusCode.UNAVAILABLE))
 
     def close(self, error: MseGradError) -> None:
@@ -249,16 +253,50 @@ def test_a_server_that_drains_or_dies_is_left_out_until_it_is_ready(network: Net
     assert found.in_use == ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED])
-def test_a_server_that_is_too_busy_to_answer_stays_in_use(
-    network: Network, discover: Discover, code: grpc.StatusCode
-) -> None:
+SILENCE = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_server_that_is_too_busy_to_describe_itself_stays_in_use(network: Network, discover: Discover) -> None:
     network.serve("10.0.0.1:1")
     network.serve("10.0.0.2:1")
     found = discover(["10.0.0.1:1", "10.0.0.2:1"])
-    network.answers["10.0.0.1:1"] = code
+    network.answers["10.0.0.1:1"] = grpc.StatusCode.RESOURCE_EXHAUSTED
     found.clock.pass_pause()
     assert found.in_use == ["10.0.0.1:1", "10.0.0.2:1"]
+
+
+def test_a_silent_server_is_left_out_with_its_workers_until_it_answers(network: Network, discover: Discover) -> None:
+    network.serve("10.0.0.1:1", READY, READY)
+    network.serve("10.0.0.2:1")
+    found = discover(["10.0.0.1:1", "10.0.0.2:1"])
+    answers = dict(network.answers)
+    network.answers.update(dict.fromkeys(("10.0.0.1:1", "10.0.0.1:2"), SILENCE))
+    found.clock.pass_pause()
+    assert found.in_use == ["10.0.0.2:1"]
+    network.answers = answers
+    found.clock.pass_pause()
+    assert found.in_use == ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.2:1"]
+
+
+def test_servers_stay_in_use_while_most_are_silent(network: Network, discover: Discover) -> None:
+    for number in (1, 2, 3):
+        network.serve(f"10.0.0.{number}:1")
+    found = discover([f"10.0.0.{number}:1" for number in (1, 2, 3)])
+    network.answers.update(dict.fromkeys(("10.0.0.1:1", "10.0.0.2:1"), SILENCE))
+    found.clock.pass_pause()
+    assert found.in_use == ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]
+
+
+def test_an_error_of_the_users_own_code_ends_no_discovery(network: Network, discover: Discover) -> None:
+    network.serve("10.0.0.1:1")
+    network.broken = True
+    found = discover(["10.0.0.1:1", "10.0.0.2:1"])
+    error = found.failure()
+    assert isinstance(error, InternalError)
+    assert "RuntimeError: no channel today" in error.message
+    network.broken = False
+    found.clock.pass_pause()
+    assert found.in_use == ["10.0.0.1:1"]
 
 
 def test_a_server_without_getserverinfo_counts_as_ready(network: Network, discover: Discover) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from mse_grad_client.interrupts import Latch
 from mse_grad_client.routing.lookup import Lookup
 from mse_grad_client.routing.target import Server, Target
 from support.waiting import PATIENCE_S, wait_until
@@ -94,6 +95,39 @@ def test_a_slow_lookup_goes_on_and_its_result_is_taken_later() -> None:
     gate.set()
     assert wait_until(lookup.servers) == (Server("10.0.0.1:1", "a:1"),)
     assert calls[0] == "a"
+
+
+def test_names_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, now_s, waited_s = threading.Event(), [0.0], []
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        assert gate.wait(PATIENCE_S)
+        return []
+
+    def wait(_: Latch, timeout_s: float) -> bool:
+        waited_s.append(timeout_s)
+        now_s[0] += timeout_s
+        return False
+
+    lookup = Lookup(Target.of(["dns:///a:1", "dns:///b:1"]), resolve, is_proxied=never, now=lambda: now_s[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(Latch, "wait", wait)
+        assert lookup.servers() == ()
+    assert waited_s == [2.0, 0.0]
+    assert set(lookup.errors) == {"a:1", "b:1"}
+    gate.set()
+
+
+def test_a_lookup_that_gets_no_thread_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lookup = Lookup(Target.of("dns:///a:1"), StubResolver(a=["10.0.0.1:1"]), is_proxied=never)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert lookup.servers() == ()
+    assert lookup.errors == {"a:1": "can't start new thread"}
+    assert lookup.servers() == (Server("10.0.0.1:1", "a:1"),)
 
 
 def test_stopping_ends_a_lookup_that_hangs() -> None:

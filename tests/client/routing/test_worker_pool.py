@@ -116,6 +116,18 @@ def test_a_worker_left_out_is_picked_again_once_it_is_back(pool: WorkerPool) -> 
     assert pool.pick(0) is first
 
 
+@pytest.mark.parametrize("has_many", [False, True])
+def test_a_request_without_an_answer_in_time_has_the_servers_asked_if_there_are_many(has_many: bool) -> None:
+    pool = WorkerPool(FakeConnection("given:1"), FakeConnection, has_many=has_many)
+    in_use(pool, 2)
+    pool.assign(100).end(DeadlineExceeded("late"))
+    assert pool.refresh_wanted.is_set() is has_many
+    pool.refresh_wanted.clear()
+    pool.assign(100).end(DeadlineExceeded("late"))
+    assert not pool.refresh_wanted.is_set()  # asked a moment ago
+    assert len(pool.in_use) == 2
+
+
 def test_the_given_address_may_be_one_of_the_workers(pool: WorkerPool) -> None:
     assert not pool.leave_out(pool.given)
     assert pool.worker("given:1", "given:1") is pool.given
