@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.client.load import Load
+from support.client.load import THREADS, Load
 from support.client.stub_resolver import Names
 from support.server.separate_hosts import Host, Hosts
 from support.server.server_process import ServerProcess, running_server
@@ -146,6 +146,26 @@ def test_hosts_are_drained_killed_added_renamed_and_restarted_without_a_failed_c
         print(f"{restarts.calls} calls during a rolling restart; then shares of bytes: {shown(after_restarts)}")
     for share in (*after_changes, *after_restarts):
         assert 0.9 < share < 1.1
+
+
+def test_a_host_that_is_cut_off_costs_few_calls_and_gets_its_share_again(
+    machines: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosts = [machines.add() for _ in range(3)]
+    with Load(machines.hosts.client.command(), *[f"{host.ip}:{PORT}" for host in hosts], timeout_s=2.0) as load:
+        machines.shares(load, *hosts)
+        machines.hosts.cut_off(hosts[0])
+        failures = load.run(2 * CALLS).failures
+        machines.hosts.heal(hosts[0])
+        load.begin()
+        machines.wait_used(hosts[0])
+        assert load.end().failures == []
+        after = machines.shares(load, *hosts)
+    with capsys.disabled():
+        print(f"\n{len(failures)} calls without an answer from a host that was cut off; then shares: {shown(after)}")
+    assert 1 <= len(failures) <= 2 * THREADS
+    assert all("DeadlineExceeded" in failure for failure in failures)
+    assert all(0.9 < share < 1.1 for share in after)
 
 
 def shown(shares: list[float]) -> str:

@@ -1,6 +1,6 @@
 """A process with one client under load from several threads; it counts calls, and checks every gradient bit for bit.
 
-  python -m support.client.load ADDRESS...
+  python -m support.client.load TIMEOUT_S ADDRESS...
 
 Each line of stdin begins the load, with the number of calls as JSON, or `null` for calls until the next line, which
 ends them. After each load it prints one line of JSON: the number of calls, and the errors of those that failed.
@@ -23,11 +23,10 @@ from typing import NamedTuple
 from mse_grad_client import MseGradClient
 from support.values import expected, operands
 
-__all__ = ["Load", "Tally"]
+__all__ = ["THREADS", "Load", "Tally"]
 
 _TESTS = Path(__file__).parents[2]
-_THREADS = 4
-_TIMEOUT_S = 30.0
+THREADS = 4
 _SIZES = (500, 30_000, 150_000)  # elements: within a message, within a chunk, in several chunks
 
 
@@ -49,10 +48,11 @@ class Load:
     Args:
         prefix: Beginning of its command line, such as Host.command.
         addresses: The addresses of its client.
+        timeout_s: Bound on each call.
     """
 
-    def __init__(self, prefix: Sequence[str], *addresses: str) -> None:
-        command = [*prefix, sys.executable, "-m", "support.client.load", *addresses]
+    def __init__(self, prefix: Sequence[str], *addresses: str, timeout_s: float = 30.0) -> None:
+        command = [*prefix, sys.executable, "-m", "support.client.load", str(timeout_s), *addresses]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path])}
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -96,14 +96,15 @@ class Load:
 class _Calls:
     """Calls of one client by several threads."""
 
-    def __init__(self, client: MseGradClient, most: int | None) -> None:
+    def __init__(self, client: MseGradClient, timeout_s: float, most: int | None) -> None:
         self._client = client
+        self._timeout_s = timeout_s
         self._most = most
         self._numbers = count(1)
         self._stopping = threading.Event()
         self._failures: list[str] = []
         self._made: list[int] = []
-        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(_THREADS)]
+        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(THREADS)]
         for thread in self._threads:
             thread.start()
 
@@ -122,7 +123,7 @@ class _Calls:
                 break
             made += 1
             try:
-                got = self._client.compute(*given, timeout_s=_TIMEOUT_S)
+                got = self._client.compute(*given, timeout_s=self._timeout_s)
                 if got.tobytes() != right.tobytes():
                     self._failures.append("a gradient has wrong bits")
             except Exception as error:  # noqa: BLE001 - whatever it is, the call has failed
@@ -130,12 +131,12 @@ class _Calls:
         self._made.append(made)
 
 
-def main(*addresses: str) -> None:
+def main(timeout_s: str, *addresses: str) -> None:
     """Makes calls as stdin says, until it ends."""
     with MseGradClient(addresses) as client:
         for line in sys.stdin:
             most = json.loads(line)
-            calls = _Calls(client, most)
+            calls = _Calls(client, float(timeout_s), most)
             if most is None:
                 sys.stdin.readline()
             print(json.dumps(calls.end()._asdict()), flush=True)

@@ -18,6 +18,7 @@ __all__ = ["Host", "Hosts"]
 # A namespace has its files of /etc here; `ip netns exec` mounts them over the usual ones. Source: ip-netns(8).
 _ETC = Path("/etc/netns")
 _NAME_SERVER = "127.0.0.1"
+_LINK = "eth0"
 
 
 class Host:
@@ -77,7 +78,7 @@ class Hosts:
         """Returns a further host, with a cable to the client's."""
         self._count += 1
         host = Host(f"{self._prefix}s{self._count}", f"10.77.{self._count}.2")
-        near, far = f"to{self._count}", "eth0"
+        near, far = f"to{self._count}", _LINK
         _ip("netns", "add", host.name)
         self._stack.callback(_ip, "netns", "delete", host.name)
         cable = ("type", "veth", "peer", "name", far, "netns", host.name)
@@ -87,6 +88,14 @@ class Hosts:
             _ip("-netns", name, "link", "set", link, "up")
         _ip("-netns", host.name, "link", "set", "lo", "up")
         return host
+
+    def cut_off(self, host: Host) -> None:
+        """Lets nothing reach `host` any longer, and nothing leave it."""
+        _ip("-netns", host.name, "link", "set", _LINK, "down")
+
+    def heal(self, host: Host) -> None:
+        """Ends `cut_off`."""
+        _ip("-netns", host.name, "link", "set", _LINK, "up")
 
 
 def _ip(*arguments: str) -> None:
