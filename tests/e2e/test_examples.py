@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def test_the_example_of_tls_and_tokens_runs_against_a_server_that_needs_both(tmp
     ]
 
 
+def test_several_servers_come_and_go_without_a_failed_call() -> None:
+    output = run(EXAMPLES / "several_servers.py")
+    assert "600 calls, 0 failed" in output
+    shares_mb = [float(share) for share in re.findall(r"received (\S+) MB", output)]
+    assert len(shares_mb) == 6
+    assert all(43 < share_mb < 53 for share_mb in shares_mb)  # of 96 MB that two servers receive together
+
+
 def test_the_fake_server_needs_no_server() -> None:
     assert run(EXAMPLES / "fake_server.py").count(": passed") == 2
 
@@ -89,6 +98,7 @@ def test_every_example_is_run_here() -> None:
         "letters.py",
         "many_small_gradients.py",
         "quickstart.py",
+        "several_servers.py",
         "shared_memory.py",
         "tls_and_tokens.py",
         "tracing.py",
