@@ -35,6 +35,8 @@ _PERIOD_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 # A worker behind a firewall never answers.
 _ASK_TIMEOUT_S = 2.0
+# An error about a thousand servers stays readable.
+_MOST_FAILURES = 5
 
 
 class Discovery:
@@ -244,6 +246,7 @@ def _none_ready(failures: Sequence[MseGradError]) -> MseGradError:
     """Returns the error of a request that no server can take: the first that no retry would help with, if all do."""
     if not any(isinstance(failure, Unavailable | DeadlineExceeded) for failure in failures):
         return failures[0]
-    return Unavailable(
-        f"no server is ready: {'; '.join(failure.message for failure in failures)}", reason=Reason.CONNECTION_LOST
-    )
+    messages = [failure.message for failure in failures[:_MOST_FAILURES]]
+    if len(failures) > _MOST_FAILURES:
+        messages.append(f"and {len(failures) - _MOST_FAILURES} more")
+    return Unavailable(f"no server is ready: {'; '.join(messages)}", reason=Reason.CONNECTION_LOST)

@@ -365,6 +365,12 @@ def test_a_request_fails_with_the_state_of_each_server(network: Network, discove
         assert words in error.message
 
 
+def test_an_error_about_many_servers_names_some_and_counts_the_rest(discover: Discover) -> None:
+    error = discover([f"10.0.0.{number}:1" for number in range(1, 100)]).failure()
+    assert error.message.count("no answer from") == 5
+    assert error.message.endswith("; and 94 more")
+
+
 def test_a_request_fails_for_good_if_no_server_knows_the_token(network: Network, discover: Discover) -> None:
     network.answers.update(dict.fromkeys(("10.0.0.1:1", "10.0.0.2:1"), grpc.StatusCode.UNAUTHENTICATED))
     found = discover(["10.0.0.1:1", "10.0.0.2:1"])

@@ -14,10 +14,12 @@ class Relay:
 
     Attributes:
         address: Address to connect to.
+        connections: How many were made.
     """
 
     def __init__(self, target: str) -> None:
         self.address = ""
+        self.connections = 0
         self._host, _, self._port = target.rpartition(":")
         self._goes_on = asyncio.Event()
         self._goes_on.set()
@@ -33,6 +35,7 @@ class Relay:
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection."""
+        self.connections += 1
         there_reader, there_writer = await asyncio.open_connection(self._host, self._port)
         for source, sink in ((reader, there_writer), (there_reader, writer)):
             self._passing.add(asyncio.create_task(self._pass(source, sink)))

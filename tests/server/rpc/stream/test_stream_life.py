@@ -381,9 +381,11 @@ async def test_streams_that_were_opened_together_end_apart() -> None:
             await stream.close()
 
 
-async def test_streams_are_at_most_as_old_as_connections() -> None:
+async def test_a_stream_ends_after_its_connection_takes_no_further_calls() -> None:
     async with serving(max_connection_age_s=20, max_stream_age_s=1000) as server:
         stream = await server.stream()
         server.clock.advance(22)
+        await stream.assert_works(1)
+        server.clock.advance(6)
         assert (await stream.receive()).go_away is not None
         await stream.close()
