@@ -54,8 +54,7 @@ class Connection:
 
     Attributes:
         address: As given.
-        in_flight_bytes: Bytes of predict in the requests under way here; the worker pool's lock guards it.
-        turn: When the worker pool picks it among those that are equally busy, in bytes of requests before it.
+        in_flight_bytes, turn: Bytes of predict under way here, and its next turn; the worker pool's lock guards both.
 
     Raises:
         ValueError: `address` has none of these forms.
