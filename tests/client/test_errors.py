@@ -158,6 +158,8 @@ WRONG: list[tuple[str, Any]] = [
     *[("window_chunks", wrong) for wrong in (0, 2**31, *NO_COUNTS)],
     *[("timeout_s", wrong) for wrong in NO_TIMES],
     *[("keepalive_s", wrong) for wrong in (1.0, 9.9, 2_147_484, 3e6, None, *NO_TIMES)],
+    *[("max_stream_age_s", wrong) for wrong in NO_TIMES],
+    *[(name, wrong) for name in ("resolve", "open_channel") for wrong in (5, "10.0.0.1:1", ["10.0.0.1:1"])],
     *[("max_unary_bytes", wrong) for wrong in (0, 1023, 2**31, None, *NO_COUNTS)],
     *[("shared_from_bytes", wrong) for wrong in (None, *NO_COUNTS)],
     *[("copied_from_bytes", wrong) for wrong in (None, *NO_COUNTS)],

@@ -280,3 +280,26 @@ def test_parent_and_child_of_a_fork_both_continue_to_use_the_servers() -> None:
                 child.join(PATIENCE_S)
                 assert child.exitcode == 0
                 compute_until(client, iter([False, False, True]).__next__)
+
+
+class Connections:
+    """Counts the streams of a client; see ClientMetrics."""
+
+    count = 0
+
+    def connected(self, address: str) -> None:
+        self.count += 1
+
+    def call_ended(self, call: object, seconds: float, error: BaseException | None) -> None:
+        pass
+
+    def retried(self, request_id: str, error: Exception) -> None:
+        pass
+
+
+def test_an_old_stream_is_followed_by_another_one_and_no_request_is_sent_again() -> None:
+    streams = Connections()
+    options = ClientOptions(max_stream_age_s=0.05, metrics=streams, retry=ONCE)
+    with servers(1) as each, MseGradClient(each.addresses[0], options=options) as client:
+        compute_until(client, lambda: streams.count >= 4)
+        assert each.each[0].streams >= 4
