@@ -21,6 +21,7 @@ ONE_PYTHON = ("benchmarks", "cli/conformance", "deploy", "e2e", "kernel", "op_ho
 # Less these, whose subject is the interpreter: signals, references and forks, its buffers, its packages.
 EVERY_PYTHON = (
     "cli/conformance/test_render.py",
+    "e2e/test_async.py",
     "e2e/test_garbage.py",
     "e2e/test_interrupts.py",
     "e2e/test_serving.py",

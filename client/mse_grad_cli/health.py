@@ -15,6 +15,6 @@ _STATES = {b"\x08\x01": SERVING, b"\x08\x02": "NOT_SERVING"}  # HealthCheckRespo
 
 def health_of(address: str, credentials: Credentials, *, timeout_s: float) -> str:
     """Returns "SERVING", "NOT_SERVING" or "unknown"; raises grpc.RpcError if there is no answer in `timeout_s`."""
-    with credentials.channel(address, grpc_target(address), [("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with credentials.channel(address, grpc_target(address)) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
         return _STATES.get(check(b"", timeout=timeout_s), "unknown")

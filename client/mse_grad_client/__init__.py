@@ -1,5 +1,9 @@
-"""SDK of mse-grad: `MseGradClient` computes gradients of the mean squared error on a running server."""
+"""SDK of mse-grad: gradients of the mean squared error from a running server.
 
+`MseGradClient` blocks the calling thread; `AsyncMseGradClient` is awaited.
+"""
+
+from mse_grad_client.aio import AsyncMseGradClient
 from mse_grad_client.client import MseGradClient
 from mse_grad_client.errors import (
     Cancelled,
@@ -20,6 +24,7 @@ from mse_grad_client.options import ClientOptions, RetryOptions
 from mse_grad_client.server_info import ServerInfo
 
 __all__ = [
+    "AsyncMseGradClient",
     "CallInfo",
     "Cancelled",
     "ClientClosed",

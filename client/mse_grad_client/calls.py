@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from mse_grad.metadata import MAX_METADATA_ENTRIES, METADATA_TEXT, REQUEST_ID_TEXT, is_metadata_entry, is_request_id
 from mse_grad_client.errors import InvalidArgument
@@ -35,6 +35,14 @@ class Calls:
     def is_plain(self, request_id: str, metadata: Mapping[str, str] | None) -> bool:
         """Whether a call needs no `around`: nobody watches it, and it says nothing of itself."""
         return not (self._has_watchers or request_id or metadata or _OPENTELEMETRY in sys.modules)
+
+    def around_many(
+        self, reduction: str, request_id: str, metadata: Mapping[str, str] | None
+    ) -> AbstractContextManager[CallInfo | None]:
+        """Runs the body as one call of `compute_many`, as `around`; yields None if it is plain."""
+        if self.is_plain(request_id, metadata):
+            return nullcontext()
+        return self.around("compute_many", reduction=reduction, request_id=request_id, metadata=metadata)
 
     @contextmanager
     def around(

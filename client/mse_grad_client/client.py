@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike
 from mse_grad.reasons import Reason
 from mse_grad.tensor import Array
 from mse_grad_client.base import ClientBase, close_both, prepared
-from mse_grad_client.batching import compute_packed
+from mse_grad_client.batching import PackedGradients, all_results
 from mse_grad_client.errors import InvalidArgument, MseGradError
+from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.pytorch import are_tensors, compute_tensors
 from mse_grad_client.readiness import wait_ready, with_transport
-from mse_grad_client.request import GradientRequest
+from mse_grad_client.routing.waiter import BLOCKING, run
 from mse_grad_client.server_info import ServerInfo
-from mse_grad_client.stream.pending import PendingRequest
 
 __all__ = ["MseGradClient"]
 
@@ -218,31 +218,19 @@ class MseGradClient(ClientBase):
             MseGradError: As `compute`, unless `return_errors`; names the item that failed.
         """
         deadline = self._transport.deadline(timeout_s)
-        compute_all = partial(
-            compute_packed,
-            items,
-            reduction,
-            finish=lambda request, pending: self._transport.run(request, deadline=deadline, pending=pending),
-            cancel=self._transport.cancel,
-            empty=self._transport.empty,
-            return_errors=return_errors,
-        )
-        if self._calls.is_plain(request_id, metadata):
-            return compute_all(start=lambda request: self._transport.start(request, deadline=deadline))
-        with self._calls.around("compute_many", reduction=reduction, request_id=request_id, metadata=metadata) as call:
-
-            def start(request: GradientRequest) -> PendingRequest | None:
-                request.call = call
-                return self._transport.start(request, deadline=deadline)
-
-            return compute_all(start=start)
+        with self._calls.around_many(reduction, request_id, metadata) as call:
+            found = self._all_gradients(items, reduction, deadline, call)
+        for gradient in found:
+            if isinstance(gradient, MseGradError) and not return_errors:
+                raise gradient
+        return found
 
     def server_info(self, *, timeout_s: float | None = None, request_id: str = "") -> ServerInfo:
         """Returns the server's description of itself; raises MseGradError as `compute` does."""
         deadline = self._transport.deadline(timeout_s)
         with self._calls.around("server_info", request_id=request_id) as call:
-            answer = self._transport.server_info(deadline=deadline, request_id=call.request_id)
-            return with_transport(self._transport, ServerInfo.of_wire(answer), deadline)
+            answer = run(self._transport.server_info, deadline=deadline, request_id=call.request_id)
+            return run(with_transport, self._transport, ServerInfo.of_wire(answer), deadline, BLOCKING)
 
     def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Blocks until a worker of the server accepts requests; returns the server's description of itself.
@@ -251,7 +239,7 @@ class MseGradClient(ClientBase):
             DeadlineExceeded: No worker did within `timeout_s` seconds.
             ClientClosed: The client was closed meanwhile.
         """
-        return wait_ready(self._transport, timeout_s)
+        return run(wait_ready, self._transport, timeout_s, BLOCKING)
 
     def close(self) -> None:
         """Closes all connections; calls under way fail with ClientClosed. A second call does nothing."""
@@ -264,6 +252,21 @@ class MseGradClient(ClientBase):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _all_gradients(
+        self, items: Iterable[Sequence[ArrayLike]], reduction: str, deadline: float | None, call: CallInfo | None
+    ) -> list[Array | MseGradError]:
+        transport = self._transport
+        gradients = PackedGradients(
+            items,
+            reduction,
+            call=call,
+            start=partial(transport.start, deadline=deadline),
+            finish=lambda request, pending: transport.run(request, deadline=deadline, pending=pending),
+            cancel=transport.cancel,
+            empty=transport.empty,
+        )
+        return all_results(gradients)
 
     def _compute(
         self,
@@ -286,11 +289,11 @@ class MseGradClient(ClientBase):
             return tensor
         deadline = self._transport.deadline(timeout_s)
         request = prepared(*operands, reduction, out=out, numel=numel)
-        run = self._transport.run_unary if method == "compute_unary" else self._transport.run
+        transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
         if self._calls.is_plain(request_id, metadata):
-            run(request, deadline=deadline)
+            run(transmit, request, deadline=deadline)
         else:
             with self._calls.around(method, request, request_id=request_id, metadata=metadata):
-                run(request, deadline=deadline)
+                run(transmit, request, deadline=deadline)
         gradient = request.gradient()
         return gradient if out is None else out

@@ -11,10 +11,20 @@ import inspect
 import socket
 import threading
 import time
+from typing import Protocol
 
 from mse_grad_client.errors import MseGradError
 
-__all__ = ["LONGEST_SLEEP_S", "Bell", "Latch", "acquire", "end_context_managers", "is_ours", "raise_foreign"]
+__all__ = [
+    "LONGEST_SLEEP_S",
+    "Bell",
+    "Latch",
+    "Releasable",
+    "acquire",
+    "end_context_managers",
+    "is_ours",
+    "raise_foreign",
+]
 
 LONGEST_SLEEP_S = 0.2
 """Longest sleep of a thread before Python may call a signal handler, in seconds.
@@ -23,12 +33,19 @@ A signal that arrives between Python's last check and the sleep does not end the
 """
 
 
+class Releasable(Protocol):
+    """A lock that a thread waits for, or the like."""
+
+    def release(self) -> None:
+        """Lets the waiter go on; may be called again."""
+
+
 class Latch:
     """A `threading.Event` that an interrupt cannot break: after an interrupted `set`, set it again."""
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiting: dict[threading.Lock, None] = {}
+        self._waiting: dict[Releasable, None] = {}
 
     def is_set(self) -> bool:
         """Returns whether it is set."""
@@ -39,6 +56,14 @@ class Latch:
         self._is_set = True
         for lock in tuple(self._waiting):
             _release(lock)
+
+    def tell(self, listener: Releasable) -> None:
+        """Calls `listener.release()` when it is set, in the thread that sets it, until `forget`."""
+        self._waiting[listener] = None
+
+    def forget(self, listener: Releasable) -> None:
+        """Ends `tell`."""
+        self._waiting.pop(listener, None)
 
     def clear(self) -> None:
         """Makes threads wait again."""
@@ -131,7 +156,7 @@ def _is_raised_here(error: BaseException) -> bool:
     return True
 
 
-def _release(lock: threading.Lock) -> None:
+def _release(lock: Releasable) -> None:
     try:
         lock.release()
     except RuntimeError:  # another thread has just released it

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import ClientClosed, DeadlineExceeded, Unavailable
 from mse_grad_client.routing.transport import Transport
+from mse_grad_client.routing.waiter import Waiter
 from mse_grad_client.server_info import ServerInfo
 
 __all__ = ["wait_ready", "with_transport"]
@@ -15,15 +16,15 @@ __all__ = ["wait_ready", "with_transport"]
 _POLL_S = 0.02
 
 
-def wait_ready(transport: Transport, timeout_s: float) -> ServerInfo:
+async def wait_ready(transport: Transport, timeout_s: float, waiter: Waiter) -> ServerInfo:
     """Returns the server's description of itself once a worker accepts requests; see MseGradClient.wait_ready."""
     deadline = transport.deadline(timeout_s)
     found = "no answer"
-    while not transport.closed.wait(_POLL_S):
+    while not await waiter.pause(transport.closed, _POLL_S):
         try:
-            info = ServerInfo.of_wire(transport.server_info(deadline=deadline, once=True))
+            info = ServerInfo.of_wire(await transport.server_info(deadline=deadline, once=True, waiter=waiter))
             if info.ready:
-                return with_transport(transport, info, deadline)
+                return await with_transport(transport, info, deadline, waiter)
             found = ", ".join(f"{endpoint.address} is {endpoint.state}" for endpoint in info.endpoints)
         except Unavailable as error:
             found = error.message
@@ -36,7 +37,7 @@ def wait_ready(transport: Transport, timeout_s: float) -> ServerInfo:
     raise ClientClosed("the client was closed")
 
 
-def with_transport(transport: Transport, info: ServerInfo, deadline: float | None) -> ServerInfo:
+async def with_transport(transport: Transport, info: ServerInfo, deadline: float | None, waiter: Waiter) -> ServerInfo:
     """Returns `info` with the transport that gradients from here take."""
-    shares_memory = transport.shares_memory(deadline=deadline)
+    shares_memory = await transport.shares_memory(deadline=deadline, waiter=waiter)
     return replace(info, transport="shared_memory" if shares_memory else "stream")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
-from mse_grad_client.errors import MseGradError
+from mse_grad_client.attempt import Holder, Task
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.kinds import Restore, restore_of
 from mse_grad_client.operand import dout_array, operand_array, out_array, result_array, whole_number
@@ -95,16 +95,6 @@ class Operands(NamedTuple):
         return Operands(dtype, copy(predict), copy(label), copy(dout), reduction, elements, scalar_dout, restore)
 
 
-class Holder(Protocol):
-    """An attempt at a request, as the request sees it."""
-
-    def revoke(self) -> None:
-        """Ensures that nothing is written to the caller's gradient from now on; a second call does nothing."""
-
-    def fail(self, error: MseGradError) -> None:
-        """Ends the attempt with `error`, unless it has ended; any thread may call it."""
-
-
 @dataclass(slots=True, eq=False)  # not frozen: that would take two microseconds more for each
 class GradientRequest:
     """A gradient to compute: operands as little-endian bytes in C order, and memory for the gradient.
@@ -122,6 +112,7 @@ class GradientRequest:
         scalar_dout: Whether dout is a single element.
         y: `count` elements, writable: the gradient.
         holder: The attempt that last wrote to y. The end of the call clears it, because the attempt refers to this.
+        task: The task that waits for the gradient; None if a thread does.
         is_cancelled: Whether another thread cancelled it; None if none may.
         call: Its call, if that has a name, metadata or a trace for the server.
     """
@@ -142,6 +133,7 @@ class GradientRequest:
     _target: Array | None
     _restore: Restore | None = None
     holder: Holder | None = None
+    task: Task | None = None
     is_cancelled: bool | None = None
     call: CallInfo | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import TypeVar
 
@@ -13,7 +13,6 @@ import grpc
 
 from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.events import Events
-from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import RetryOptions
 
 __all__ = ["Awaited", "Replaced", "Retries", "RetryBudget", "Step", "StreamStale", "with_retries"]
@@ -26,7 +25,7 @@ class Replaced(Unavailable):
 
 
 class Awaited(Replaced):
-    """The request was not sent: no server took requests. One does now, and it goes there at once."""
+    """The request was not sent: no server, or no open stream, took it. One does now, and it goes there at once."""
 
 
 class StreamStale(Unavailable):
@@ -97,7 +96,7 @@ class Retries:
         budget: The client's token bucket.
         deadline: Deadline of the caller on the clock of time.monotonic; None for `options.patience_s` after the first
             failure.
-        closed: Set when the client is closed; ends a pause.
+        pause: Waits as many seconds as it is told; returns whether the client was closed meanwhile.
         now: Clock of `deadline`.
         events: Receives each retry.
     """
@@ -106,12 +105,12 @@ class Retries:
         "_attempts",
         "_bound_s",
         "_budget",
-        "_closed",
         "_deadline",
         "_events",
         "_has_moved",
         "_now",
         "_options",
+        "_pause",
         "step",
     )
 
@@ -121,7 +120,7 @@ class Retries:
         budget: RetryBudget,
         *,
         deadline: float | None,
-        closed: Latch,
+        pause: Callable[[float], Awaitable[bool]],
         now: Callable[[], float] = time.monotonic,
         events: Events | None = None,
     ) -> None:
@@ -130,13 +129,13 @@ class Retries:
         self._options = options
         self._budget = budget
         self._deadline = deadline
-        self._closed = closed
+        self._pause = pause
         self._now = now
         self._attempts = 1
         self._bound_s = options.initial_backoff_s
         self._has_moved = False
 
-    def should_retry(self, error: MseGradError, *, falls_back: bool = False, other_worker: bool = False) -> bool:
+    async def should_retry(self, error: MseGradError, *, falls_back: bool = False, other_worker: bool = False) -> bool:
         """Decides what follows `error`, and pauses if that is due.
 
         Args:
@@ -150,7 +149,7 @@ class Retries:
         self.step, pause_s = self._decide(error, falls_back, other_worker)
         if self._events is not None and not (self.step is Step.GIVE_UP or isinstance(error, Awaited)):
             self._events.retries(error, step=self.step.name.lower(), pause_s=pause_s)
-        if self.step is Step.WAIT and self._closed.wait(pause_s):
+        if self.step is Step.WAIT and await self._pause(pause_s):
             self.step = Step.GIVE_UP
         return self.step is not Step.GIVE_UP
 
@@ -181,13 +180,13 @@ class Retries:
         return Step.WAIT, pause_s
 
 
-def with_retries(attempt: Callable[[], Value], retries: Retries) -> Value:
+async def with_retries(attempt: Callable[[], Awaitable[Value]], retries: Retries) -> Value:
     """Returns the result of `attempt`, which sends a request once, calling it as often as `retries` allows."""
     while True:
         try:
-            return attempt()
+            return await attempt()
         except MseGradError as error:
-            if not retries.should_retry(error):
+            if not await retries.should_retry(error):
                 raise
 
 

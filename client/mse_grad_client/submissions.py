@@ -21,6 +21,7 @@ from mse_grad_client.calls import Calls
 from mse_grad_client.errors import Cancelled, ClientClosed, DeadlineExceeded
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.transport import Transport
+from mse_grad_client.routing.waiter import run
 from mse_grad_client.stream.pending import PendingRequest
 
 __all__ = ["MOST_SUBMITTED", "GradientFuture", "Submissions"]
@@ -57,7 +58,7 @@ class GradientFuture(Future[Array]):
             if holder is not None:
                 holder.fail(_cancelled(request))
             with suppress(IndexError):  # a thread waits for it, and gives it up now
-                self._transport.cancel(request, self.pending.pop())
+                run(self._transport.cancel, request, self.pending.pop())
         return is_cancelled
 
 
@@ -124,7 +125,7 @@ class Submissions:
         try:
             call = self._calls.around("submit", request, request_id=request_id, metadata=metadata)
             context.run(around.enter_context, call)
-            pending = self._transport.start(request, deadline=deadline)
+            pending = run(self._transport.start, request, deadline=deadline)
             if pending is not None:
                 future.pending.append(pending)
             self._sent.put(_Submitted(future, request, deadline, out, around, context))
@@ -176,17 +177,17 @@ def _finish_all(transport: Transport, sent: SimpleQueue[_Submitted | None], plac
 def _finish(transport: Transport, one: _Submitted) -> None:
     future, request = one.future, one.request
 
-    def run() -> None:
+    def finish() -> None:
         with one.around:
             pending = None
             with suppress(IndexError):
                 pending = future.pending.pop()
             if pending is None and request.is_cancelled:
                 raise _cancelled(request)
-            transport.run(request, deadline=one.deadline, pending=pending)
+            run(transport.run, request, deadline=one.deadline, pending=pending)
 
     try:
-        one.context.run(run)
+        one.context.run(finish)
         gradient = request.gradient()
     except BaseException as error:  # noqa: BLE001 - belongs to whoever waits for the future
         if future.set_running_or_notify_cancel():

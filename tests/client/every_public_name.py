@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, assert_type
@@ -11,6 +11,7 @@ import numpy as np
 
 from mse_grad.tensor import Array
 from mse_grad_client import (
+    AsyncMseGradClient,
     CallInfo,
     Cancelled,
     ClientClosed,
@@ -88,6 +89,21 @@ def submit(client: MseGradClient, x: Array) -> Array:
     future = client.submit(x, x, 1.0, request_id="step-1")
     assert_type(future, Future[Array])
     return future.result()
+
+
+async def awaited(items: AsyncIterator[tuple[Array, Array, float]]) -> list[Array]:
+    async with AsyncMseGradClient("127.0.0.1:50051", options=watched()) as client:
+        info: ServerInfo = await client.wait_ready(timeout_s=10)
+        assert_type(await client.server_info(timeout_s=1.0), ServerInfo)
+        x = client.empty((2, 3), info.dtypes[0])
+        y = await client.compute(x, x, 1.0, "sum", metadata={"step": "1"})
+        whole = await client.compute_unary(x, x, 1.0, out=client.empty((2, 3)))
+        many = [each async for each in client.compute_many(items)]
+        assert_type(many, list[Array])
+        async for result in client.compute_many([(x, x, x)], return_errors=True):
+            assert_type(result, Array | MseGradError)
+        await client.close()
+        return [y, whole, *many]
 
 
 def describe(client: MseGradClient) -> str:

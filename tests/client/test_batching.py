@@ -13,6 +13,7 @@ from mse_grad.codec import StreamRequest
 from mse_grad.reasons import Reason
 from mse_grad.tensor import Array
 from mse_grad_client import ClientOptions, InvalidArgument, MseGradClient, MseGradError, RetryOptions, Unavailable
+from support.client.awaited import CLIENTS
 from support.client.scripted_server import ScriptedServer, answer, answer_all, refused
 from support.values import expected, operands
 
@@ -30,9 +31,15 @@ def server() -> Iterator[ScriptedServer]:
         yield server
 
 
+@pytest.fixture(params=list(CLIENTS.values()), ids=list(CLIENTS))
+def client_type(request: pytest.FixtureRequest) -> type[MseGradClient]:
+    chosen: type[MseGradClient] = request.param
+    return chosen
+
+
 @pytest.fixture
-def client(server: ScriptedServer) -> Iterator[MseGradClient]:
-    with MseGradClient(server.address) as client:
+def client(server: ScriptedServer, client_type: type[MseGradClient]) -> Iterator[MseGradClient]:
+    with client_type(server.address) as client:
         yield client
 
 

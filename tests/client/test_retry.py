@@ -8,27 +8,26 @@ import pytest
 import mse_grad_client
 from mse_grad.reasons import Reason
 from mse_grad_client import MseGradError, RetryOptions, errors
-from mse_grad_client.interrupts import Latch
 from mse_grad_client.retry import Replaced, Retries, RetryBudget, Step, StreamStale, with_retries
+from mse_grad_client.routing import waiter
 from support.client.scripted_server import status_of
 
 
-class Time(Latch):
+class Time:
     """A clock that jumps ahead instead of waiting; records the length of each wait."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.now_s = 1000.0
         self.waits_s: list[float] = []
+        self.is_closed = False
 
     def now(self) -> float:
         return self.now_s
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        assert timeout_s is not None
-        self.waits_s.append(timeout_s)
-        self.now_s += timeout_s
-        return self.is_set()
+    async def pause(self, pause_s: float) -> bool:
+        self.waits_s.append(pause_s)
+        self.now_s += pause_s
+        return self.is_closed
 
 
 @pytest.fixture
@@ -40,7 +39,13 @@ def run(time: Time, attempt: Callable[[], str], *, left_s: float | None = None, 
     deadline = None if left_s is None else time.now() + left_s
     budget = RetryBudget(options.pop("max_per_s", 1000.0), now=time.now)
     retry = RetryOptions(**options)
-    return with_retries(attempt, Retries(retry, budget, deadline=deadline, closed=time, now=time.now))
+
+    async def attempting() -> str:
+        return attempt()
+
+    return waiter.run(
+        with_retries, attempting, Retries(retry, budget, deadline=deadline, pause=time.pause, now=time.now)
+    )
 
 
 def failing(*failures: MseGradError) -> Callable[[], str]:
@@ -138,7 +143,7 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(time: Time) -> None:
 
 
 def test_a_client_that_closes_stops_trying(time: Time) -> None:
-    time.set()
+    time.is_closed = True
     with pytest.raises(mse_grad_client.ResourceExhausted):
         run(time, failing(busy(), busy()))
     assert len(time.waits_s) == 1
@@ -169,13 +174,13 @@ def test_a_caller_waits_for_its_token(time: Time) -> None:
 
 def retries(time: Time, **options: Any) -> Retries:
     budget = RetryBudget(1000.0, now=time.now)
-    return Retries(RetryOptions(**options), budget, deadline=None, closed=time, now=time.now)
+    return Retries(RetryOptions(**options), budget, deadline=None, pause=time.pause, now=time.now)
 
 
 def steps(of: Retries, *failures: MseGradError, **facts: bool) -> list[Step | None]:
     taken = []
     for failure in failures:
-        of.should_retry(failure, **facts)
+        waiter.run(of.should_retry, failure, **facts)
         taken.append(of.step)
     return taken
 

@@ -10,6 +10,7 @@ import pytest
 from mse_grad.tensor import DTYPES, DType
 from mse_grad_client import MseGradClient
 from mse_grad_kernel.native import LibraryUnusable, NativeKernel
+from support.client.awaited import CLIENTS
 from support.server.backends import EACH_BACKEND, running_on
 from support.server.server_process import ServerProcess, running_server
 
@@ -48,6 +49,20 @@ def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[MseGradClient]:
     with MseGradClient(server.address) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module", params=list(CLIENTS.values()), ids=list(CLIENTS))
+def client_type(request: pytest.FixtureRequest) -> type[MseGradClient]:
+    """The blocking client, and the one with `await`."""
+    chosen: type[MseGradClient] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def any_client(server: ServerProcess, client_type: type[MseGradClient]) -> Iterator[MseGradClient]:
+    """A client of each type in turn."""
+    with client_type(server.address) as connected:
         yield connected
 
 

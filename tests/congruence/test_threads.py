@@ -23,19 +23,21 @@ def many(dtypes: tuple[DType, ...]) -> list[tuple[Case, bytes]]:
     return [(case, case.run(formula_compute).tobytes()) for case in chosen]
 
 
-def test_eight_threads_on_one_client(client: MseGradClient, many: list[tuple[Case, bytes]]) -> None:
+def test_eight_threads_on_one_client(any_client: MseGradClient, many: list[tuple[Case, bytes]]) -> None:
     def differs(pair: tuple[Case, bytes]) -> bool:
         case, wanted = pair
-        y = case.run(client.compute)
+        y = case.run(any_client.compute)
         return not same_bits(y.reshape(-1), np.frombuffer(wanted, case.dtype.numpy)).all()
 
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(differs, many))
 
 
-def test_a_thread_on_the_stream_and_one_on_unary_calls(client: MseGradClient, many: list[tuple[Case, bytes]]) -> None:
+def test_a_thread_on_the_stream_and_one_on_unary_calls(
+    any_client: MseGradClient, many: list[tuple[Case, bytes]]
+) -> None:
     with ThreadPoolExecutor(2) as pool:
-        streamed = pool.submit(lambda: [case.run(client.compute) for case, _ in many])
-        called = pool.submit(lambda: [case.run(client.compute_unary) for case, _ in many])
+        streamed = pool.submit(lambda: [case.run(any_client.compute) for case, _ in many])
+        called = pool.submit(lambda: [case.run(any_client.compute_unary) for case, _ in many])
         for (case, _), a, b in zip(many, streamed.result(), called.result(), strict=True):
             assert same_bits(a.reshape(-1), b.reshape(-1)).all(), str(case)

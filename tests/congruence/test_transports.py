@@ -61,9 +61,9 @@ TRANSPORTS = {
 @by_dtype
 @pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
 def test_every_case_has_the_bits_of_the_formula(
-    server_of_kernel: ServerProcess, transport: Transport, dtype: DType
+    server_of_kernel: ServerProcess, client_type: type[MseGradClient], transport: Transport, dtype: DType
 ) -> None:
-    with MseGradClient(server_of_kernel.address, options=transport.options) as client:
+    with client_type(server_of_kernel.address, options=transport.options) as client:
         if transport.in_shared_memory:
             assert client.server_info().transport == "shared_memory"
         assert_bits_of_the_formula(client, transport.compute_of(client), dtype)
@@ -72,34 +72,36 @@ def test_every_case_has_the_bits_of_the_formula(
 @by_dtype
 @pytest.mark.parametrize("scalar_dout", [False, True], ids=["full dout", "scalar dout"])
 def test_many_chunks_of_odd_sizes_in_and_through_shared_memory(
-    client: MseGradClient, dtypes: tuple[DType, ...], dtype: DType, scalar_dout: bool
+    any_client: MseGradClient, dtypes: tuple[DType, ...], dtype: DType, scalar_dout: bool
 ) -> None:
     if dtype not in dtypes:
-        assert_refused(client.compute, dtype)
+        assert_refused(any_client.compute, dtype)
         return
     count = 3 * 2**20 + 7  # several chunks, and on the CPU more than one thread
     predict, label, dout = operands((count,), dtype)
-    wanted = client.compute_unary(predict[:1000], label[:1000], dout[:1000], "mean", numel=count)
+    wanted = any_client.compute_unary(predict[:1000], label[:1000], dout[:1000], "mean", numel=count)
     given = dout[:1] if scalar_dout else dout
-    shared = [client.empty(count, dtype.numpy) for _ in range(4)]
+    shared = [any_client.empty(count, dtype.numpy) for _ in range(4)]
     for array, values in zip(shared, (predict, label, dout), strict=False):
         array[...] = values
-    through = client.compute(predict, label, given, "mean")
-    beside = client.compute(shared[0], label, given, "mean")
-    within = client.compute(shared[0], shared[1], given[:1] if scalar_dout else shared[2], "mean", out=shared[3])
+    through = any_client.compute(predict, label, given, "mean")
+    beside = any_client.compute(shared[0], label, given, "mean")
+    within = any_client.compute(shared[0], shared[1], given[:1] if scalar_dout else shared[2], "mean", out=shared[3])
     assert within is shared[3]
     assert same_bits(through, within).all()
     assert same_bits(beside, within).all()
     if not scalar_dout:
         assert same_bits(within[:1000], wanted).all()
-    with MseGradClient(client.address, options=ClientOptions(shared_memory=False)) as other:
+    with type(any_client)(any_client.address, options=ClientOptions(shared_memory=False)) as other:
         assert same_bits(other.compute(predict, label, given, "mean"), within).all()
 
 
 @by_dtype
-def test_an_operand_that_receives_the_gradient(client: MseGradClient, dtypes: tuple[DType, ...], dtype: DType) -> None:
+def test_an_operand_that_receives_the_gradient(
+    any_client: MseGradClient, dtypes: tuple[DType, ...], dtype: DType
+) -> None:
     if dtype not in dtypes:
-        assert_refused(client.compute, dtype)
+        assert_refused(any_client.compute, dtype)
         return
     for case in cases(dtype, quick=True):
         if not isinstance(case.dout, np.ndarray) or case.dout.shape != case.predict.shape:
@@ -108,7 +110,7 @@ def test_an_operand_that_receives_the_gradient(client: MseGradClient, dtypes: tu
         for index in range(3):
             operands = [operand.copy() for operand in (case.predict, case.label, case.dout)]
             x, t, g = operands
-            y = client.compute(x, t, g, case.reduction.text, out=operands[index])
+            y = any_client.compute(x, t, g, case.reduction.text, out=operands[index])
             assert y is operands[index]
             assert same_bits(y.reshape(-1), wanted.reshape(-1)).all(), str(case)
 

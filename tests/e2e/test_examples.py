@@ -29,6 +29,7 @@ def run(*command: str | Path) -> str:
     [
         ("quickstart.py", ("cpu", "float32", "float16", "bfloat16")),
         ("training.py", ("found 3.0", "-2.0")),
+        ("async_pipeline.py", ("50 batches in order", "50 tasks; the same sum", "cancelled", "too late")),
         ("many_small_gradients.py", ("the same bits", "item 1: ", "label has [5]", "shape (5,)")),
         ("shared_memory.py", ("transport: shared_memory", "the same bits")),
         ("tracing.py", ("mse_grad.compute:", "'mse_grad.request_id': 'step-1'", "training step")),
@@ -91,6 +92,7 @@ def test_the_data_is_what_its_script_makes() -> None:
 
 def test_every_example_is_run_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "async_pipeline.py",
         "demo.py",
         "demo_server.py",
         "errors.py",

@@ -9,14 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from mse_grad.tensor import Array
 from mse_grad_client import ClientClosed, ClientOptions, DeadlineExceeded, MseGradClient
-from support.server.server_process import ServerProcess, running_server
+from support.server.server_process import ServerProcess, running_server, stopped
 from support.values import expected, operands
 from support.waiting import wait_until
 
@@ -36,21 +35,6 @@ class Interrupt(Exception):
 def server() -> Iterator[ServerProcess]:
     with running_server() as process:
         yield process
-
-
-@contextmanager
-def stopped(server: ServerProcess) -> Iterator[None]:
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        wait_until(lambda: state_of(server.process.pid) == "T")
-        yield
-    finally:
-        server.process.send_signal(signal.SIGCONT)
-
-
-def state_of(pid: int) -> str:
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        return file.read().rpartition(")")[2].split()[0]
 
 
 def filled(empty: Callable[..., Array], *values: Array) -> tuple[Array, Array, Array]:
@@ -130,7 +114,7 @@ def test_a_server_that_goes_on_after_the_call_has_ended_never_writes_to_out(
 
         compute()
         assert out.tobytes() == expected(*given, "none").tobytes()
-        with stopped(server):
+        with stopped(server.process):
             end(client, compute)
             whole[:] = MINE
             out[:] = MINE
@@ -152,7 +136,7 @@ def test_the_timeout_bounds_a_call_to_a_server_that_is_stopped(server: ServerPro
         given = filled(client.empty if kind == "empty" else np.empty, *operands((count,)))
         client.compute(*given)
         took_s: list[float] = []
-        with stopped(server):
+        with stopped(server.process):
             while len(took_s) < 3 or (len(took_s) < TRIES and min(took_s) >= 0.4):
                 began_s = time.monotonic()
                 with pytest.raises(DeadlineExceeded):
@@ -180,7 +164,7 @@ def test_the_timeout_bounds_a_call_whose_memory_is_yet_to_be_handed_over(
         client.compute(*operands((8,)))
         while len(took_s) < 3 or (len(took_s) < TRIES and min(took_s) >= 0.6):
             fresh = filled(client.empty, *given)
-            with stopped(server):
+            with stopped(server.process):
                 began_s = time.monotonic()
                 with pytest.raises(DeadlineExceeded):
                     compute(client, fresh)
@@ -195,7 +179,7 @@ def test_memory_that_was_fresh_is_replaced_once(server: ServerProcess) -> None:
     with MseGradClient(server.address) as client:
         given, out = filled(client.empty, *operands((COUNT,))), client.empty(COUNT, np.float32)
         client.compute(*given, out=out)
-        with stopped(server), pytest.raises(DeadlineExceeded):
+        with stopped(server.process), pytest.raises(DeadlineExceeded):
             client.compute(*given, out=out, timeout_s=0.05)
         region = client._transport.region
         assert region is not None

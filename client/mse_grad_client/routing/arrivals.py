@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import DeadlineExceeded, MseGradError
 from mse_grad_client.interrupts import Latch
 
-__all__ = ["Arrivals"]
+__all__ = ["Arrivals", "Waiting"]
 
 
 class Arrivals:
@@ -24,7 +25,7 @@ class Arrivals:
         self._want_round = want_round
         self._rounds = 0
         self._last_error: MseGradError | None = None
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
         self._close_error: MseGradError | None = None
 
     def wait(self, is_there: Callable[[], bool], *, deadline: float | None, target: str) -> None:
@@ -39,20 +40,23 @@ class Arrivals:
             DeadlineExceeded: The time ran out, and no round has ended.
             MseGradError: The round, or the last one, found no server, or the client was closed.
         """
-        waiting = _Waiting(self._rounds)
+        with self.waiting(is_there, target=target) as waiting:
+            waiting.end(waiting.over.wait(None if deadline is None else max(0.0, deadline - time.monotonic())))
+
+    @contextmanager
+    def waiting(self, is_there: Callable[[], bool], *, target: str) -> Iterator[Waiting]:
+        """Makes a wait as `wait` does, for a caller that waits for its `over` and then calls its `end`."""
+        waiting = Waiting(self._rounds, target)
         self._waiting.append(waiting)
         try:
             if self._close_error is not None:
                 raise copy.copy(self._close_error)
             if is_there():
-                return
-            self._want_round()
-            if not waiting.over.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                raise copy.copy(self._last_error) or DeadlineExceeded(
-                    f"none of {target} answered within the time given", reason=Reason.DEADLINE_EXCEEDED
-                )
-            if waiting.error is not None:
-                raise copy.copy(waiting.error)
+                waiting.over.set()
+            else:
+                waiting.last_error = self._last_error
+                self._want_round()
+            yield waiting
         finally:
             self._waiting.remove(waiting)
 
@@ -70,6 +74,7 @@ class Arrivals:
         """The round has found no server, because of `error`; later waits are for the next one."""
         self._last_error = error
         for waiting in tuple(self._waiting):
+            waiting.last_error = error
             if waiting.since_round < self._rounds:
                 waiting.error = error
                 waiting.over.set()
@@ -82,16 +87,33 @@ class Arrivals:
             waiting.over.set()
 
 
-class _Waiting:
+class Waiting:
     """One wait.
 
-    Attributes:
+    Args:
         since_round: The number of rounds that had begun.
+        target: The servers, for messages.
+
+    Attributes:
+        since_round: As given.
+        last_error: What the last round found, if that was no server.
         error: Why it ends without a server; None if there is one.
         over: Set at its end.
     """
 
-    def __init__(self, since_round: int) -> None:
+    def __init__(self, since_round: int, target: str) -> None:
         self.since_round = since_round
+        self.last_error: MseGradError | None = None
         self.error: MseGradError | None = None
         self.over = Latch()
+        self._target = target
+
+    def end(self, is_over: bool) -> None:
+        """Raises the error of the wait, if it has one; `is_over`: whether it ended in time."""
+        error = self.error if is_over else self.last_error
+        if error is not None:
+            raise copy.copy(error)
+        if not is_over:
+            raise DeadlineExceeded(
+                f"none of {self._target} answered within the time given", reason=Reason.DEADLINE_EXCEEDED
+            )

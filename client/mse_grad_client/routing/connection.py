@@ -1,27 +1,25 @@
-"""Connection to one address: its gRPC channel, and the stream that carries requests."""
+"""Connection to one address: a channel, and the stream that carries requests."""
 
 from __future__ import annotations
 
-import copy
-import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
-import grpc
+from typing_extensions import override
 
-from mse_grad.methods import GET_SERVER_INFO, STREAM_GRADIENTS, full_name
+from mse_grad.methods import STREAM_GRADIENTS, full_name
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError, Unavailable, from_rpc_error
-from mse_grad_client.interceptor import CallInfo
+from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.retry import Replaced, StreamStale
-from mse_grad_client.routing.address import grpc_target
+from mse_grad_client.retry import Awaited, Replaced, StreamStale
+from mse_grad_client.routing.arrivals import Waiting
+from mse_grad_client.routing.channel import Channel, time_left_s
 from mse_grad_client.routing.credentials import Credentials
-from mse_grad_client.routing.info_call import InfoCall
 from mse_grad_client.routing.old_streams import OldStreams
 from mse_grad_client.shared_memory.link import LocalLink
 from mse_grad_client.shared_memory.region import Region
@@ -33,7 +31,6 @@ from mse_grad_client.stream.stream import Stream
 
 __all__ = ["Connection"]
 
-_INFO_REQUEST = pb.GetServerInfoRequest().SerializeToString()
 _DEFAULT_CHUNK_BYTES = 512 * 1024
 _DEFAULT_WINDOW_CHUNKS = 8
 # How long requests begin with one chunk after the server rejected one as busy. A rejected request has already sent its
@@ -41,7 +38,7 @@ _DEFAULT_WINDOW_CHUNKS = 8
 _BUSY_S = 1.0
 
 
-class Connection:
+class Connection(Channel):
     """Opens channel and stream when they are first needed, and again after either has ended. Thread-safe.
 
     Args:
@@ -70,28 +67,39 @@ class Connection:
         region: Region | None = None,
         on_stream: Callable[[], None] | None = None,
     ) -> None:
-        self.address = address
+        super().__init__(address, credentials=credentials, closed=closed)
         self.in_flight_bytes = self.turn = 0
-        self._target = grpc_target(address)
         self._options = options
-        self._credentials = credentials
-        self._credentials_state: list[object] = []
-        self._closed = closed
         self._on_stream = on_stream
         self._link = None if region is None else LocalLink(region, options, address=address)
         max_age_s = options.max_stream_age_s
         self._old_streams = None if max_age_s is None else OldStreams(max_age_s, self._link)
-        self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
         self._stream: Stream | None = None
         self._busy_until_s = 0.0
-        self._close_error: MseGradError | None = None
 
     @property
     def takes_requests(self) -> bool:
         """Whether a request may be sent here, as far as is known without asking."""
         stream = self._stream
         return stream is None or stream.takes_requests
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `start` sends at once, as far as is known, without waiting for the server."""
+        stream = self._stream
+        is_due = self._old_streams is not None and self._old_streams.is_due
+        return stream is not None and stream.takes_requests and not is_due and self._is_ready(stream)
+
+    def arrival(self) -> AbstractContextManager[Waiting] | None:
+        """Returns the wait for a server that a task must make in place of a call; None if there is a server here."""
+        return None
+
+    def open(self) -> None:
+        """Blocks until requests are sent at once; raises MseGradError as `start`."""
+        stream, _ = self._live_stream()
+        self._limits(stream, None)
+        if self._link is not None:
+            self._link.is_open(stream)
 
     def start(
         self,
@@ -119,6 +127,8 @@ class Connection:
             MseGradError: The stream does not open.
         """
         stream, is_first = self._live_stream(deadline)
+        if request.task is not None and not self._is_ready(stream):  # no thread may wait in a loop
+            raise Awaited("the stream has to be opened first")
         try:
             limits = self._limits(stream, deadline)
             if self._link is not None and not by_stream:
@@ -157,41 +167,7 @@ class Connection:
         if self._link is None:
             return False
         stream, _ = self._live_stream(deadline)
-        return stream.wait_opened(_time_left_s(deadline)) is not None and self._link.is_open(stream)
-
-    def call(self, method: str, message: bytes, *, info: CallInfo, deadline: float | None) -> bytes:
-        """Returns the answer of a unary RPC, which begins with the metadata of `info`; raises MseGradError."""
-        with self._lock:
-            channel = self._open_channel()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(full_name(method))
-        try:
-            metadata = (*info.rpc_metadata(), *self._credentials.metadata(self.address))
-            return call(message, timeout=_time_left_s(deadline), metadata=metadata)
-        except grpc.RpcError as error:
-            raise self._why_closed() or from_rpc_error(error, address=self._place) from error
-        except ValueError as error:  # gRPC raises it for a channel that was closed meanwhile
-            raise self._why_closed() or Replaced("the connection was closed", reason=Reason.CONNECTION_LOST) from error
-
-    def server_info(self, *, info: CallInfo, deadline: float | None) -> pb.GetServerInfoResponse:
-        """Returns the answer of GetServerInfo; raises MseGradError."""
-        answer = self.call(GET_SERVER_INFO, _INFO_REQUEST, info=info, deadline=deadline)
-        return pb.GetServerInfoResponse.FromString(answer)
-
-    def ask_server_info(self, *, timeout_s: float) -> InfoCall:
-        """Starts a GetServerInfo RPC that ends within `timeout_s`.
-
-        Raises:
-            ClientClosed, Replaced: The client, or the connection alone, was closed.
-            TlsFailed, Unauthenticated: A file of the credentials cannot be used.
-        """
-        with self._lock:
-            method: grpc.UnaryUnaryMultiCallable[bytes, pb.GetServerInfoResponse] = self._open_channel().unary_unary(
-                full_name(GET_SERVER_INFO), response_deserializer=pb.GetServerInfoResponse.FromString
-            )
-            call: InfoCall = method.future(
-                _INFO_REQUEST, timeout=timeout_s, metadata=self._credentials.metadata(self.address)
-            )
-            return call
+        return stream.wait_opened(time_left_s(deadline)) is not None and self._link.is_open(stream)
 
     def close(self, error: MseGradError) -> None:
         """Ends stream and channel for good; requests under way, and later ones, fail with `error`."""
@@ -242,48 +218,16 @@ class Connection:
             self._on_stream()
         return stream, True
 
-    def _why_closed(self) -> MseGradError | None:
-        if self._closed.is_set():
-            return ClientClosed("the client was closed; make another one")
-        return copy.copy(self._close_error)
-
-    def _open_channel(self) -> grpc.Channel:
-        closed = self._why_closed()
-        if closed is not None:
-            raise closed
-        state = self._credentials.state()
-        if self._channel is not None and state != self._credentials_state and not self._has_live_stream:
-            self._channel.close()  # it keeps the certificate that it was opened with
-            self._channel = None
-        if self._channel is None:
-            self._credentials_state = state
-            self._channel = self._credentials.channel(
-                self.address,
-                self._target,
-                [
-                    ("grpc.max_receive_message_length", self._options.max_unary_bytes),
-                    ("grpc.max_send_message_length", -1),
-                    ("grpc.keepalive_time_ms", int(self._options.keepalive_s * 1000)),
-                    # Our own retries decide when to try again; gRPC's default waits up to two minutes.
-                    ("grpc.initial_reconnect_backoff_ms", 50),
-                    ("grpc.max_reconnect_backoff_ms", 500),
-                    ("grpc.use_local_subchannel_pool", 1),
-                ],
-            )
-        return self._channel
-
     @property
-    def _place(self) -> str:
-        """The address for messages, with the proxy on the way: it may be the proxy that does not answer."""
-        proxy = self._credentials.proxy(self.address)
-        return self.address if proxy is None else f"{self.address} through {proxy}"
-
-    @property
+    @override
     def _has_live_stream(self) -> bool:
         return self._stream is not None and self._stream.takes_requests
 
+    def _is_ready(self, stream: Stream) -> bool:
+        return stream.opened is not None and (self._link is None or self._link.knows(stream))
+
     def _limits(self, stream: Stream, deadline: float | None) -> pb.Limits:
-        limits = stream.wait_opened(_time_left_s(deadline))
+        limits = stream.wait_opened(time_left_s(deadline))
         if limits is None:
             raise DeadlineExceeded(
                 f"{self._place} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
@@ -294,7 +238,3 @@ class Connection:
         wanted_bytes = self._options.chunk_bytes or limits.chunk_bytes or _DEFAULT_CHUNK_BYTES
         most_bytes = (limits.max_stream_message_bytes - MESSAGE_RESERVE_BYTES) // 3
         return max(1, min(wanted_bytes, most_bytes) // itemsize_bytes)
-
-
-def _time_left_s(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -6,7 +6,6 @@ import codecs
 import os
 import re
 import ssl
-from collections.abc import Sequence
 
 import grpc
 
@@ -50,17 +49,25 @@ class Credentials:
             self._read()
         self.metadata(given)
 
-    def channel(self, address: str, target: str, arguments: Sequence[tuple[str, int | str]]) -> grpc.Channel:
+    def channel(self, address: str, target: str) -> grpc.Channel:
         """Returns a channel, with TLS if the options ask for it, through the proxy, if any; raises TlsFailed.
 
         Args:
             address: Address of the server, or of one of its workers.
             target: The same address as a gRPC target.
-            arguments: Further channel arguments.
         """
         if self._options.open_channel is not None:
             return self._options.open_channel(address)
-        own = dict((*arguments, ("grpc.enable_http_proxy", int(self.proxy(address) is not None))))
+        own: dict[str, int | str] = {
+            "grpc.max_receive_message_length": self._options.max_unary_bytes,
+            "grpc.max_send_message_length": -1,
+            "grpc.keepalive_time_ms": int(self._options.keepalive_s * 1000),
+            # Our own retries decide when to try again; gRPC's default waits up to two minutes.
+            "grpc.initial_reconnect_backoff_ms": 50,
+            "grpc.max_reconnect_backoff_ms": 500,
+            "grpc.use_local_subchannel_pool": 1,
+            "grpc.enable_http_proxy": int(self.proxy(address) is not None),
+        }
         if self._options.user_agent:
             own["grpc.primary_user_agent"] = self._options.user_agent
         arguments = tuple({**own, **dict(self._options.channel_options)}.items())

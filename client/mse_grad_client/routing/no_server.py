@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from typing_extensions import override
@@ -12,7 +13,7 @@ from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.retry import Awaited
-from mse_grad_client.routing.arrivals import Arrivals
+from mse_grad_client.routing.arrivals import Arrivals, Waiting
 from mse_grad_client.routing.connection import Connection
 from mse_grad_client.routing.credentials import Credentials
 from mse_grad_client.routing.target import Target
@@ -47,6 +48,13 @@ class NoServer(Connection):
         self._servers = str(target)
         self._arrivals = arrivals
         self._is_there = is_there
+
+    @override
+    def arrival(self) -> AbstractContextManager[Waiting]:
+        closed = self._why_closed()
+        if closed is not None:
+            raise closed
+        return self._arrivals.waiting(self._is_there, target=self._servers)
 
     @override
     def call(self, method: str, message: bytes, *, info: CallInfo, deadline: float | None) -> bytes:

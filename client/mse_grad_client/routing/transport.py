@@ -5,27 +5,32 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
 
-from mse_grad.codec import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
-from mse_grad.methods import COMPUTE_GRADIENT
+from mse_grad.methods import COMPUTE_GRADIENT, GET_SERVER_INFO
 from mse_grad.tensor import Array
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.errors import ClientClosed, InternalError, InvalidArgument, MseGradError
+from mse_grad_client.errors import ClientClosed, InvalidArgument, MseGradError
 from mse_grad_client.events import Events
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import MAX_TIMEOUT_S, ClientOptions, RetryOptions, is_real, shown
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Retries, RetryBudget, Step, StreamStale, with_retries
+from mse_grad_client.routing.channel import INFO_REQUEST
 from mse_grad_client.routing.connection import Connection
+from mse_grad_client.routing.malloc import raise_malloc_threshold
 from mse_grad_client.routing.routes import Routes
-from mse_grad_client.routing.session import Session
+from mse_grad_client.routing.session import Session, Visit
 from mse_grad_client.routing.target import Target
+from mse_grad_client.routing.unary import fill, message_of
+from mse_grad_client.routing.waiter import BLOCKING, Waiter, open_for
+from mse_grad_client.routing.worker_pool import WorkerAssignment
 from mse_grad_client.stream.pending import Assignment, PendingRequest
 
 __all__ = ["Transport"]
@@ -33,9 +38,6 @@ __all__ = ["Transport"]
 # Longest time that `close` waits for gRPC. Calls end at once unless gRPC hangs.
 _CLOSE_TIMEOUT_S = 10.0
 _ONCE = RetryOptions(max_attempts=1)
-# Size of a block that is allocated and freed once. From then on glibc keeps smaller freed blocks for reuse, up to twice
-# this size in total.
-_MALLOC_BLOCK_BYTES = 24 * 2**20
 
 Value = TypeVar("Value")
 
@@ -61,7 +63,7 @@ class Transport:
 
     def __init__(self, address: str | Sequence[str], options: ClientOptions) -> None:
         self._target = Target.of(address)
-        _raise_malloc_threshold()
+        raise_malloc_threshold()
         self.address = address if isinstance(address, str) else ", ".join(address)
         self.closed = Latch()
         self._routes = Routes(self._target, options, closed=self.closed)
@@ -86,32 +88,41 @@ class Transport:
             )
         return time.monotonic() + float(timeout_s)
 
-    def run(self, request: GradientRequest, *, deadline: float | None, pending: PendingRequest | None = None) -> None:
+    async def run(
+        self,
+        request: GradientRequest,
+        *,
+        deadline: float | None,
+        pending: PendingRequest | None = None,
+        waiter: Waiter = BLOCKING,
+    ) -> None:
         """Fills the gradient of `request`, trying as often as the options allow; raises MseGradError.
 
         Args:
             request: The request.
             deadline: Deadline of the caller on the clock of time.monotonic.
             pending: The request that `start` has already sent; None to send it here.
+            waiter: The waits of the call.
         """
         retries: Retries | None = None  # created at the first failure
         assignment: Assignment | None = None if pending is None else pending.assignment
         try:
             while True:
                 try:
-                    with self._session.visit(request) as pool:
+                    with waiter.visit(self._session, request) as pool:
                         if pending is None:
                             assignment = pool.assign(len(request.predict))
                             by_stream = retries is not None and retries.step is Step.BY_STREAM
-                            connection = assignment.connection
-                            pending = self._send(connection, request, deadline, assignment, by_stream=by_stream)
-                        pending.result()
+                            if not waiter.blocks:
+                                await open_for(assignment, deadline, waiter)
+                            pending = self._send(request, deadline, assignment, by_stream=by_stream)
+                        await pending.result()
                         return
                 except MseGradError as error:
-                    retries = retries or self._retries(self._options.retry, deadline)
+                    retries = retries or self._retries(self._options.retry, deadline, waiter)
                     falls_back = pending is not None and pending.should_fall_back(error)
                     other_worker = assignment is not None and assignment.is_worker_left_out
-                    if not retries.should_retry(error, falls_back=falls_back, other_worker=other_worker):
+                    if not await retries.should_retry(error, falls_back=falls_back, other_worker=other_worker):
                         if isinstance(error, StreamStale):
                             raise error.plain() from None
                         raise
@@ -119,48 +130,37 @@ class Transport:
         finally:
             request.holder = None
 
-    def start(self, request: GradientRequest, *, deadline: float | None) -> PendingRequest | None:
+    async def start(
+        self, request: GradientRequest, *, deadline: float | None, waiter: Waiter = BLOCKING
+    ) -> PendingRequest | None:
         """Sends `request` and returns it; None if that failed. `run` or `cancel` must follow."""
         try:
-            with self._session.visit(request) as pool:
+            with waiter.visit(self._session, request) as pool:
                 assignment = pool.assign(len(request.predict))
-                return self._send(assignment.connection, request, deadline, assignment)
+                if not waiter.blocks:
+                    await open_for(assignment, deadline, waiter)
+                return self._send(request, deadline, assignment)
         except MseGradError:
             return None
 
-    def cancel(self, request: GradientRequest, pending: PendingRequest) -> None:
+    async def cancel(self, request: GradientRequest, pending: PendingRequest, *, waiter: Waiter = BLOCKING) -> None:
         """Cancels a request that `start` has sent."""
         try:
-            with self._session.visit(request):
-                pending.cancel()
+            with waiter.visit(self._session, request):
+                await pending.cancel()
         finally:
             request.holder = None
 
-    def run_unary(self, request: GradientRequest, *, deadline: float | None) -> None:
+    async def run_unary(self, request: GradientRequest, *, deadline: float | None, waiter: Waiter = BLOCKING) -> None:
         """Fills the gradient of `request` with one ComputeGradient RPC to the given address; raises MseGradError."""
-        dtype, shape = request.dtype.wire, request.shape
-        message = encode_unary_request(
-            UnaryRequest(
-                TensorFrame(dtype, shape, request.predict),
-                TensorFrame(dtype, shape, request.label),
-                TensorFrame(dtype, request.dout_shape, request.dout),
-                int(request.reduction),
-                request.numel,
-            )
-        )
-
+        message = message_of(request)
         call = request.call or CallInfo("compute_unary", request_id=self.next_request_id())
 
-        def compute(given: Connection) -> bytes:
-            return given.call(COMPUTE_GRADIENT, message, info=call, deadline=deadline)
+        async def compute(connection: Connection) -> bytes:
+            return await waiter.call(connection, COMPUTE_GRADIENT, message, info=call, deadline=deadline)
 
-        y = decode_unary_response(self._ask(compute, self._options.retry, deadline, size_bytes=len(request.predict))).y
-        if (y.dtype, y.shape, len(y.data)) != (dtype, shape, len(request.y)):
-            raise InternalError(
-                f"the server answered dtype {y.dtype}, shape {list(y.shape)} and {len(y.data)} bytes; "
-                f"expected dtype {dtype}, shape {list(shape)} and {len(request.y)} bytes"
-            )
-        request.fill(0, y.data)
+        retries = self._retries(self._options.retry, deadline, waiter)
+        fill(request, await self._ask(compute, retries, waiter, size_bytes=len(request.predict)))
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Returns an uninitialized array for packed operands, in shared memory if that is faster."""
@@ -169,8 +169,8 @@ class Transport:
             return np.empty(shape, dtype)
         return self.region.empty(shape, dtype)
 
-    def server_info(
-        self, *, deadline: float | None, once: bool = False, request_id: str = ""
+    async def server_info(
+        self, *, deadline: float | None, once: bool = False, request_id: str = "", waiter: Waiter = BLOCKING
     ) -> pb.GetServerInfoResponse:
         """Returns the answer of GetServerInfo at the given address; raises MseGradError.
 
@@ -178,17 +178,31 @@ class Transport:
             deadline: Deadline of the caller on the clock of time.monotonic.
             once: Whether to make a single attempt.
             request_id: Name of the call in the server's logs; "" for a new one.
+            waiter: The waits of the call.
         """
-        options = _ONCE if once else self._options.retry
+        retries = self._retries(_ONCE if once else self._options.retry, deadline, waiter)
         call = CallInfo("server_info", request_id=request_id or self.next_request_id())
-        return self._ask(lambda given: given.server_info(info=call, deadline=deadline), options, deadline)
 
-    def shares_memory(self, *, deadline: float | None) -> bool:
+        async def ask(connection: Connection) -> bytes:
+            return await waiter.call(connection, GET_SERVER_INFO, INFO_REQUEST, info=call, deadline=deadline)
+
+        return pb.GetServerInfoResponse.FromString(await self._ask(ask, retries, waiter))
+
+    async def shares_memory(self, *, deadline: float | None, waiter: Waiter = BLOCKING) -> bool:
         """Returns whether the server at the given address maps memory of this process."""
+
+        async def ask(connection: Connection) -> bool:
+            await waiter.open(connection, deadline)
+            return connection.shares_memory(deadline=deadline)
+
         try:
-            return self._ask(lambda given: given.shares_memory(deadline=deadline), _ONCE, deadline)
+            return await self._ask(ask, self._retries(_ONCE, deadline, waiter), waiter)
         except MseGradError:
             return False  # without a stream no memory is shared
+
+    def visit(self, request: GradientRequest | None = None) -> Visit:
+        """Returns a context in which this thread may use the connections; see Session.visit."""
+        return self._session.visit(request)
 
     def close(self) -> None:
         """Ends every connection for good; requests under way fail with ClientClosed.
@@ -223,20 +237,20 @@ class Transport:
         self._client_token = secrets.token_hex(4)
         self._request_numbers = count(1)
 
-    def _retries(self, options: RetryOptions, deadline: float | None) -> Retries:
-        return Retries(options, self._retry_budget, deadline=deadline, closed=self.closed, events=self._events)
+    def _retries(self, options: RetryOptions, deadline: float | None, waiter: Waiter) -> Retries:
+        pause = partial(waiter.pause, self.closed)
+        return Retries(options, self._retry_budget, deadline=deadline, pause=pause, events=self._events)
 
     def _send(
         self,
-        connection: Connection,
         request: GradientRequest,
         deadline: float | None,
-        assignment: Assignment,
+        assignment: WorkerAssignment,
         *,
         by_stream: bool = False,
     ) -> PendingRequest:
         try:
-            return connection.start(
+            return assignment.connection.start(
                 request,
                 request_id=self.next_request_id() if request.call is None else request.call.request_id,
                 deadline=deadline,
@@ -247,20 +261,25 @@ class Transport:
             assignment.end(error if isinstance(error, MseGradError) else None)
             raise
 
-    def _ask(
-        self, ask: Callable[[Connection], Value], options: RetryOptions, deadline: float | None, *, size_bytes: int = 0
+    async def _ask(
+        self,
+        ask: Callable[[Connection], Awaitable[Value]],
+        retries: Retries,
+        waiter: Waiter,
+        *,
+        size_bytes: int = 0,
     ) -> Value:
-        """Asks the server at the given address, or one of many by WorkerPool.assign_call, and returns its answer.
+        """Returns the answer of the server at the given address, or of one of many by WorkerPool.assign_call.
 
-        Retries as often as `options` allow; raises MseGradError.
+        Retries as often as `retries` allow; raises MseGradError.
         """
 
-        def attempt() -> Value:
-            with self._session.visit() as pool:
+        async def attempt() -> Value:
+            with waiter.visit(self._session) as pool:
                 assignment = pool.assign_call(size_bytes)
                 failure: MseGradError | None = None
                 try:
-                    return ask(assignment.connection)
+                    return await ask(assignment.connection)
                 except MseGradError as error:
                     failure = error
                     raise
@@ -268,19 +287,8 @@ class Transport:
                     assignment.end(failure)
                     failure = None  # the traceback of the error refers to this frame
 
-        return with_retries(attempt, self._retries(options, deadline))
+        return await with_retries(attempt, retries)
 
     def next_request_id(self) -> str:
         """Returns a name for a request that its caller has not named."""
         return f"{self._client_token}-{next(self._request_numbers)}"
-
-
-def _raise_malloc_threshold() -> None:
-    """Lets glibc reuse freed memory for messages, which saves a page fault for every 4 KiB.
-
-    glibc maps each block above a threshold anew. It raises the threshold to the largest such block freed so far, up to
-    32 MiB: mallopt(3), M_MMAP_THRESHOLD. In a process that works with large arrays the threshold has usually risen
-    already; otherwise a gradient of 64K elements takes twice the time. The block is never touched, so it costs no
-    memory.
-    """
-    np.empty(_MALLOC_BLOCK_BYTES, np.uint8)

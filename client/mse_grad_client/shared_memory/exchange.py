@@ -48,6 +48,9 @@ class Memory(Protocol):
     def withdrawals(self) -> int:
         """How often a part of it was withdrawn."""
 
+    async def done(self, exchange: SharedExchange) -> None:
+        """Waits until the server no longer writes to the gradient, for a short time, if a task called."""
+
     def recall(self, exchange: SharedExchange) -> None:
         """Returns once the server no longer writes to the gradient, or writes only to memory that no caller sees."""
 
@@ -201,6 +204,15 @@ class SharedExchange(Exchange):
             self._memory.recall(self)
             self._is_server_done = True
 
+    async def revoked(self) -> None:
+        """As `revoke`, without blocking the loop of a task."""
+        self.abandon()
+        try:
+            if self._unanswered and not self._is_server_done:
+                await self._memory.done(self)
+        finally:  # a second cancellation ends the wait alone
+            self.revoke()
+
     @property
     def is_cut_off(self) -> bool:
         """Whether memory was withdrawn since the exchange began: then this side may not see the server's writes."""
@@ -247,6 +259,8 @@ class SharedExchange(Exchange):
         if not self._is_woken:
             self._is_woken = True
             self._ended.release()
+            if self.task is not None:
+                self.task.wake()
 
 
 def _address(tensor: SharedTensor, slot: int, start: int) -> tuple[int, int]:

@@ -46,10 +46,19 @@ class _LentMemory:
         """How often a part of it was withdrawn."""
         return self._region.withdrawals
 
+    async def done(self, exchange: SharedExchange) -> None:
+        """Lets the loop of a task run while `recall` would wait."""
+        task, give_up_s = exchange.task, time.monotonic() + _GRACE_S
+        while task is not None and not self._is_done(exchange, 0) and time.monotonic() < give_up_s:
+            await task.until(partial(self._is_done, exchange, 0), time.monotonic() + _POLL_S)
+
     def recall(self, exchange: SharedExchange) -> None:
-        """Waits a short time for the server to be done with the gradient, then withdraws its memory."""
-        give_up_s = time.monotonic() + _GRACE_S
-        while not (exchange.wait_server_done(_POLL_S) or self._handover.wait_ended(0)):
+        """Waits a short time for the server to be done with the gradient, then withdraws its memory.
+
+        For a task, `done` has waited already.
+        """
+        give_up_s = time.monotonic() + (_GRACE_S if exchange.task is None else 0)
+        while not self._is_done(exchange, _POLL_S if exchange.task is None else 0):
             if time.monotonic() >= give_up_s:
                 y = exchange.y
                 if y.place is None:
@@ -57,6 +66,9 @@ class _LentMemory:
                 else:
                     self._region.withdraw([y.place], size_bytes=len(y.contents))
                 return
+
+    def _is_done(self, exchange: SharedExchange, timeout_s: float) -> bool:
+        return exchange.wait_server_done(timeout_s) or self._handover.wait_ended(0)
 
 
 class _Channel(NamedTuple):
@@ -139,6 +151,10 @@ class LocalLink:
             return PacketPending(fastest, packed, fastest.start(packed), assignment=assignment)
         except Unavailable:  # the stream has ended just now
             return None
+
+    def knows(self, stream: Stream) -> bool:
+        """Returns whether it was found out if `stream` leads to this host, so that `start` sends at once."""
+        return stream in self._channels
 
     def is_open(self, stream: Stream) -> bool:
         """Returns whether memory is shared with the worker behind the open `stream`."""

@@ -37,6 +37,12 @@ class PacketCall(Call):
     def is_sending(self) -> bool:
         return self._unsent is not None
 
+    @property
+    @override
+    def descriptor(self) -> int | None:
+        number = self._connection.fileno()
+        return number if number >= 0 else None  # it may have been closed meanwhile
+
     @override
     def wake(self) -> None:
         with self._lock:

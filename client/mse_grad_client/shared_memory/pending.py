@@ -9,7 +9,7 @@ from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover
 from mse_grad_client.stream.exchange import Exchange
-from mse_grad_client.stream.pending import Assignment, PendingRequest
+from mse_grad_client.stream.pending import Assignment, PendingRequest, finished
 from mse_grad_client.stream.stream import Stream
 
 __all__ = ["PacketPending", "SharedPending"]
@@ -40,11 +40,14 @@ class PacketPending(PendingRequest):
         return isinstance(error, Unavailable) and not self._packets.takes_requests
 
     @override
-    def _wait(self) -> None:
-        self._packets.finish(self._id, self._exchange)
+    async def _wait(self) -> None:
+        if self._exchange.task is None:
+            self._packets.finish(self._id, self._exchange)
+        else:
+            await finished(self._packets, self._id, self._exchange)
 
     @override
-    def _abandon(self) -> None:
+    async def _abandon(self) -> None:
         self._packets.abandon(self._id, self._exchange)
 
 
@@ -80,10 +83,10 @@ class SharedPending(PendingRequest):
         return False
 
     @override
-    def _wait(self) -> None:
+    async def _wait(self) -> None:
         stream, id, exchange = self._stream, self._id, self._exchange
         try:
-            stream.finish(id, exchange)
+            await self._finish()
             while not exchange.is_complete:
                 try:
                     exchange.advance()
@@ -92,14 +95,21 @@ class SharedPending(PendingRequest):
                     stream.abandon(id, exchange)
                     raise
                 if not exchange.is_complete:
-                    stream.finish(id, exchange)
-        except MseGradError:
-            exchange.revoke()
+                    await self._finish()
+        except BaseException as error:
+            if isinstance(error, MseGradError) or exchange.task is not None:
+                await exchange.revoked()
             raise
         if exchange.is_cut_off:
             raise Unavailable("its memory was withdrawn", reason=Reason.SEGMENT_UNKNOWN)
 
+    async def _finish(self) -> None:
+        if self._exchange.task is None:
+            self._stream.finish(self._id, self._exchange)
+        else:
+            await finished(self._stream, self._id, self._exchange)
+
     @override
-    def _abandon(self) -> None:
+    async def _abandon(self) -> None:
         self._stream.abandon(self._id, self._exchange)
-        self._exchange.revoke()
+        await self._exchange.revoked()

@@ -23,6 +23,10 @@ class Call(Protocol):
     def is_sending(self) -> bool:
         """Whether a message is being sent and its completion will be seen only by a read."""
 
+    @property
+    def descriptor(self) -> int | None:
+        """A descriptor that is readable when a read does not block; None if only a thread can wait."""
+
     def wake(self) -> None:
         """Has messages pulled and sent until there are none left."""
 
@@ -68,6 +72,11 @@ class ThreadedCall(Call):
     @override
     def is_sending(self) -> bool:
         return False  # a thread of gRPC's sends without a read
+
+    @property
+    @override
+    def descriptor(self) -> int | None:
+        return None
 
     @override
     def wake(self) -> None:

@@ -114,6 +114,11 @@ class DirectCall(Call):
     def is_sending(self) -> bool:
         return self._is_sending
 
+    @property
+    @override
+    def descriptor(self) -> int | None:
+        return None
+
     @override
     def wake(self) -> None:
         with self._lock:

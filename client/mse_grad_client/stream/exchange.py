@@ -28,6 +28,9 @@ class Exchange:
         chunk_elements: Elements of a chunk.
         window_chunks: Chunks that may be unanswered at a time.
         first_chunks: Chunks that may be unanswered at first, one more with each answer; None for the whole window.
+
+    Attributes:
+        task: The task that waits for the gradient; None if a thread does.
     """
 
     is_shared = False
@@ -55,12 +58,18 @@ class Exchange:
         self._received = 0
         self._error: MseGradError | None = None
         self._abandoned = False
+        self.task = request.task
         self._guard = threading.Lock()  # held while an answer is written; abandon waits for it
         self._ended = threading.Lock()  # a one-shot latch: the cheapest wait with a timeout that Python has
         self._ended.acquire()
         request.holder = self
         if request.is_cancelled:  # after `holder` was set, which a thread that cancels reads after it has set this
             raise Cancelled("the request was cancelled", reason=Reason.CANCELLED, request_id=request_id)
+
+    @property
+    def deadline(self) -> float | None:
+        """Deadline of the caller on the clock of time.monotonic."""
+        return self._deadline
 
     @property
     def has_deadline(self) -> bool:
@@ -185,3 +194,5 @@ class Exchange:
         self._error = error
         self._abandoned = True
         self._ended.release()
+        if self.task is not None:
+            self.task.wake()

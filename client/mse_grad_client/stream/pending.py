@@ -11,7 +11,7 @@ from mse_grad_client.retry import Replaced, StreamStale
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.stream import Stream
 
-__all__ = ["Assignment", "PendingRequest", "StreamPending", "is_stale"]
+__all__ = ["Assignment", "PendingRequest", "StreamPending", "finished", "is_stale"]
 
 
 class Assignment(Protocol):
@@ -35,11 +35,11 @@ class PendingRequest:
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
 
-    def result(self) -> None:
-        """Blocks until the gradient is whole; raises MseGradError."""
+    async def result(self) -> None:
+        """Waits until the gradient is whole; raises MseGradError. A task that is cancelled cancels the request."""
         failure: MseGradError | None = None
         try:
-            self._wait()
+            await self._wait()
         except MseGradError as error:
             failure = error
             raise
@@ -47,10 +47,10 @@ class PendingRequest:
             self.assignment.end(failure)
             failure = None  # the traceback of the error refers to this frame
 
-    def cancel(self) -> None:
-        """Cancels the request; nothing is written to its gradient from now on."""
+    async def cancel(self) -> None:
+        """Cancels the request; afterwards nothing is written to its gradient."""
         try:
-            self._abandon()
+            await self._abandon()
         finally:
             self.assignment.end(None)
 
@@ -58,10 +58,10 @@ class PendingRequest:
         """Whether the stream of the RPC may still compute the gradient, although `result` raised `error`."""
         return False
 
-    def _wait(self) -> None:
+    async def _wait(self) -> None:
         raise NotImplementedError
 
-    def _abandon(self) -> None:
+    async def _abandon(self) -> None:
         raise NotImplementedError
 
 
@@ -84,17 +84,34 @@ class StreamPending(PendingRequest):
         self._is_first = is_first
 
     @override
-    def _wait(self) -> None:
+    async def _wait(self) -> None:
         try:
-            self._stream.finish(self._id, self._exchange)
+            if self._exchange.task is None:
+                self._stream.finish(self._id, self._exchange)
+            else:
+                await finished(self._stream, self._id, self._exchange)
         except Unavailable as error:
             if is_stale(error, self._stream, is_first=self._is_first):
                 raise StreamStale.of(error) from None
             raise
 
     @override
-    def _abandon(self) -> None:
+    async def _abandon(self) -> None:
         self._stream.abandon(self._id, self._exchange)
+
+
+async def finished(stream: Stream, id: int, exchange: Exchange) -> None:
+    """As `Stream.finish`, for the task of the exchange."""
+    task = exchange.task
+    assert task is not None
+    try:
+        if not task.reads(stream):
+            stream.read_in_thread()
+        await task.until(exchange.needs_caller, exchange.deadline)
+        exchange.wait()  # it has ended, or its time is over
+    except BaseException:  # also if the task was cancelled
+        stream.abandon(id, exchange)
+        raise
 
 
 def is_stale(error: Unavailable, stream: Stream, *, is_first: bool) -> bool:

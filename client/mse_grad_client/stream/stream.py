@@ -41,10 +41,12 @@ class Stream:
 
     Attributes:
         opened: The server's first message on the stream; None before it came.
+        is_read_by_loop: Whether event loops read the answers, so that the reader thread need not.
     """
 
     def __init__(self, address: str) -> None:
         self.opened: pb.StreamOpened | None = None
+        self.is_read_by_loop = False
         self._address = address
         self._outbox = Outbox()
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class Stream:
             self._outbox.open_request(id, exchange.header(id), list(exchange.first_chunks(id)))
             self._last_id = id
             self._pending[id] = exchange
-        self._wake()
+        self._send_for(exchange)
         return id
 
     def finish(self, id: int, exchange: Exchange) -> None:
@@ -120,19 +122,34 @@ class Stream:
             MseGradError: The request failed.
         """
         try:
-            try:
-                if not exchange.has_deadline and self._reading.acquire(blocking=False):
-                    self._read_until(exchange.needs_caller)
-                else:
-                    self._reader_wanted.ring()
-            finally:
-                # Ask the lock: an interrupt may come before a variable could record that it was acquired.
-                if self._reading._is_owned():
-                    self._reading.release()
+            if exchange.has_deadline or not self.read(exchange.needs_caller):
+                self._reader_wanted.ring()
             exchange.wait()
         except MseGradError:
             self.abandon(id, exchange)
             raise
+
+    @property
+    def descriptor(self) -> int | None:
+        """As attempt.Readable."""
+        call = self._call
+        return None if call is None or call.is_sending else call.descriptor
+
+    def read_in_thread(self) -> None:
+        """Has the reader thread read until no answers are to come."""
+        self._reader_wanted.ring()
+
+    def read(self, is_enough: Callable[[], bool]) -> bool:
+        """Reads answers in this thread until `is_enough()`; returns False if another thread reads now."""
+        try:
+            if not self._reading.acquire(blocking=False):
+                return False
+            self._read_until(is_enough)
+            return True
+        finally:
+            # Ask the lock: an interrupt may come before a variable could record that it was acquired.
+            if self._reading._is_owned():
+                self._reading.release()
 
     def abandon(self, id: int, exchange: Exchange) -> None:
         """Gives up a started request, in place of `finish`; nothing is written to its gradient from now on."""
@@ -144,7 +161,7 @@ class Stream:
         with self._lock:
             while (chunk := exchange.next_chunk(id)) is not None:
                 self._outbox.add_chunk(id, chunk)
-        self._wake()
+        self._send_for(exchange)
 
     def finish_if_idle(self) -> bool:
         """Closes this side for good, unless a request is under way; the server then closes its own."""
@@ -185,6 +202,9 @@ class Stream:
             self._outbox.add_cancellation(id)
         self._wake()
         self._reader_wanted.ring()  # no caller waits to see the cancellation sent
+
+    def _send_for(self, exchange: Exchange) -> None:
+        self._wake() if exchange.task is None else exchange.task.send_soon(self._wake)
 
     def _wake(self) -> None:
         call = self._call
@@ -227,7 +247,8 @@ class Stream:
 
     def _is_idle(self) -> bool:
         """Whether there is nothing to read: the stream is open, stays open, and no caller waits for an answer."""
-        if self._pending or self._going_away or self._close_error or not self._opened.is_set():
+        is_awaited = self._pending and not self.is_read_by_loop
+        if is_awaited or self._going_away or self._close_error or not self._opened.is_set():
             return False
         call = self._call
         return call is None or not call.is_sending

@@ -70,40 +70,45 @@ class Service(Protocol):
         """The client has closed its side of a stream."""
 
 
-class _InfoCall:
-    """A unary RPC that has ended; see routing.info_call.InfoCall."""
+class _EndedUnary:
+    """A unary RPC that has ended; see routing.info_call and routing.rpc."""
 
     def __init__(self, ask: Callable[[], Any]) -> None:
-        self._code, self._answer = grpc.StatusCode.OK, None
-        self._details, self._trailing_metadata = "", None
+        self._error: EndedCall | None = None
+        self._answer = None
         try:
             self._answer = ask()
         except EndedCall as error:
-            self._code, self._details = error.code(), error.details()
-            self._trailing_metadata = error.trailing_metadata()
+            self._error = error
 
     def cancel(self) -> bool:
         """Does nothing: the RPC has ended."""
         return False
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Calls `fn`: the RPC has ended."""
+        """Calls `fn` at once."""
         fn(self)
+
+    def done(self) -> bool:
+        """Returns True: the RPC has ended."""
+        return True
 
     def code(self) -> grpc.StatusCode:
         """Returns the status code."""
-        return self._code
+        return grpc.StatusCode.OK if self._error is None else self._error.code()
 
     def details(self) -> str:
         """Returns the text of an error."""
-        return self._details
+        return "" if self._error is None else self._error.details()
 
     def trailing_metadata(self) -> Any:
         """Returns the metadata after an answer."""
-        return self._trailing_metadata
+        return None if self._error is None else self._error.trailing_metadata()
 
     def result(self) -> Any:
-        """Returns the answer."""
+        """Returns the answer, or raises the error that the RPC ended with."""
+        if self._error is not None:
+            raise self._error
         return self._answer
 
 
@@ -118,9 +123,9 @@ class _Unary:
     def __call__(self, message: bytes, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         return self._read(self._service.unary(self._method, message, metadata, timeout))
 
-    def future(self, message: bytes, timeout: float | None = None, metadata: Metadata = ()) -> _InfoCall:
+    def future(self, message: bytes, timeout: float | None = None, metadata: Metadata = ()) -> _EndedUnary:
         """Returns the RPC, which has ended."""
-        return _InfoCall(lambda: self(message, timeout, metadata))
+        return _EndedUnary(lambda: self(message, timeout, metadata))
 
 
 class FakeChannel(grpc.Channel):

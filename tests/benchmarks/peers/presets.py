@@ -1,4 +1,4 @@
-"""Presets of the benchmark: the rows and dtypes of `make bench` and of `make bench-peers`."""
+"""Presets of the benchmark: the rows and dtypes of `make bench`, `make bench-peers`, and of tasks against threads."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ _ONLY_IN_BENCH: tuple[Key, ...] = (
     ("PyTorch", "in-process, new array"),
     ("PyTorch", "in-process"),
 )
+# The same work by threads of the blocking client, and by tasks of the one with `await`.
+_TASKS: tuple[Key, ...] = (
+    ("16 threads", "same host"),
+    ("16 tasks", "same host"),
+    ("16 threads", "tcp"),
+    ("16 tasks", "tcp"),
+)
 
 PRESETS = {
     "bench": Preset(
@@ -60,10 +67,17 @@ PRESETS = {
         output=Path("build/bench.jsonl"),
     ),
     "peers": Preset(
-        rows=tuple(row for row in ROWS if row.key not in _ONLY_IN_BENCH),
+        rows=tuple(row for row in ROWS if row.key not in (*_ONLY_IN_BENCH, *_TASKS)),
         dtypes=("float32", "float16"),
         clients=4,
         budget_s=150.0,
         output=Path("build/bench-peers.jsonl"),
+    ),
+    "tasks": Preset(
+        rows=tuple(row for row in ROWS if row.key in _TASKS),
+        dtypes=("float32",),
+        clients=1,
+        budget_s=30.0,
+        output=Path("build/bench-tasks.jsonl"),
     ),
 }

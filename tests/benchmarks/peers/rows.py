@@ -120,6 +120,11 @@ ROWS = (
     Row(("compute_unary", "tcp"), "ours:unary", "ours", most_elements=2**20),
     Row(("compute_many", "same host, 64 a call"), "ours:many", "ours", items=64, several_clients=False),
     Row(("compute_many", "tcp, 64 a call"), "ours:many_over_wire", "ours", items=64, several_clients=False),
+    # Each of the 16 callers computes 16 gradients, so that the start of a call costs little.
+    Row(("16 threads", "same host"), "ours:threads", "ours", items=256, several_clients=False),
+    Row(("16 tasks", "same host"), "ours:tasks", "ours", items=256, several_clients=False),
+    Row(("16 threads", "tcp"), "ours:threads_over_wire", "ours", items=256, several_clients=False),
+    Row(("16 tasks", "tcp"), "ours:tasks_over_wire", "ours", items=256, several_clients=False),
     Row(("Arrow Flight", "stream"), "flight:stream", "flight"),
     Row(
         ("Arrow Flight", "stream of 128K, tuned"),

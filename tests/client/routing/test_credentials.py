@@ -90,7 +90,7 @@ def test_a_unix_socket_needs_no_tls_whatever_the_options_say() -> None:
 def test_a_worker_elsewhere_that_a_unix_socket_names_is_shown_no_token() -> None:
     credentials = Credentials(ClientOptions(token=TOKEN, tls=True), given="unix:/a")
     assert credentials.metadata("192.0.2.1:2") == ()
-    credentials.channel("192.0.2.1:2", "dns:///192.0.2.1:2", []).close()
+    credentials.channel("192.0.2.1:2", "dns:///192.0.2.1:2").close()
 
 
 def test_a_changed_file_changes_the_state(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ class Worker:
     def withdrawals(self) -> int:
         return self.region.withdrawals
 
+    async def done(self, exchange: SharedExchange) -> None:
+        return
+
     def recall(self, exchange: SharedExchange) -> None:
         self.recalled.append(exchange)
 

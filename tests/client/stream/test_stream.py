@@ -300,6 +300,7 @@ class IdleCall:
     """A call that sends a message only when the test asks for it, and receives nothing."""
 
     is_sending = False
+    descriptor: int | None = None
 
     def __init__(self, pull: Callable[[], bytes | None]) -> None:
         self.pull = pull

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ServerProcess", "running_server"]
+from support.waiting import wait_until
+
+__all__ = ["ServerProcess", "running_server", "stopped"]
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -180,6 +182,22 @@ def running_server(
         raise
     if not server._killed:
         server.stop()
+
+
+@contextmanager
+def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Stops a process within the `with`, as SIGSTOP does; it goes on at the end."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: _state_of(process.pid) == "T")
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def _state_of(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()[0]
 
 
 def _json_object(line: str) -> dict[str, Any] | None:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.adapters.operands import Call, Operands, Prepare
-from mse_grad_client import ClientOptions, MseGradClient
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
-__all__ = ["DISTRIBUTION", "empty", "many", "many_over_wire", "same_host", "unary", "wire"]
+from benchmarks.peers.adapters.operands import Array, Call, Operands, Prepare
+from mse_grad_client import AsyncMseGradClient, ClientOptions, MseGradClient
+
+__all__ = [
+    "DISTRIBUTION",
+    "empty",
+    "many",
+    "many_over_wire",
+    "same_host",
+    "tasks",
+    "tasks_over_wire",
+    "threads",
+    "threads_over_wire",
+    "unary",
+    "wire",
+]
 
 DISTRIBUTION = "mse-grad"
 
 _WIRE = ClientOptions(shared_memory=False)
+_CALLERS = 16
+
+Item: TypeAlias = tuple[Array, Array, Array]
 
 
 def wire(address: str) -> Prepare:
@@ -59,6 +78,26 @@ def many_over_wire(address: str) -> Prepare:
     return _packed(MseGradClient(address, options=_WIRE))
 
 
+def threads(address: str) -> Prepare:
+    """`compute` in 16 threads at a time, one gradient after another in each."""
+    return _threaded(MseGradClient(address))
+
+
+def threads_over_wire(address: str) -> Prepare:
+    """As `threads`, over the wire."""
+    return _threaded(MseGradClient(address, options=_WIRE))
+
+
+def tasks(address: str) -> Prepare:
+    """`await compute` in 16 tasks of one thread, one gradient after another in each."""
+    return _awaited(AsyncMseGradClient(address))
+
+
+def tasks_over_wire(address: str) -> Prepare:
+    """As `tasks`, over the wire."""
+    return _awaited(AsyncMseGradClient(address, options=_WIRE))
+
+
 def _ordinary(client: MseGradClient) -> Prepare:
     def prepare(operands: Operands) -> Call:
         predict, label, dout = operands.predict, operands.label, operands.dout
@@ -69,9 +108,50 @@ def _ordinary(client: MseGradClient) -> Prepare:
 
 def _packed(client: MseGradClient) -> Prepare:
     def prepare(operands: Operands) -> Call:
-        rows = (one.reshape(operands.items, -1) for one in (operands.predict, operands.label, operands.dout))
-        items = list(zip(*rows, strict=True))
+        items = _items(operands)
 
         return lambda: client.compute_many(items, "sum")
 
     return prepare
+
+
+def _threaded(client: MseGradClient) -> Prepare:
+    pool = ThreadPoolExecutor(_CALLERS)
+
+    def prepare(operands: Operands) -> Call:
+        items = _items(operands)
+        shares = [items[start::_CALLERS] for start in range(_CALLERS)]
+
+        def share(mine: list[Item]) -> list[Array]:
+            return [client.compute(*item, "sum") for item in mine]
+
+        return lambda: _in_order(list(pool.map(share, shares)))
+
+    return prepare
+
+
+def _awaited(client: AsyncMseGradClient) -> Prepare:
+    loop = asyncio.new_event_loop()
+
+    def prepare(operands: Operands) -> Call:
+        items = _items(operands)
+        shares = [items[start::_CALLERS] for start in range(_CALLERS)]
+
+        async def share(mine: list[Item]) -> list[Array]:
+            return [await client.compute(*item, "sum") for item in mine]
+
+        async def all_shares() -> list[list[Array]]:
+            return await asyncio.gather(*map(share, shares))
+
+        return lambda: _in_order(loop.run_until_complete(all_shares()))
+
+    return prepare
+
+
+def _items(operands: Operands) -> list[Item]:
+    rows = (one.reshape(operands.items, -1) for one in (operands.predict, operands.label, operands.dout))
+    return list(zip(*rows, strict=True))
+
+
+def _in_order(shares: list[list[Array]]) -> list[Array]:
+    return [gradient for round in zip(*shares, strict=True) for gradient in round]

@@ -1,0 +1,135 @@
+"""Event loop of the tasks that wait for a client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from mse_grad_client.attempt import Readable
+from mse_grad_client.routing.transport import Transport
+
+__all__ = ["Loop", "Sleeper"]
+
+
+class Sleeper(Protocol):
+    """A task that may be suspended."""
+
+    def look(self) -> None:
+        """Lets the task look again whether it may go on."""
+
+
+class _Descriptor:
+    """A descriptor of this process, closed when it is forgotten: a loop may end without a word.
+
+    Args:
+        number: An open descriptor.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._poll = select.poll()
+        self._poll.register(number, select.POLLIN)
+
+    def is_drained(self) -> bool:
+        """Returns whether a read would block."""
+        return not self._poll.poll(0)
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class Loop:
+    """The tasks of one event loop that wait for one client: one wake-up of the loop for all answers of a message.
+
+    Args:
+        loop: The running loop.
+        transport: The transport of the client.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._woken: deque[Sleeper] = deque()
+        self._is_waking = False
+        self._sends: dict[Callable[[], None], None] = {}
+        self._readers: dict[Readable, _Descriptor] = {}
+        self._reading_thread = 0
+
+    def future(self) -> asyncio.Future[None]:
+        """Returns a future of the loop."""
+        return self._loop.create_future()
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Calls `callback` in the loop after `delay_s`."""
+        return self._loop.call_later(delay_s, callback)
+
+    def wake(self, sleeper: Sleeper) -> None:
+        """Has the loop call `sleeper.look`; called by any thread."""
+        if self._reading_thread == threading.get_ident():
+            sleeper.look()
+            return
+        self._woken.append(sleeper)
+        if self._is_waking:
+            return
+        self._is_waking = True
+        try:
+            self._loop.call_soon_threadsafe(self._look)
+        except RuntimeError:  # the loop is closed, and its tasks have ended
+            self._woken.clear()
+
+    def reads(self, stream: Readable) -> bool:
+        """Reads `stream` in the loop from now on, until it ends; returns False if that is not possible."""
+        number = stream.descriptor
+        if number is None:
+            return False
+        if stream in self._readers:
+            return True
+        try:
+            # The loop must know the descriptor until it forgets it, and a thread may close the stream's at any time.
+            descriptor = _Descriptor(os.dup(number))
+            self._loop.add_reader(descriptor.number, self._read, stream)
+        except (OSError, NotImplementedError):  # closed just now, or a loop that reads no descriptors
+            return False
+        self._readers[stream] = descriptor
+        stream.is_read_by_loop = True
+        return True
+
+    def send_soon(self, send: Callable[[], None]) -> None:
+        """Calls `send` once, in the next turn of the loop."""
+        if not self._sends:
+            self._loop.call_soon(self._send)
+        self._sends[send] = None
+
+    def _look(self) -> None:
+        self._is_waking = False  # before the first look: a waiter that is woken from now on is seen here or next time
+        woken = self._woken
+        try:
+            while woken:
+                woken[0].look()
+                woken.popleft()
+        except BaseException:  # an interrupt: the others look in the next turn
+            self._loop.call_soon(self._look)
+            raise
+
+    def _read(self, stream: Readable) -> None:
+        descriptor = self._readers[stream]
+        self._reading_thread = threading.get_ident()
+        try:
+            with self._transport.visit():
+                stream.read(descriptor.is_drained)
+        finally:
+            self._reading_thread = 0
+            if stream.has_ended:
+                del self._readers[stream]
+                self._loop.remove_reader(descriptor.number)
+
+    def _send(self) -> None:
+        sends, self._sends = self._sends, {}
+        with self._transport.visit():
+            for send in sends:
+                send()

@@ -1,0 +1,35 @@
+"""Messages of the unary RPC that computes a gradient."""
+
+from __future__ import annotations
+
+from mse_grad.codec import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
+from mse_grad_client.errors import InternalError
+from mse_grad_client.request import GradientRequest
+
+__all__ = ["fill", "message_of"]
+
+
+def message_of(request: GradientRequest) -> bytes:
+    """Returns the message for ComputeGradient."""
+    dtype, shape = request.dtype.wire, request.shape
+    return encode_unary_request(
+        UnaryRequest(
+            TensorFrame(dtype, shape, request.predict),
+            TensorFrame(dtype, shape, request.label),
+            TensorFrame(dtype, request.dout_shape, request.dout),
+            int(request.reduction),
+            request.numel,
+        )
+    )
+
+
+def fill(request: GradientRequest, answer: bytes) -> None:
+    """Fills the gradient of `request` from the answer; raises InternalError if that is another tensor."""
+    dtype, shape = request.dtype.wire, request.shape
+    y = decode_unary_response(answer).y
+    if (y.dtype, y.shape, len(y.data)) != (dtype, shape, len(request.y)):
+        raise InternalError(
+            f"the server answered dtype {y.dtype}, shape {list(y.shape)} and {len(y.data)} bytes; "
+            f"expected dtype {dtype}, shape {list(shape)} and {len(request.y)} bytes"
+        )
+    request.fill(0, y.data)
