@@ -166,13 +166,16 @@ class AsyncMseGradClient(ClientBase):
         """Returns the server's description of itself; raises MseGradError as `compute` does."""
         deadline, waiter = self._transport.deadline(timeout_s), self._tasks.waiter()
         with self._calls.around("server_info", request_id=request_id) as call:
-            asked = self._transport.server_info(deadline=deadline, request_id=call.request_id, waiter=waiter)
-            info = ServerInfo.of_wire(await self._tasks.run(asked))
-            return await self._tasks.run(with_transport(self._transport, info, deadline, waiter))
+            answer = await self._tasks.run(
+                lambda: self._transport.server_info(deadline=deadline, request_id=call.request_id, waiter=waiter)
+            )
+            info = ServerInfo.of_wire(answer)
+            return await self._tasks.run(lambda: with_transport(self._transport, info, deadline, waiter))
 
     async def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Waits until a worker of the server accepts requests; see MseGradClient.wait_ready."""
-        return await self._tasks.run(wait_ready(self._transport, timeout_s, self._tasks.waiter()))
+        waiter = self._tasks.waiter()
+        return await self._tasks.run(lambda: wait_ready(self._transport, timeout_s, waiter))
 
     async def close(self) -> None:
         """Closes all connections; calls under way fail with ClientClosed. A second call does nothing."""
@@ -208,10 +211,10 @@ class AsyncMseGradClient(ClientBase):
         waiter = request.task = self._tasks.waiter()
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
         if self._calls.is_plain(request_id, metadata):
-            await self._tasks.run(transmit(request, deadline=deadline, waiter=waiter), request)
+            await self._tasks.run(lambda: transmit(request, deadline=deadline, waiter=waiter), request)
         else:
             with self._calls.around(method, request, request_id=request_id, metadata=metadata):
-                await self._tasks.run(transmit(request, deadline=deadline, waiter=waiter), request)
+                await self._tasks.run(lambda: transmit(request, deadline=deadline, waiter=waiter), request)
         gradient = request.gradient()
         return gradient if out is None else out
 
@@ -226,13 +229,13 @@ class AsyncMseGradClient(ClientBase):
 
         async def start(request: GradientRequest) -> PendingRequest | None:
             request.task = waiter
-            return await tasks.run(transport.start(request, deadline=deadline, waiter=waiter), request)
+            return await tasks.run(lambda: transport.start(request, deadline=deadline, waiter=waiter), request)
 
         async def finish(request: GradientRequest, pending: PendingRequest | None) -> None:
-            await tasks.run(transport.run(request, deadline=deadline, pending=pending, waiter=waiter), request)
+            await tasks.run(lambda: transport.run(request, deadline=deadline, pending=pending, waiter=waiter), request)
 
         async def cancel(request: GradientRequest, pending: PendingRequest) -> None:
-            await tasks.run(transport.cancel(request, pending, waiter=waiter), request)
+            await tasks.run(lambda: transport.cancel(request, pending, waiter=waiter), request)
 
         return PackedGradients(
             items,

@@ -21,13 +21,20 @@ class Holder(Protocol):
 
 
 class Readable(Protocol):
-    """A stream that a loop can read.
+    """A stream that a loop can read, and write.
 
     Attributes:
         is_read_by_loop: Whether a loop reads it.
     """
 
     is_read_by_loop: bool
+
+    def wake(self) -> None:
+        """Has queued messages sent, without waiting."""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a message could not be sent yet: `wake` when the descriptor takes more, or a read, sends it."""
 
     @property
     def has_ended(self) -> bool:
@@ -36,6 +43,9 @@ class Readable(Protocol):
     @property
     def descriptor(self) -> int | None:
         """A descriptor that is readable when answers have come; None if only a thread can wait for them."""
+
+    def read_in_thread(self) -> None:
+        """Has the stream's own thread read, and send, until no answers are to come."""
 
     def read(self, is_enough: Callable[[], bool]) -> bool:
         """Reads answers in this thread until `is_enough()`; returns False if another thread reads now."""
@@ -47,8 +57,8 @@ class Task(Protocol):
     def wake(self) -> None:
         """Lets the task look again whether it may go on; called by any thread."""
 
-    def send_soon(self, send: Callable[[], None]) -> None:
-        """Calls `send` once the tasks that are ready now have queued their requests, which then travel together."""
+    def send_soon(self, stream: Readable) -> None:
+        """Wakes `stream` once the tasks that are ready now have queued their requests, which then travel together."""
 
     def reads(self, stream: Readable) -> bool:
         """Has the loop read the answers on `stream`; returns False if it cannot."""

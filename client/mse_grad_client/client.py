@@ -6,7 +6,6 @@ import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import Literal, overload
 
@@ -229,8 +228,9 @@ class MseGradClient(ClientBase):
         """Returns the server's description of itself; raises MseGradError as `compute` does."""
         deadline = self._transport.deadline(timeout_s)
         with self._calls.around("server_info", request_id=request_id) as call:
-            answer = run(self._transport.server_info, deadline=deadline, request_id=call.request_id)
-            return run(with_transport, self._transport, ServerInfo.of_wire(answer), deadline, BLOCKING)
+            answer = run(lambda: self._transport.server_info(deadline=deadline, request_id=call.request_id))
+            info = ServerInfo.of_wire(answer)
+            return run(lambda: with_transport(self._transport, info, deadline, BLOCKING))
 
     def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Blocks until a worker of the server accepts requests; returns the server's description of itself.
@@ -239,7 +239,7 @@ class MseGradClient(ClientBase):
             DeadlineExceeded: No worker did within `timeout_s` seconds.
             ClientClosed: The client was closed meanwhile.
         """
-        return run(wait_ready, self._transport, timeout_s, BLOCKING)
+        return run(lambda: wait_ready(self._transport, timeout_s, BLOCKING))
 
     def close(self) -> None:
         """Closes all connections; calls under way fail with ClientClosed. A second call does nothing."""
@@ -261,7 +261,7 @@ class MseGradClient(ClientBase):
             items,
             reduction,
             call=call,
-            start=partial(transport.start, deadline=deadline),
+            start=lambda request: transport.start(request, deadline=deadline),
             finish=lambda request, pending: transport.run(request, deadline=deadline, pending=pending),
             cancel=transport.cancel,
             empty=transport.empty,
@@ -291,9 +291,9 @@ class MseGradClient(ClientBase):
         request = prepared(*operands, reduction, out=out, numel=numel)
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
         if self._calls.is_plain(request_id, metadata):
-            run(transmit, request, deadline=deadline)
+            run(lambda: transmit(request, deadline=deadline))
         else:
             with self._calls.around(method, request, request_id=request_id, metadata=metadata):
-                run(transmit, request, deadline=deadline)
+                run(lambda: transmit(request, deadline=deadline))
         gradient = request.gradient()
         return gradient if out is None else out

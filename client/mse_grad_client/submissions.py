@@ -58,7 +58,8 @@ class GradientFuture(Future[Array]):
             if holder is not None:
                 holder.fail(_cancelled(request))
             with suppress(IndexError):  # a thread waits for it, and gives it up now
-                run(self._transport.cancel, request, self.pending.pop())
+                pending = self.pending.pop()
+                run(lambda: self._transport.cancel(request, pending))
         return is_cancelled
 
 
@@ -125,7 +126,7 @@ class Submissions:
         try:
             call = self._calls.around("submit", request, request_id=request_id, metadata=metadata)
             context.run(around.enter_context, call)
-            pending = run(self._transport.start, request, deadline=deadline)
+            pending = run(lambda: self._transport.start(request, deadline=deadline))
             if pending is not None:
                 future.pending.append(pending)
             self._sent.put(_Submitted(future, request, deadline, out, around, context))
@@ -184,7 +185,7 @@ def _finish(transport: Transport, one: _Submitted) -> None:
                 pending = future.pending.pop()
             if pending is None and request.is_cancelled:
                 raise _cancelled(request)
-            run(transport.run, request, deadline=one.deadline, pending=pending)
+            run(lambda: transport.run(request, deadline=one.deadline, pending=pending))
 
     try:
         one.context.run(finish)

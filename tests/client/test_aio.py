@@ -59,6 +59,22 @@ def test_tasks_of_one_turn_travel_in_one_message() -> None:
         assert len(message.headers) == 40
 
 
+@pytest.mark.parametrize("kind", ["stream", "packets"])
+def test_tasks_send_more_at_once_than_the_kernel_has_room_for(kind: str) -> None:
+    async def main(address: str) -> None:
+        given = operands((1024,))
+        async with AsyncMseGradClient(address, options=ClientOptions(shared_memory=kind == "packets")) as client:
+            await client.compute(*given)
+            found = await asyncio.wait_for(
+                asyncio.gather(*(client.compute(*given, out=np.empty_like(given[0])) for _ in range(1000))), PATIENCE_S
+            )
+        for y in found:
+            np.testing.assert_array_equal(y, expected(*given))
+
+    with running_server() as server:
+        asyncio.run(main(server.address))
+
+
 def test_a_cancelled_task_cancels_its_request_and_no_other() -> None:
     answering = threading.Event()
 

@@ -43,9 +43,8 @@ def run(time: Time, attempt: Callable[[], str], *, left_s: float | None = None, 
     async def attempting() -> str:
         return attempt()
 
-    return waiter.run(
-        with_retries, attempting, Retries(retry, budget, deadline=deadline, pause=time.pause, now=time.now)
-    )
+    retries = Retries(retry, budget, deadline=deadline, pause=time.pause, now=time.now)
+    return waiter.run(lambda: with_retries(attempting, retries))
 
 
 def failing(*failures: MseGradError) -> Callable[[], str]:
@@ -180,7 +179,7 @@ def retries(time: Time, **options: Any) -> Retries:
 def steps(of: Retries, *failures: MseGradError, **facts: bool) -> list[Step | None]:
     taken = []
     for failure in failures:
-        waiter.run(of.should_retry, failure, **facts)
+        waiter.run(lambda failure=failure: of.should_retry(failure, **facts))  # type: ignore[misc]
         taken.append(of.step)
     return taken
 

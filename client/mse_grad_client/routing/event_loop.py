@@ -56,7 +56,7 @@ class Loop:
         self._transport = transport
         self._woken: deque[Sleeper] = deque()
         self._is_waking = False
-        self._sends: dict[Callable[[], None], None] = {}
+        self._sends: dict[Readable, None] = {}
         self._readers: dict[Readable, _Descriptor] = {}
         self._reading_thread = 0
 
@@ -99,11 +99,11 @@ class Loop:
         stream.is_read_by_loop = True
         return True
 
-    def send_soon(self, send: Callable[[], None]) -> None:
-        """Calls `send` once, in the next turn of the loop."""
+    def send_soon(self, stream: Readable) -> None:
+        """Wakes `stream` once, in the next turn of the loop."""
         if not self._sends:
             self._loop.call_soon(self._send)
-        self._sends[send] = None
+        self._sends[stream] = None
 
     def _look(self) -> None:
         self._is_waking = False  # before the first look: a waiter that is woken from now on is seen here or next time
@@ -127,9 +127,28 @@ class Loop:
             if stream.has_ended:
                 del self._readers[stream]
                 self._loop.remove_reader(descriptor.number)
+                self._loop.remove_writer(descriptor.number)
+            elif stream.is_sending:
+                self._loop.add_writer(descriptor.number, self._write, stream)
 
     def _send(self) -> None:
         sends, self._sends = self._sends, {}
         with self._transport.visit():
-            for send in sends:
-                send()
+            for stream in sends:
+                stream.wake()
+                if stream.is_sending:
+                    self._send_rest(stream)
+
+    def _send_rest(self, stream: Readable) -> None:
+        """Sends what the kernel had no room for: in the loop if it reads the answers, which may make room."""
+        descriptor = self._readers.get(stream)
+        if descriptor is None:
+            stream.read_in_thread()
+        else:
+            self._loop.add_writer(descriptor.number, self._write, stream)
+
+    def _write(self, stream: Readable) -> None:
+        with self._transport.visit():
+            stream.wake()
+        if not stream.is_sending:
+            self._loop.remove_writer(self._readers[stream].number)

@@ -59,24 +59,28 @@ class Tasks:
 
     @types.coroutine
     def run(
-        self, core: Coroutine[Any, Any, Value], request: GradientRequest | None = None
+        self, make: Callable[[], Coroutine[Any, Any, Value]], request: GradientRequest | None = None
     ) -> Generator[Any, None, Value]:
-        """Returns the result of `core`, each step of which is a visit of the thread; see Session.visit.
+        """Returns the result of a coroutine, each step of which is a visit of the thread; see Session.visit.
 
         Between two steps the loop does other work. An interrupt there does not concern the client. An interrupt in a
         step ends the task, and the session recovers as it does for a thread.
 
         Args:
-            core: A coroutine of this package that waits through a `TaskWaiter`.
+            make: Makes a coroutine of this package that waits through a `TaskWaiter`; see waiter.run.
             request: The request that it is about, if it is one.
         """
+        core: Coroutine[Any, Any, Value] | None = None
         thrown: BaseException | None = None
         while True:
             waits_for: Any = None
             ended: BaseException | None = None
             with self._transport.visit(request):
                 try:
-                    waits_for = core.send(None) if thrown is None else core.throw(thrown)
+                    if core is None:
+                        waits_for = (core := make()).send(None)
+                    else:
+                        waits_for = core.send(None) if thrown is None else core.throw(thrown)
                 except StopIteration as returned:
                     value: Value = returned.value
                     return value
@@ -169,8 +173,8 @@ class TaskWaiter(Waiter, Task, Releasable):
             future.set_result(None)
 
     @override
-    def send_soon(self, send: Callable[[], None]) -> None:
-        self._loop.send_soon(send)
+    def send_soon(self, stream: Readable) -> None:
+        self._loop.send_soon(stream)
 
     @override
     def reads(self, stream: Readable) -> bool:

@@ -6,7 +6,6 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -238,8 +237,13 @@ class Transport:
         self._request_numbers = count(1)
 
     def _retries(self, options: RetryOptions, deadline: float | None, waiter: Waiter) -> Retries:
-        pause = partial(waiter.pause, self.closed)
-        return Retries(options, self._retry_budget, deadline=deadline, pause=pause, events=self._events)
+        return Retries(
+            options,
+            self._retry_budget,
+            deadline=deadline,
+            pause=lambda pause_s: waiter.pause(self.closed, pause_s),
+            events=self._events,
+        )
 
     def _send(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mse_grad_client.errors import MseGradError
 from mse_grad_client.interceptor import CallInfo
@@ -20,7 +20,6 @@ from mse_grad_client.routing.worker_pool import WorkerAssignment, WorkerPool
 
 __all__ = ["BLOCKING", "Waiter", "open_for", "run"]
 
-Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
 
@@ -79,15 +78,14 @@ async def open_for(assignment: WorkerAssignment, deadline: float | None, waiter:
         raise
 
 
-def run(
-    function: Callable[Parameters, Coroutine[Any, Any, Value]], *args: Parameters.args, **kwargs: Parameters.kwargs
-) -> Value:
-    """Returns the result of a coroutine that never suspends.
+def run(make: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+    """Returns the result of the coroutine that `make` returns, which never suspends.
 
-    The coroutine is made in here: one that a signal handler kept from starting would be reported as never awaited.
+    A coroutine that a signal handler keeps from starting is reported as never awaited. So nothing that may call a
+    handler comes between its making and its start: `make` is a function of Python, such as a lambda, and no partial.
     """
     try:
-        function(*args, **kwargs).send(None)
+        make().send(None)
     except StopIteration as returned:
         value: Value = returned.value
         return value

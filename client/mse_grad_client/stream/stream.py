@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
 
-import grpc
+from typing_extensions import override
 
 from mse_grad.codec import decode_stream_response
-from mse_grad.reasons import ContractError, Reason
+from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.errors import InternalError, MseGradError, Unavailable, from_rpc_error, from_status
-from mse_grad_client.interrupts import Bell, Latch
-from mse_grad_client.retry import Replaced
+from mse_grad_client.errors import MseGradError, Unavailable, from_status
+from mse_grad_client.interrupts import Latch
 from mse_grad_client.stream.call import Call
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.outbox import Outbox
+from mse_grad_client.stream.reader import Reader
 
 __all__ = ["Stream"]
 
@@ -25,13 +24,10 @@ __all__ = ["Stream"]
 _CLOSE_TIMEOUT_S = 5.0
 
 
-class Stream:
+class Stream(Reader):
     """Sends exchanges over one call and hands them their answers.
 
-    The call pulls its messages from the outbox. The caller that waits for an answer reads the stream itself, which
-    saves a wake-up: a fifth of a small gradient's time. The stream's reader thread reads if several callers wait, or if
-    one has a deadline, which a read could not keep. Ids are assigned and queued under one lock, so they ascend on the
-    wire.
+    The call pulls its messages from the outbox. Ids are assigned and queued under one lock, so they ascend on the wire.
 
     A signal handler may raise anywhere in a thread that is in here. Locks are entered only with `with`, so that none
     stays held. The change that the thread was making may be half done: another thread must then close the stream.
@@ -41,27 +37,19 @@ class Stream:
 
     Attributes:
         opened: The server's first message on the stream; None before it came.
-        is_read_by_loop: Whether event loops read the answers, so that the reader thread need not.
     """
 
     def __init__(self, address: str) -> None:
+        super().__init__(address)
         self.opened: pb.StreamOpened | None = None
-        self.is_read_by_loop = False
-        self._address = address
         self._outbox = Outbox()
         self._lock = threading.Lock()
         self._pending: dict[int, Exchange] = {}
         self._last_id = 0
         self._opened = Latch()
         self._close_error: MseGradError | None = None
-        self._end_error: MseGradError | None = None
         self._going_away = False
         self._has_finished = False
-        self._call: Call | None = None
-        # Held by the thread that reads answers. It knows its owner, unlike a Lock.
-        self._reading: Any = threading.RLock()
-        self._reader_wanted = Bell(is_rung=True)  # at once, to read the opening
-        self._reader = threading.Thread(target=self._read_when_wanted, name="mse-grad-reader", daemon=True)
 
     @classmethod
     def open(cls, open_call: Callable[[Callable[[], bytes | None]], Call], *, address: str) -> Stream:
@@ -70,11 +58,6 @@ class Stream:
         stream._call = open_call(stream._outbox.next_message)
         stream._reader.start()
         return stream
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether no further answers come."""
-        return self._end_error is not None
 
     @property
     def has_requests(self) -> bool:
@@ -129,28 +112,6 @@ class Stream:
             self.abandon(id, exchange)
             raise
 
-    @property
-    def descriptor(self) -> int | None:
-        """As attempt.Readable."""
-        call = self._call
-        return None if call is None or call.is_sending else call.descriptor
-
-    def read_in_thread(self) -> None:
-        """Has the reader thread read until no answers are to come."""
-        self._reader_wanted.ring()
-
-    def read(self, is_enough: Callable[[], bool]) -> bool:
-        """Reads answers in this thread until `is_enough()`; returns False if another thread reads now."""
-        try:
-            if not self._reading.acquire(blocking=False):
-                return False
-            self._read_until(is_enough)
-            return True
-        finally:
-            # Ask the lock: an interrupt may come before a variable could record that it was acquired.
-            if self._reading._is_owned():
-                self._reading.release()
-
     def abandon(self, id: int, exchange: Exchange) -> None:
         """Gives up a started request, in place of `finish`; nothing is written to its gradient from now on."""
         exchange.abandon()
@@ -200,43 +161,11 @@ class Stream:
             if not exchange.is_shared:  # the server must still say when it no longer writes to shared memory
                 del self._pending[id]
             self._outbox.add_cancellation(id)
-        self._wake()
+        self.wake()
         self._reader_wanted.ring()  # no caller waits to see the cancellation sent
 
     def _send_for(self, exchange: Exchange) -> None:
-        self._wake() if exchange.task is None else exchange.task.send_soon(self._wake)
-
-    def _wake(self) -> None:
-        call = self._call
-        if call is not None:
-            call.wake()
-
-    def _read_when_wanted(self) -> None:
-        while self._end_error is None:
-            self._reader_wanted.wait()
-            with self._reading:
-                self._read_until(self._is_idle)
-
-    def _read_until(self, is_enough: Callable[[], bool]) -> None:
-        """Reads and dispatches answers until `is_enough()` or the stream has ended; `_reading` is held."""
-        error: MseGradError
-        try:
-            call = self._call
-            while call is not None and not is_enough():
-                self._dispatch(next(call))
-                call = self._call
-            return
-        except StopIteration:
-            error = Unavailable(f"{self._address} ended the stream", reason=Reason.CONNECTION_LOST)
-        except grpc.RpcError as ended:
-            # gRPC raises the call itself; with its traceback it would be a cycle, which `close` could not free.
-            error = from_rpc_error(ended.with_traceback(None), address=self._address)
-        except ContractError as broken:
-            error = InternalError(f"{self._address} broke the contract: {broken}")
-        except BaseException:
-            self._end(Replaced("the thread that read answers was interrupted", reason=Reason.CONNECTION_LOST))
-            raise
-        self._end(error)
+        self.wake() if exchange.task is None else exchange.task.send_soon(self)
 
     def _finish(self) -> None:
         with self._lock:
@@ -245,14 +174,14 @@ class Stream:
         if call is not None:
             call.finish()
 
+    @override
     def _is_idle(self) -> bool:
-        """Whether there is nothing to read: the stream is open, stays open, and no caller waits for an answer."""
         is_awaited = self._pending and not self.is_read_by_loop
         if is_awaited or self._going_away or self._close_error or not self._opened.is_set():
             return False
-        call = self._call
-        return call is None or not call.is_sending
+        return not self.is_sending
 
+    @override
     def _dispatch(self, message: bytes) -> None:
         response = decode_stream_response(message)
         follows = False
@@ -269,7 +198,7 @@ class Stream:
                         self._outbox.add_chunk(result.id, chunk)
                         follows = True
         if follows:
-            self._wake()
+            self.wake()
         for failed in response.errors:
             exchange = self._pending.get(failed.id)
             if exchange is not None:
@@ -300,6 +229,7 @@ class Stream:
             exchange.fail(error)
             self._pending.pop(id, None)
 
+    @override
     def _end(self, error: MseGradError) -> None:
         call, self._call = self._call, None
         if call is not None:
