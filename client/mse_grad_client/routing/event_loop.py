@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -32,15 +33,16 @@ class _Descriptor:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        if sys.platform != "linux":
+            raise OSError("only packets have a descriptor, and only Linux has packets")
+        # It closes the descriptor when it is collected, and no code of Python runs there: an interrupt would be lost.
+        self._owner = select.epoll.fromfd(number)
         self._poll = select.poll()
         self._poll.register(number, select.POLLIN)
 
     def is_drained(self) -> bool:
         """Returns whether a read would block."""
-        return not self._poll.poll(0)
-
-    def __del__(self) -> None:
-        os.close(self.number)
+        return sys.platform != "linux" or not self._poll.poll(0)
 
 
 class Loop:

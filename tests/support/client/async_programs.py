@@ -13,11 +13,12 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from mse_grad_client import AsyncMseGradClient, ClientOptions, MseGradClient
+from mse_grad_client import AsyncMseGradClient, ClientClosed, ClientOptions, MseGradClient
 
 __all__ = ["PROGRAMS"]
 
@@ -93,13 +94,17 @@ def start_methods(address: str) -> None:
 
 
 def exit_in_the_middle(address: str) -> None:
-    """The interpreter ends while tasks of a thread's loop compute, and no client is closed."""
+    """The interpreter ends while tasks of a thread's loop compute, and no client is closed: its end closes it."""
     client = AsyncMseGradClient(address)
     begun = threading.Event()
 
+    async def until_closed() -> None:
+        with suppress(ClientClosed):
+            await _on_and_on(client)
+
     async def main() -> None:
         for _ in range(8):
-            asyncio.get_running_loop().create_task(_on_and_on(client))
+            asyncio.get_running_loop().create_task(until_closed())
         await _right(client)
         begun.set()
         await asyncio.Event().wait()
