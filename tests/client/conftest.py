@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from mse_grad_client import MseGradClient
 from mse_grad_client.stream import direct_call
+from support.client.awaited import CLIENTS
 
 
 @pytest.fixture(params=["direct", "threaded"])
@@ -12,3 +14,10 @@ def each_call(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if kind == "threaded":
         monkeypatch.setattr(direct_call, "_is_tested", lambda version: False)
     return kind
+
+
+@pytest.fixture(params=list(CLIENTS.values()), ids=list(CLIENTS))
+def client_type(request: pytest.FixtureRequest) -> type[MseGradClient]:
+    """The blocking client, and the one with `await`."""
+    chosen: type[MseGradClient] = request.param
+    return chosen

@@ -13,7 +13,6 @@ from mse_grad.codec import StreamRequest
 from mse_grad.reasons import Reason
 from mse_grad.tensor import Array
 from mse_grad_client import ClientOptions, InvalidArgument, MseGradClient, MseGradError, RetryOptions, Unavailable
-from support.client.awaited import CLIENTS
 from support.client.scripted_server import ScriptedServer, answer, answer_all, refused
 from support.values import expected, operands
 
@@ -29,12 +28,6 @@ def items_of(*shapes: tuple[int, ...]) -> list[Item]:
 def server() -> Iterator[ScriptedServer]:
     with ScriptedServer(answer_all) as server:
         yield server
-
-
-@pytest.fixture(params=list(CLIENTS.values()), ids=list(CLIENTS))
-def client_type(request: pytest.FixtureRequest) -> type[MseGradClient]:
-    chosen: type[MseGradClient] = request.param
-    return chosen
 
 
 @pytest.fixture

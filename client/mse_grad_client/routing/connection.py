@@ -129,6 +129,8 @@ class Connection(Channel):
         stream, is_first = self._live_stream(deadline)
         if request.task is not None and not self._is_ready(stream):  # no thread may wait in a loop
             raise Awaited("the stream has to be opened first")
+        if self._old_streams is not None:
+            self._old_streams.used()
         try:
             limits = self._limits(stream, deadline)
             if self._link is not None and not by_stream:

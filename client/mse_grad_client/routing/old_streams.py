@@ -37,17 +37,23 @@ class OldStreams:
         self._link = link
         self._now = now
         self._old_from_s = math.inf
+        self._is_used = False
         self._ending: list[Stream] = []
         self._channels: list[grpc.Channel] = []
 
     @property
     def is_due(self) -> bool:
-        """Whether the newest stream has reached its age."""
-        return self._now() >= self._old_from_s
+        """Whether the newest stream has reached its age; not before its first request, however long that took."""
+        return self._is_used and self._now() >= self._old_from_s
 
     def opened(self) -> None:
         """A stream was opened."""
+        self._is_used = False
         self._old_from_s = self._now() + self._max_age_s * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def used(self) -> None:
+        """The newest stream, or packets beside it, takes a request."""
+        self._is_used = True
 
     def add(self, stream: Stream, channel: grpc.Channel | None) -> None:
         """Adds the newest stream, which gets no further requests, and closes the channels of those that have ended."""

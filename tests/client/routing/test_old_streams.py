@@ -63,10 +63,23 @@ def test_a_stream_is_due_at_its_age_within_a_tenth() -> None:
         assert not old.is_due
         clock.now_s = 1000
         old.opened()
+        old.used()
         while not old.is_due:
             clock.now_s += 1
         due_s.append(clock.now_s - 1000)
     assert 90 <= min(due_s) < max(due_s) <= 111
+
+
+def test_a_stream_is_not_due_before_its_first_request() -> None:
+    clock = Clock()
+    old = OldStreams(1, None, now=clock)
+    old.opened()
+    clock.now_s += 2
+    assert not old.is_due
+    old.used()
+    assert old.is_due
+    old.opened()
+    assert not old.is_due
 
 
 def test_an_old_stream_ends_once_its_requests_have_ended() -> None:

@@ -80,39 +80,39 @@ def servers(count: int) -> Servers:
     return Servers(*[answer_all] * count)
 
 
-def test_equal_requests_are_shared_equally_over_one_stream_each() -> None:
-    with servers(3) as each, MseGradClient(each.addresses) as client:
+def test_equal_requests_are_shared_equally_over_one_stream_each(client_type: type[MseGradClient]) -> None:
+    with servers(3) as each, client_type(each.addresses) as client:
         each.all_reached_by(client)
         assert each.shares(client, 30) == [10, 10, 10]
         assert [server.streams for server in each.each] == [1, 1, 1]
 
 
-def test_the_first_call_waits_for_a_server_and_needs_no_retry() -> None:
+def test_the_first_call_waits_for_a_server_and_needs_no_retry(client_type: type[MseGradClient]) -> None:
     with servers(2) as each:
         options = ClientOptions(retry=ONCE, resolve=lambda host, port: each.addresses)
         for address in (each.addresses, NAME):
-            with MseGradClient(address, options=options) as client:
+            with client_type(address, options=options) as client:
                 client.compute(*operands((100,)))
 
 
-def test_a_name_stands_for_all_of_its_addresses() -> None:
+def test_a_name_stands_for_all_of_its_addresses(client_type: type[MseGradClient]) -> None:
     asked: list[tuple[str, int]] = []
 
     def resolve(host: str, port: int) -> Sequence[str]:
         asked.append((host, port))
         return each.addresses
 
-    with servers(3) as each, MseGradClient(NAME, options=ClientOptions(resolve=resolve)) as client:
+    with servers(3) as each, client_type(NAME, options=ClientOptions(resolve=resolve)) as client:
         each.all_reached_by(client)
         assert each.shares(client, 30) == [10, 10, 10]
     assert set(asked) == {("mse-grad", 50051)}
 
 
-def test_a_lost_server_has_its_name_looked_up_again() -> None:
+def test_a_lost_server_has_its_name_looked_up_again(client_type: type[MseGradClient]) -> None:
     with servers(3) as each:
         found = each.addresses[:2]
         options = ClientOptions(resolve=lambda host, port: tuple(found), retry=NO_PAUSE)
-        with MseGradClient(NAME, options=options) as client:
+        with client_type(NAME, options=options) as client:
             compute_until(client, lambda: all(each.received[:2]))
             assert each.received[2] == 0
             found[:] = each.addresses[1:]
@@ -122,20 +122,20 @@ def test_a_lost_server_has_its_name_looked_up_again() -> None:
             each.each[0].start()  # it is stopped at the end
 
 
-def test_a_name_that_cannot_be_looked_up_is_an_error_that_says_so() -> None:
+def test_a_name_that_cannot_be_looked_up_is_an_error_that_says_so(client_type: type[MseGradClient]) -> None:
     def resolve(host: str, port: int) -> Sequence[str]:
         raise OSError("the name server is away")
 
     options = ClientOptions(resolve=resolve, retry=ONCE)
     words = "mse-grad:50051 cannot be looked up: the name server is away"
-    with MseGradClient(NAME, options=options) as client, pytest.raises(Unavailable, match=words):
+    with client_type(NAME, options=options) as client, pytest.raises(Unavailable, match=words):
         client.compute(*operands((100,)))
 
 
-def test_workers_behind_each_server_are_found() -> None:
+def test_workers_behind_each_server_are_found(client_type: type[MseGradClient]) -> None:
     with ScriptedWorkers.of(2) as first, ScriptedWorkers.of(3) as second:
         workers = [*first.servers, *second.servers]
-        with MseGradClient([first.address, second.address]) as client:
+        with client_type([first.address, second.address]) as client:
             compute_until(client, lambda: all(server.requests for server in workers))
             before = [len(server.requests) for server in workers]
             for _ in range(20):
@@ -161,14 +161,18 @@ def go_away(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("script", [break_off, refuse_all, go_away])
-def test_a_request_that_one_server_does_not_answer_goes_to_another_at_once(script: Script) -> None:
+def test_a_request_that_one_server_does_not_answer_goes_to_another_at_once(
+    client_type: type[MseGradClient], script: Script
+) -> None:
     options = ClientOptions(retry=NO_PAUSE)
-    with Servers(answer_all, script) as each, MseGradClient(each.addresses, options=options) as client:
+    with Servers(answer_all, script) as each, client_type(each.addresses, options=options) as client:
         each.all_reached_by(client)
 
 
-def test_a_killed_server_costs_no_request_and_gets_its_share_again_when_it_is_back() -> None:
-    with servers(3) as each, MseGradClient(each.addresses, options=ClientOptions(retry=NO_PAUSE)) as client:
+def test_a_killed_server_costs_no_request_and_gets_its_share_again_when_it_is_back(
+    client_type: type[MseGradClient],
+) -> None:
+    with servers(3) as each, client_type(each.addresses, options=ClientOptions(retry=NO_PAUSE)) as client:
         each.all_reached_by(client)
         with ThreadPoolExecutor(3) as threads:
             target = sum(each.received) + 300
@@ -181,20 +185,20 @@ def test_a_killed_server_costs_no_request_and_gets_its_share_again_when_it_is_ba
         assert each.shares(client, 30) == [10, 10, 10]
 
 
-def test_a_server_that_is_not_ready_gets_nothing_until_it_is() -> None:
+def test_a_server_that_is_not_ready_gets_nothing_until_it_is(client_type: type[MseGradClient]) -> None:
     with servers(2) as each:
         each.states[0] = pb.WORKER_STATE_STARTING
-        with MseGradClient(each.addresses) as client:
+        with client_type(each.addresses) as client:
             assert each.shares(client, 20) == [0, 20]
             each.states[0] = pb.WORKER_STATE_READY
             each.all_reached_by(client)
             assert each.shares(client, 20) == [10, 10]
 
 
-def test_calls_wait_while_no_server_is_ready() -> None:
+def test_calls_wait_while_no_server_is_ready(client_type: type[MseGradClient]) -> None:
     with servers(2) as each:
         each.states[:] = [pb.WORKER_STATE_STARTING] * 2
-        with MseGradClient(each.addresses) as client, ThreadPoolExecutor(1) as thread:
+        with client_type(each.addresses) as client, ThreadPoolExecutor(1) as thread:
             call = thread.submit(client.compute, *operands((100,)), timeout_s=PATIENCE_S)
             with pytest.raises(Unavailable, match=r"no server is ready: .* is not ready \(starting\)"):
                 client.compute(*operands((100,)), timeout_s=0.3)
@@ -202,8 +206,8 @@ def test_calls_wait_while_no_server_is_ready() -> None:
             call.result(PATIENCE_S)
 
 
-def test_unary_calls_and_descriptions_go_to_servers_in_use() -> None:
-    with servers(2) as each, MseGradClient(each.addresses) as client:
+def test_unary_calls_and_descriptions_go_to_servers_in_use(client_type: type[MseGradClient]) -> None:
+    with servers(2) as each, client_type(each.addresses) as client:
         assert client.wait_ready(PATIENCE_S).ready
         each.all_reached_by(client)
         assert {client.server_info().instance_id for _ in range(4)} == {"instance 0"}
@@ -213,17 +217,17 @@ def test_unary_calls_and_descriptions_go_to_servers_in_use() -> None:
         each.each[0].start()
 
 
-def test_unary_gradients_are_spread() -> None:
+def test_unary_gradients_are_spread(client_type: type[MseGradClient]) -> None:
     with ExitStack() as stack:
         real = [stack.enter_context(running_server()) for _ in range(2)]
-        with MseGradClient([server.address for server in real]) as client:
+        with client_type([server.address for server in real]) as client:
             client.wait_ready(PATIENCE_S)
             given = operands((100,))
             for _ in range(4):
                 np.testing.assert_array_equal(client.compute_unary(*given), expected(*given))
 
 
-def test_a_closed_client_ends_calls_that_wait_for_a_server_and_every_thread() -> None:
+def test_a_closed_client_ends_calls_that_wait_for_a_server_and_every_thread(client_type: type[MseGradClient]) -> None:
     before = set(threading.enumerate())
     looked_up, gate = threading.Event(), threading.Event()
 
@@ -232,7 +236,7 @@ def test_a_closed_client_ends_calls_that_wait_for_a_server_and_every_thread() ->
         assert gate.wait(PATIENCE_S)
         return ()
 
-    client = MseGradClient(NAME, options=ClientOptions(resolve=resolve))
+    client = client_type(NAME, options=ClientOptions(resolve=resolve))
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(client.compute, *operands((100,)), timeout_s=LATER)
         assert looked_up.wait(PATIENCE_S)
@@ -297,9 +301,21 @@ class Connections:
         pass
 
 
-def test_an_old_stream_is_followed_by_another_one_and_no_request_is_sent_again() -> None:
+def test_an_old_stream_is_followed_by_another_one_and_no_request_is_sent_again(
+    client_type: type[MseGradClient],
+) -> None:
     streams = Connections()
     options = ClientOptions(max_stream_age_s=0.05, metrics=streams, retry=ONCE)
-    with servers(1) as each, MseGradClient(each.addresses[0], options=options) as client:
+    with servers(1) as each, client_type(each.addresses[0], options=options) as client:
         compute_until(client, lambda: streams.count >= 4)
         assert each.each[0].streams >= 4
+
+
+def test_streams_that_are_replaced_under_load_cost_no_call(client_type: type[MseGradClient]) -> None:
+    streams = Connections()
+    options = ClientOptions(max_stream_age_s=0.02, metrics=streams)
+    with running_server() as server, client_type(server.address, options=options) as client:
+        with ThreadPoolExecutor(4) as threads:
+            busy = [threads.submit(compute_until, client, lambda: streams.count >= 10) for _ in range(4)]
+        for thread in busy:
+            thread.result()

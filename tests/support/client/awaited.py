@@ -23,9 +23,10 @@ class AwaitedClient(MseGradClient):
         options: As for AsyncMseGradClient.
     """
 
-    def __init__(self, address: str, *, options: ClientOptions | None = None) -> None:
+    def __init__(self, address: str | Sequence[str], *, options: ClientOptions | None = None) -> None:
         self._client = AsyncMseGradClient(address, options=options)
         self._options, self._transport = self._client._options, self._client._transport
+        self._given = self._client._given
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
