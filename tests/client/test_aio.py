@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.request import urlopen
 
+import grpc
 import numpy as np
 import pytest
 
@@ -177,6 +178,20 @@ def test_an_address_at_which_no_server_listens_is_unavailable_to_every_task() ->
                 *(client.compute(*operands((16,))) for _ in range(10)), return_exceptions=True
             ):
                 assert isinstance(error, Unavailable), error
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("client_error", [OSError("no way there"), KeyError("no such host")])
+def test_whatever_a_channel_of_the_users_raises_reaches_every_task(client_error: Exception) -> None:
+    def open_channel(address: str) -> grpc.Channel:
+        raise client_error
+
+    async def main() -> None:
+        async with AsyncMseGradClient("127.0.0.1:1", options=ClientOptions(open_channel=open_channel)) as client:
+            calls = (client.compute(*operands((16,)), timeout_s=PATIENCE_S) for _ in range(10))
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert error is client_error
 
     asyncio.run(main())
 

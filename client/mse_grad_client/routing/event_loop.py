@@ -83,6 +83,9 @@ class Loop:
             self._loop.call_soon_threadsafe(self._look)
         except RuntimeError:  # the loop is closed, and its tasks have ended
             self._woken.clear()
+        except BaseException:  # an interrupt: the next call wakes all
+            self._is_waking = False
+            raise
 
     def reads(self, stream: Readable) -> bool:
         """Reads `stream` in the loop from now on, until it ends; returns False if that is not possible."""

@@ -43,7 +43,7 @@ class Tasks:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._lock = threading.Lock()
+        # No lock guards these: a fork in another thread could copy it locked.
         self._loops: dict[asyncio.AbstractEventLoop, Loop] = {}
         self._openings: dict[Connection, _Opening] = {}
 
@@ -52,9 +52,10 @@ class Tasks:
         running = asyncio.get_running_loop()
         loop = self._loops.get(running)
         if loop is None:
-            with self._lock:
-                self._loops = {each: known for each, known in self._loops.items() if not each.is_closed()}
-                loop = self._loops[running] = Loop(running, self._transport)
+            for other in tuple(self._loops):
+                if other.is_closed():
+                    self._loops.pop(other, None)
+            loop = self._loops[running] = Loop(running, self._transport)
         return TaskWaiter(self, loop)
 
     @types.coroutine
@@ -96,24 +97,26 @@ class Tasks:
 
     def opening(self, connection: Connection) -> _Opening:
         """Returns the opening of `connection` that is under way, in a thread of its own; begins it first."""
-        with self._lock:
-            opening = self._openings.get(connection)
-            if opening is None:
-                opening = self._openings[connection] = _Opening()
+        begun = _Opening()
+        opening = self._openings.setdefault(connection, begun)
+        if opening is begun:
+            try:
                 threading.Thread(
                     target=self._open, args=(connection, opening), name="mse-grad-opener", daemon=True
                 ).start()
-            return opening
+            except BaseException:  # the system starts no thread, or an interrupt came: the next task tries again
+                self._openings.pop(connection, None)
+                raise
+        return opening
 
     def _open(self, connection: Connection, opening: _Opening) -> None:
         try:
             with self._transport.visit():
                 connection.open()
-        except MseGradError as error:
+        except Exception as error:  # noqa: BLE001 - the tasks raise it; `open_channel` is the user's
             opening.error = error
         finally:
-            with self._lock:
-                del self._openings[connection]
+            self._openings.pop(connection, None)
             opening.done.set()
 
 
@@ -127,7 +130,7 @@ class _Opening:
 
     def __init__(self) -> None:
         self.done = Latch()
-        self.error: MseGradError | None = None
+        self.error: Exception | None = None
 
 
 class _Inside:
@@ -216,7 +219,7 @@ class TaskWaiter(Waiter, Task, Releasable):
                 f"{connection.address} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
             )
         if opening.error is not None:
-            raise copy.copy(opening.error)
+            raise copy.copy(opening.error) if isinstance(opening.error, MseGradError) else opening.error
         if not connection.is_open:
             raise StreamStale(f"{connection.address} ended the stream at once", reason=Reason.CONNECTION_LOST)
 
