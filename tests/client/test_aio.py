@@ -158,6 +158,36 @@ def test_a_thousand_cancelled_tasks_leave_nothing_on_either_side(kind: str) -> N
         asyncio.run(main(server))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory without a name needs Linux")
+@pytest.mark.parametrize("kind", ["stream", "packets", "shared memory"])
+def test_calls_that_nobody_awaits_any_longer_write_nothing(kind: str) -> None:
+    async def main(server: ServerProcess) -> None:
+        options = ClientOptions(shared_memory=kind != "stream", shared_from_bytes=0)
+        async with AsyncMseGradClient(server.address, options=options) as client:
+            empty = client.empty if kind == "shared memory" else np.empty
+            predict, label, dout = (empty(1024, np.float32) for _ in range(3))
+            for array, values in zip((predict, label, dout), operands((1024,)), strict=True):
+                array[...] = values
+            outs = [empty(1024, np.float32) for _ in range(10)]
+            await client.compute(predict, label, dout, out=outs[0])
+            with stopped(server.process):
+                calls = [client.compute(predict, label, dout, out=out) for out in outs]
+                for call in calls:
+                    call.send(None)
+                await asyncio.sleep(0)  # one turn of the loop sends them
+                assert pending_of(client) == len(outs)
+                for call in calls:
+                    call.close()  # as the end of the interpreter does, without a loop that could go on
+                for out in outs:  # the caller's again
+                    out[...] = SENTINEL
+            np.testing.assert_array_equal(await client.compute(predict, label, dout), expected(predict, label, dout))
+            await until(lambda: pending_of(client) == 0 and in_flight_of(server) == 0)
+            assert all((out == SENTINEL).all() for out in outs)
+
+    with running_server() as server:
+        asyncio.run(main(server))
+
+
 @pytest.mark.parametrize("method", ["compute", "compute_unary", "server_info", "wait_ready"])
 def test_a_dead_server_costs_no_more_than_the_timeout(method: str) -> None:
     async def main(address: str) -> None:

@@ -96,6 +96,9 @@ class SharedPending(PendingRequest):
                     raise
                 if not exchange.is_complete:
                     await self._finish()
+        except GeneratorExit:  # nobody awaits the gradient any longer, so nobody awaits this either
+            exchange.revoke()
+            raise
         except BaseException as error:
             if isinstance(error, MseGradError) or exchange.task is not None:
                 await exchange.revoked()
