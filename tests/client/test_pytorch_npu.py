@@ -12,6 +12,7 @@ import pytest
 from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, DTYPES, Array, DType
 from mse_grad_client import InvalidArgument, MseGradClient
+from support.client.awaited import AwaitedClient
 from support.client.fake_torch_npu import FakeTensor, FakeTorch
 from support.client.scripted_server import ScriptedServer
 from support.values import expected, operands
@@ -67,6 +68,17 @@ def test_compute_many_refuses_tensors_and_names_the_method_that_accepts_them(
     np.testing.assert_array_equal(first, expected(*arrays))
     assert isinstance(error, InvalidArgument)
     assert "item 1 holds torch tensors; compute_many takes arrays, compute takes tensors" in str(error)
+
+
+def test_the_asynchronous_client_refuses_tensors_and_says_what_to_do(torch: FakeTorch, client: Any) -> None:
+    arrays = operands((100,))
+    tensors = [torch.tensor(each, "cpu") for each in arrays]
+    calls: list[tuple[Any, Any]] = [(tensors, None), ((tensors[0], *arrays[1:]), None), (arrays, tensors[0])]
+    with AwaitedClient(client.address) as awaited:
+        for given, out in calls:
+            for compute in (awaited.compute, awaited.compute_unary):
+                with pytest.raises(InvalidArgument, match=r"takes arrays; share a tensor's memory with numpy\(\)"):
+                    compute(*given, out=out)
 
 
 def test_dout_may_be_a_number_or_on_the_cpu(torch: FakeTorch, client: Any) -> None:

@@ -253,10 +253,10 @@ def test_a_tensor_in_a_fake_mode_is_refused(client: Any, given: list[Any]) -> No
         client.compute(*given)
 
 
-def test_a_tensor_as_dout_of_arrays_is_refused_by_name_if_it_cannot_be_read(client: Any) -> None:
+def test_a_tensor_as_dout_of_arrays_is_refused_by_name_if_it_cannot_be_read(any_client: Any) -> None:
     predict, label, _ = operands((COUNT,))
     for dout in (torch.ones(COUNT, requires_grad=True), torch.ones(COUNT, dtype=torch.bfloat16), negative()):
         with pytest.raises(InvalidArgument, match="dout is a Tensor that NumPy makes no array of"):
-            client.compute(predict, label, dout)
-    y = client.compute(predict, label, torch.full((COUNT,), 0.5))
+            any_client.compute(predict, label, dout)
+    y = any_client.compute(predict, label, torch.full((COUNT,), 0.5))
     np.testing.assert_array_equal(y, expected(predict, label, np.full(COUNT, 0.5, "f4")))
