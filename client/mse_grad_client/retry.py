@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import grpc
 
+from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.events import Events
 from mse_grad_client.options import RetryOptions
 
-__all__ = ["Awaited", "Replaced", "Retries", "RetryBudget", "Step", "StreamStale", "with_retries"]
+__all__ = ["Awaited", "Replaced", "Retries", "RetryBudget", "Step", "StreamStale", "Wake", "with_retries"]
 
 Value = TypeVar("Value")
 
@@ -62,6 +63,17 @@ class Step(Enum):
     """Send it again after a pause."""
 
 
+class Wake(Enum):
+    """The end of a pause."""
+
+    TIME = auto()
+    """Its time is over."""
+    ROOM = auto()
+    """Other requests of the client were answered, so the busy server may have room; see Room."""
+    CLOSED = auto()
+    """The client was closed."""
+
+
 class RetryBudget:
     """Token bucket that bounds how often one client sends requests again, against retry storms. Thread-safe.
 
@@ -82,6 +94,11 @@ class RetryBudget:
             self._empty_until_s = max(self._empty_until_s, now_s - 1.0) + self._interval_s
             return max(0.0, self._empty_until_s - now_s)
 
+    def put_back(self) -> None:
+        """Returns a token that was taken and is not needed."""
+        with self._lock:
+            self._empty_until_s -= self._interval_s
+
 
 class Retries:
     """Decides after each failure of one request whether, where and when to send it again.
@@ -89,14 +106,16 @@ class Retries:
     The order of its steps: at once if the connection was replaced; over the stream if shared memory or packets failed;
     at once, once per attempt, if the stream was stale or another worker is available; else after a pause, if the error
     says that another attempt can help. Each pause is the time that the server asked for, plus a random part of a bound
-    that doubles. There is no pause if it would leave no time for another attempt.
+    that doubles; it ends early if the server was busy and other requests of the client have made room. There is no
+    pause if it would leave no time for another attempt.
 
     Args:
         options: Bounds of attempts and pauses.
         budget: The client's token bucket.
         deadline: Deadline of the caller on the clock of time.monotonic; None for `options.patience_s` after the first
             failure.
-        pause: Waits as many seconds as it is told; returns whether the client was closed meanwhile.
+        pause: Waits as many seconds as it is told, or until a busy server may have room, if the second argument is
+            True.
         now: Clock of `deadline`.
         events: Receives each retry.
     """
@@ -120,7 +139,7 @@ class Retries:
         budget: RetryBudget,
         *,
         deadline: float | None,
-        pause: Callable[[float], Awaitable[bool]],
+        pause: Callable[[float, bool], Awaitable[Wake]],
         now: Callable[[], float] = time.monotonic,
         events: Events | None = None,
     ) -> None:
@@ -149,8 +168,15 @@ class Retries:
         self.step, pause_s = self._decide(error, falls_back, other_worker)
         if self._events is not None and not (self.step is Step.GIVE_UP or isinstance(error, Awaited)):
             self._events.retries(error, step=self.step.name.lower(), pause_s=pause_s)
-        if self.step is Step.WAIT and await self._pause(pause_s):
-            self.step = Step.GIVE_UP
+        if self.step is Step.WAIT:
+            bound_s, self._bound_s = self._bound_s, min(2 * self._bound_s, self._options.max_backoff_s)
+            wake = await self._pause(pause_s, error.reason is Reason.SERVER_BUSY)
+            if wake is Wake.ROOM:
+                # The answers of other requests bound these retries.
+                self._budget.put_back()
+                self._bound_s = bound_s
+            elif wake is Wake.CLOSED:
+                self.step = Step.GIVE_UP
         return self.step is not Step.GIVE_UP
 
     def _decide(self, error: MseGradError, falls_back: bool, other_worker: bool) -> tuple[Step, float]:
@@ -175,7 +201,6 @@ class Retries:
         # The last attempts share the time that is left, so that a server that comes back late is still found.
         pause_s += min(random.uniform(self._bound_s / 2, self._bound_s), left_s / 2)
         self._attempts += 1
-        self._bound_s = min(2 * self._bound_s, options.max_backoff_s)
         self._has_moved = False
         return Step.WAIT, pause_s
 

@@ -8,7 +8,7 @@ import pytest
 import mse_grad_client
 from mse_grad.reasons import Reason
 from mse_grad_client import MseGradError, RetryOptions, errors
-from mse_grad_client.retry import Replaced, Retries, RetryBudget, Step, StreamStale, with_retries
+from mse_grad_client.retry import Replaced, Retries, RetryBudget, Step, StreamStale, Wake, with_retries
 from mse_grad_client.routing import waiter
 from support.client.scripted_server import status_of
 
@@ -19,15 +19,18 @@ class Time:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.waits_s: list[float] = []
-        self.is_closed = False
+        self.wake = Wake.TIME
+        self.wanted_room: list[bool] = []
 
     def now(self) -> float:
         return self.now_s
 
-    async def pause(self, pause_s: float) -> bool:
+    async def pause(self, pause_s: float, wants_room: bool) -> Wake:
         self.waits_s.append(pause_s)
-        self.now_s += pause_s
-        return self.is_closed
+        self.wanted_room.append(wants_room)
+        if self.wake is not Wake.ROOM:
+            self.now_s += pause_s
+        return self.wake
 
 
 @pytest.fixture
@@ -70,6 +73,17 @@ def test_waits_grow_up_to_their_bound(time: Time) -> None:
     assert run(time, failing(*[busy()] * 6), initial_backoff_s=0.1, max_backoff_s=1.0) == "done"
     for wait_s, bound_s in zip(time.waits_s, [0.1, 0.2, 0.4, 0.8, 1.0, 1.0], strict=True):
         assert bound_s / 2 <= wait_s <= bound_s
+
+
+def test_only_a_busy_server_may_soon_have_room(time: Time) -> None:
+    assert run(time, failing(busy(), away())) == "done"
+    assert time.wanted_room == [True, False]
+
+
+def test_a_retry_into_room_that_answers_made_takes_no_token_and_lengthens_no_later_wait(time: Time) -> None:
+    time.wake = Wake.ROOM
+    assert run(time, failing(*[busy()] * 500), initial_backoff_s=0.1, max_per_s=1.0) == "done"
+    assert max(time.waits_s[1:]) <= 1.1
 
 
 def test_the_servers_delay_is_kept_with_a_random_part_on_top(time: Time) -> None:
@@ -142,7 +156,7 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(time: Time) -> None:
 
 
 def test_a_client_that_closes_stops_trying(time: Time) -> None:
-    time.is_closed = True
+    time.wake = Wake.CLOSED
     with pytest.raises(mse_grad_client.ResourceExhausted):
         run(time, failing(busy(), busy()))
     assert len(time.waits_s) == 1

@@ -24,6 +24,7 @@ from mse_grad_client.retry import Retries, RetryBudget, Step, StreamStale, with_
 from mse_grad_client.routing.channel import INFO_REQUEST
 from mse_grad_client.routing.connection import Connection
 from mse_grad_client.routing.malloc import raise_malloc_threshold
+from mse_grad_client.routing.room import Room
 from mse_grad_client.routing.routes import Routes
 from mse_grad_client.routing.session import Session, Visit
 from mse_grad_client.routing.target import Target
@@ -103,6 +104,7 @@ class Transport:
             pending: The request that `start` has already sent; None to send it here.
             waiter: The waits of the call.
         """
+        size_bytes = len(request.predict)
         retries: Retries | None = None  # created at the first failure
         assignment: Assignment | None = None if pending is None else pending.assignment
         try:
@@ -110,15 +112,16 @@ class Transport:
                 try:
                     with waiter.visit(self._session, request) as pool:
                         if pending is None:
-                            assignment = pool.assign(len(request.predict))
+                            assignment = pool.assign(size_bytes)
                             by_stream = retries is not None and retries.step is Step.BY_STREAM
                             if not waiter.blocks:
                                 await open_for(assignment, deadline, waiter)
                             pending = self._send(request, deadline, assignment, by_stream=by_stream)
                         await pending.result()
+                        self._room.answered(size_bytes)
                         return
                 except MseGradError as error:
-                    retries = retries or self._retries(self._options.retry, deadline, waiter)
+                    retries = retries or self._retries(self._options.retry, deadline, waiter, size_bytes)
                     falls_back = pending is not None and pending.should_fall_back(error)
                     other_worker = assignment is not None and assignment.is_worker_left_out
                     if not await retries.should_retry(error, falls_back=falls_back, other_worker=other_worker):
@@ -158,8 +161,10 @@ class Transport:
         async def compute(connection: Connection) -> bytes:
             return await waiter.call(connection, COMPUTE_GRADIENT, message, info=call, deadline=deadline)
 
-        retries = self._retries(self._options.retry, deadline, waiter)
-        fill(request, await self._ask(compute, retries, waiter, size_bytes=len(request.predict)))
+        size_bytes = len(request.predict)
+        retries = self._retries(self._options.retry, deadline, waiter, size_bytes)
+        fill(request, await self._ask(compute, retries, waiter, size_bytes))
+        self._room.answered(size_bytes)
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Returns an uninitialized array for packed operands, in shared memory if that is faster."""
@@ -233,15 +238,16 @@ class Transport:
         # leave.
         self._session = Session(self._target, self._routes, all_workers=self._options.all_workers)
         self._retry_budget = RetryBudget(self._options.retry.max_per_s)
+        self._room = Room(self.closed)
         self._client_token = secrets.token_hex(4)
         self._request_numbers = count(1)
 
-    def _retries(self, options: RetryOptions, deadline: float | None, waiter: Waiter) -> Retries:
+    def _retries(self, options: RetryOptions, deadline: float | None, waiter: Waiter, size_bytes: int = 0) -> Retries:
         return Retries(
             options,
             self._retry_budget,
             deadline=deadline,
-            pause=lambda pause_s: waiter.pause(self.closed, pause_s),
+            pause=lambda pause_s, wants_room: self._room.pause(waiter.pause, pause_s, size_bytes if wants_room else 0),
             events=self._events,
         )
 
@@ -266,12 +272,7 @@ class Transport:
             raise
 
     async def _ask(
-        self,
-        ask: Callable[[Connection], Awaitable[Value]],
-        retries: Retries,
-        waiter: Waiter,
-        *,
-        size_bytes: int = 0,
+        self, ask: Callable[[Connection], Awaitable[Value]], retries: Retries, waiter: Waiter, size_bytes: int = 0
     ) -> Value:
         """Returns the answer of the server at the given address, or of one of many by WorkerPool.assign_call.
 
