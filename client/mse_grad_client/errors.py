@@ -219,8 +219,10 @@ def from_rpc_error(error: EndedRpc, *, address: str) -> MseGradError:
     failed = _tls_failure(details, address)
     if failed and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAUTHENTICATED):
         return TlsFailed(failed, reason=Reason.TLS_FAILED)
-    # This side cancels calls only when it disconnects. A server that ends cancels calls that came too late to drain.
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    # This side cancels calls only when it disconnects. A server that ends cancels calls that came too late to drain. A
+    # proxy resets streams whose server is gone or whose time is over, which gRPC reports as INTERNAL.
+    is_reset = code is grpc.StatusCode.INTERNAL and "RST_STREAM" in details
+    if is_reset or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         if details.startswith("failed to connect") and details.endswith("Socket closed"):
             details += (
                 "; a server with TLS closes connections without it (set tls_ca), and a server that asks for client "

