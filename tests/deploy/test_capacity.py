@@ -1,0 +1,87 @@
+"""The model of docs/capacity.md: its arithmetic, its bytes on a real server, and the page's own figures."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mse_grad_client import ClientOptions, MseGradClient
+from support.server.server_process import ServerProcess, running_server
+from tools.capacity import TRANSPORTS, Load, Replica, Transport, main, replicas_for, replicas_for_streams
+
+PAGE = Path(__file__).parents[2] / "docs/capacity.md"
+
+
+def test_a_transport_goes_through_the_points_that_it_was_made_of() -> None:
+    made = Transport.of((16 * 2**10, 225e-6), (256 * 2**20, 99e-3))
+    assert made.seconds(Load(1, 2**10)) == pytest.approx(225e-6)
+    assert made.seconds(Load(1, 2**24)) == pytest.approx(99e-3)
+    assert all(one.fixed_s >= 0 and one.bytes_per_s > 0 for one in TRANSPORTS.values())
+
+
+def test_the_least_bound_is_that_of_the_replica() -> None:
+    load = Load(1000, 2**20)
+    replica = Replica(Transport(0.0, 16e9), network_bytes_per_s=1e9, bus_bytes_per_s=24e9, npu_bytes_per_s=1e12)
+    bounds = replica.bounds(load)
+    assert bounds["transport"] == pytest.approx(16e9 / (16 * 2**20))
+    assert bounds["network"] == pytest.approx(1e9 / (12 * 2**20))  # the operands' direction is the fuller one
+    assert bounds["npu"] == pytest.approx(1 / (16 * 2**20 / 1e12 + 2 * 30e-6))  # two blocks of 2 MiB
+    assert min(bounds, key=lambda stage: bounds[stage]) == "network"
+    carried = bounds["network"] * 0.7
+    assert replicas_for(load, replica, spare=0) * carried >= 1000 > (replicas_for(load, replica, spare=0) - 1) * carried
+    assert replicas_for(load, replica, spare=2) == replicas_for(load, replica, spare=0) + 2
+
+
+def test_streams_need_places() -> None:
+    assert replicas_for_streams(1_000_000, 2, max_streams=4096) == 489
+    assert replicas_for_streams(256, 1, max_streams=256) == 1
+
+
+def test_the_page_shows_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.findall(r"\$ .*tools\.capacity (.*)\n((?:[^`\n].*\n)+)", PAGE.read_text())
+    assert len(shown) >= 2
+    for arguments, printed in shown:
+        main(arguments.split())
+        assert capsys.readouterr().out == printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scalar_dout", [False, True], ids=["tensor", "scalar"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_bytes_of_a_gradient_are_those_that_the_server_counts(dtype: str, scalar_dout: bool) -> None:
+    options = ClientOptions(shared_memory=False)
+    load = Load(1, 100_000, dtype, scalar_dout)
+    operand = np.ones(load.elements, dtype)
+    with running_server() as server, MseGradClient(server.address, options=options) as client:
+        before = transferred(server)
+        for _ in range(7):
+            client.compute(operand, operand, 1.0 if scalar_dout else operand, "sum")
+        after = transferred(server)
+    assert {direction: after[direction] - before[direction] for direction in after} == {
+        "in": 7 * load.operand_bytes,
+        "out": 7 * load.gradient_bytes,
+    }
+
+
+@pytest.mark.slow
+def test_a_measured_point_is_printed_beside_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with running_server() as server:
+        main(["--server", server.address, "--gradients-per-s", "10"])
+    printed = capsys.readouterr().out
+    found = re.search(r"measured, 1048576 elements: (\S+) ms; the model says (\S+) ms", printed)
+    assert found is not None, printed
+    assert all(float(figure) > 0 for figure in found.groups())
+
+
+def transferred(server: ServerProcess) -> dict[str, float]:
+    """Returns the bytes that the server counted, by direction."""
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as page:
+        text = page.read().decode()
+    found = {"in": 0.0, "out": 0.0}
+    for direction, count in re.findall(r'^mse_grad_transferred_bytes_total{.*direction="(\w+)".*} (\S+)$', text, re.M):
+        found[direction] += float(count)
+    return found
