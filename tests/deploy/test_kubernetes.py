@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ByteSize, TypeAdapter
 
 from benchmarks.peers.environments import python_of
@@ -25,6 +27,7 @@ from support.deploy.manifests import (
     custom_resource_faults,
     pods_of,
     render,
+    render_text,
     schema_faults,
 )
 from support.deploy.prometheus import DEPLOY
@@ -319,6 +322,34 @@ def test_the_monitor_and_the_scaler_name_what_exists(tmp_path: Path) -> None:
     for backend in route["rules"][0]["backendRefs"]:
         ports = found["Service", backend["name"]]["spec"]["ports"]
         assert backend["port"] in {port["port"] for port in ports}
+
+
+def test_behind_a_gateway_streams_end_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pod,) = pods_of(render("cpu", tmp_path, components=("components/gateway",)))
+    assert settings_of(pod, monkeypatch).max_stream_age_s > 0
+
+
+def test_the_overlay_of_the_page_renders_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DEPLOY.parent / "docs/clusters.md").read_text()
+    (text,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "my-cluster" in block)
+    written = yaml.safe_load(text)
+    above = Path(os.path.relpath(DEPLOY.parent, tmp_path))
+    for key in ("resources", "components"):
+        written[key] = [str(above / path.removeprefix("../")) for path in written[key]]
+    objects = render_text(yaml.safe_dump(written), tmp_path)
+    (deployment,) = (made for made in objects if made["kind"] == "Deployment")
+    (pod,) = pods_of(objects)
+    assert pod.container["image"] == "registry.example.com/mse-grad:1.0"
+    assert deployment["spec"]["replicas"] == 4
+    assert settings_of(pod, monkeypatch).compute_threads == 4
+    assert "ServiceMonitor" in {made["kind"] for made in objects}
+
+
+def test_the_page_names_every_overlay_and_component() -> None:
+    page = (DEPLOY.parent / "docs/clusters.md").read_text()
+    names = [path.parent.name for path in KUBERNETES.glob("*/*/kustomization.yaml") if path.parts[-3] != "base"]
+    assert len(names) > 10
+    assert [name for name in names if f"`{name}`" not in page and f"overlays/{name}" not in page] == []
 
 
 def test_every_overlay_is_rendered_here() -> None:

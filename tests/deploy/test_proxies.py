@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.deploy.load import running_load
-from support.deploy.proxies import PROXIES, SERVER_NAME, Proxy, rejected, running_envoy
+from support.deploy.proxies import PROXIES, SERVER_NAME, Proxy, rejected
 from support.server.certificates import NAMES, Authority
 from support.server.server_process import ServerProcess, running_server
 from support.waiting import PATIENCE_S, wait_until
@@ -93,12 +93,16 @@ def test_calls_are_balanced_and_survive_a_drain_and_a_kill(
         assert "sdk" not in noticed
 
 
-def test_a_stream_that_envoy_ends_by_age_goes_on_elsewhere_without_a_failed_call(
-    tmp_path: Path, authority: Authority, flags: tuple[str, ...]
+@pytest.mark.parametrize(("name", "ends_streams"), [("envoy", "proxy"), ("envoy", "server"), ("haproxy", "server")])
+def test_a_stream_that_ends_by_age_goes_on_elsewhere_without_a_failed_call(
+    name: str, ends_streams: str, tmp_path: Path, authority: Authority, flags: tuple[str, ...]
 ) -> None:
+    if ends_streams == "server":
+        flags += ("--max-stream-age-s", "0.5")
+    options = {"stream_age_s": 0.5} if ends_streams == "proxy" else {}
     with ExitStack() as opened:
         servers = [opened.enter_context(running_server(*flags)) for _ in range(2)]
-        proxy = opened.enter_context(running_envoy(servers, tmp_path, stream_age_s=0.5))
+        proxy: Proxy = opened.enter_context(PROXIES[name](servers, tmp_path, **options))
         wait_until(lambda: len(proxy.up()) == 2, otherwise="the proxy takes the servers for down")
         load = opened.enter_context(running_load(proxy.address, authority.certificate, kinds=("sdk",)))
         wait_until(

@@ -21,7 +21,7 @@ from benchmarks.peers.environments import python_of
 from support.deploy.prometheus import DEPLOY
 from support.tools import require_program
 
-__all__ = ["KUBERNETES", "Object", "Pod", "custom_resource_faults", "pods_of", "render", "schema_faults"]
+__all__ = ["KUBERNETES", "Object", "Pod", "custom_resource_faults", "pods_of", "render", "render_text", "schema_faults"]
 
 Object = dict[str, Any]
 
@@ -81,7 +81,12 @@ def render(overlay: str, folder: Path, *, components: Sequence[str] = ()) -> lis
         "resources": [str(above / "overlays" / overlay)],
         "components": [str(above / component) for component in components],
     }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return render_text(yaml.safe_dump(kustomization), folder)
+
+
+def render_text(kustomization: str, folder: Path) -> list[Object]:
+    """Returns the objects of a kustomization, which is written into `folder`; see `render`."""
+    (folder / "kustomization.yaml").write_text(kustomization)
     ran = _run([_program("kubectl"), "kustomize", str(folder)])
     assert ran.returncode == 0, ran.stderr
     return list(yaml.safe_load_all(ran.stdout))
