@@ -13,14 +13,17 @@ from mse_grad_ray.replica import Answer, Replica
 __all__ = ["MseGrad", "application"]
 
 
-@serve.deployment
 class MseGrad:
     """The deployment; Ray calls each method by the name that it has in the contract."""
 
     # Ray awaits a constructor that is a coroutine.
     async def __init__(self, settings: Mapping[str, Any]) -> None:  # type: ignore[misc]
         self._replica = Replica(settings)
-        await self._replica.open()
+        try:
+            await self._replica.open()
+        except BaseException:
+            await self._replica.close()
+            raise
 
     async def __del__(self) -> None:  # Ray awaits it when it removes the replica
         await self._replica.close()
@@ -51,4 +54,4 @@ def application(settings: dict[str, Any]) -> serve.Application:
     Args:
         settings: Settings of the server of each replica; see `Replica`.
     """
-    return MseGrad.bind(settings)
+    return serve.deployment(MseGrad).bind(settings)

@@ -22,7 +22,7 @@ def add_service(servicer: object, server: Any) -> None:
         server: The gRPC server of the proxy.
     """
     del servicer
-    unary = grpc.unary_unary_rpc_method_handler(_replaced)
+    unary: Any = grpc.unary_unary_rpc_method_handler(_replaced)
     handlers = {
         COMPUTE_GRADIENT: unary,
         STREAM_GRADIENTS: grpc.stream_stream_rpc_method_handler(_replaced),

