@@ -23,8 +23,6 @@ __all__ = ["Answer", "RayContext", "Replica", "settings_of"]
 # also reaches replicas that were added meanwhile.
 _STREAM_AGE_S = 60.0
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-# gRPC sets these keys itself.
-_KEYS_OF_GRPC = ("grpc-", "user-agent", ":", "te", "content-type")
 
 
 class RayContext(Protocol):
@@ -135,7 +133,9 @@ class Replica:
         Yields:
             The answers. If the stream fails, the last one is empty, because Ray passes a status only with an answer.
         """
-        call = self._channel.stream_stream(full_name(STREAM_GRADIENTS))(messages, metadata=_metadata(context))
+        call = self._channel.stream_stream(full_name(STREAM_GRADIENTS))(
+            messages, metadata=tuple(context.invocation_metadata())
+        )
         try:
             async for message in call:
                 yield Answer(message)
@@ -146,7 +146,7 @@ class Replica:
             call.cancel()
 
     async def _relay(self, method: str, message: bytes, context: RayContext) -> Answer:
-        call = self._channel.unary_unary(full_name(method))(message, metadata=_metadata(context))
+        call = self._channel.unary_unary(full_name(method))(message, metadata=tuple(context.invocation_metadata()))
         try:
             answer = Answer(await call)
         except grpc.aio.AioRpcError as error:
@@ -158,10 +158,6 @@ class Replica:
     def _server_of(self) -> Server:
         assert self._server is not None
         return self._server
-
-
-def _metadata(context: RayContext) -> tuple[tuple[str, str | bytes], ...]:
-    return tuple((key, value) for key, value in context.invocation_metadata() if not key.startswith(_KEYS_OF_GRPC))
 
 
 def _pass_status(error: grpc.aio.AioRpcError, context: RayContext) -> None:
