@@ -22,6 +22,7 @@ from mse_grad_client.readiness import wait_ready, with_transport
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.tasks import Tasks
 from mse_grad_client.server_info import ServerInfo
+from mse_grad_client.splitting import all_in_tasks, parts_of
 from mse_grad_client.stream.pending import PendingRequest
 
 __all__ = ["AsyncMseGradClient"]
@@ -63,6 +64,7 @@ class AsyncMseGradClient(ClientBase):
         *,
         out: Array | None = None,
         numel: int = 0,
+        split: bool = False,
         timeout_s: float | None = None,
         request_id: str = "",
         metadata: Mapping[str, str] | None = None,
@@ -72,8 +74,9 @@ class AsyncMseGradClient(ClientBase):
         The operands must not change until the call has ended. PyTorch tensors are not accepted; `tensor.numpy()`
         shares their memory.
         """
+        operands = (predict, label, dout)
         return await self._compute(
-            "compute", (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata
+            "compute", operands, reduction, out, numel, timeout_s, request_id, metadata, split=split
         )
 
     async def compute_unary(
@@ -199,6 +202,7 @@ class AsyncMseGradClient(ClientBase):
         timeout_s: float | None,
         request_id: str,
         metadata: Mapping[str, str] | None,
+        split: bool = False,
     ) -> Array:
         if "torch" in sys.modules and are_tensors(*operands[:2], out):
             raise InvalidArgument(
@@ -208,13 +212,14 @@ class AsyncMseGradClient(ClientBase):
             )
         deadline = self._transport.deadline(timeout_s)
         request = prepared(*operands, reduction, out=out, numel=numel)
-        waiter = request.task = self._tasks.waiter()
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
-        if self._calls.is_plain(request_id, metadata):
-            await self._tasks.run(lambda: transmit(request, deadline=deadline, waiter=waiter), request)
-        else:
-            with self._calls.around(method, request, request_id=request_id, metadata=metadata):
-                await self._tasks.run(lambda: transmit(request, deadline=deadline, waiter=waiter), request)
+
+        async def send(part: GradientRequest) -> None:
+            waiter = part.task = self._tasks.waiter()
+            await self._tasks.run(lambda: transmit(part, deadline=deadline, waiter=waiter), part)
+
+        with self._calls.around_one(method, request, request_id, metadata):
+            await all_in_tasks(parts_of(request) if split else [request], send)
         gradient = request.gradient()
         return gradient if out is None else out
 

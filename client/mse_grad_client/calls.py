@@ -44,6 +44,14 @@ class Calls:
             return nullcontext()
         return self.around("compute_many", reduction=reduction, request_id=request_id, metadata=metadata)
 
+    def around_one(
+        self, method: str, request: GradientRequest, request_id: str, metadata: Mapping[str, str] | None
+    ) -> AbstractContextManager[CallInfo | None]:
+        """Runs the body as one call that computes `request`, as `around`; yields None if it is plain."""
+        if self.is_plain(request_id, metadata):
+            return nullcontext()
+        return self.around(method, request, request_id=request_id, metadata=metadata)
+
     @contextmanager
     def around(
         self,

@@ -16,12 +16,13 @@ from mse_grad.tensor import Array
 from mse_grad_client.base import ClientBase, close_both, prepared
 from mse_grad_client.batching import PackedGradients, all_results
 from mse_grad_client.errors import InvalidArgument, MseGradError
-from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.pytorch import are_tensors, compute_tensors
 from mse_grad_client.readiness import wait_ready, with_transport
+from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.waiter import BLOCKING, run
 from mse_grad_client.server_info import ServerInfo
+from mse_grad_client.splitting import all_in_threads, parts_of
 
 __all__ = ["MseGradClient"]
 
@@ -69,6 +70,7 @@ class MseGradClient(ClientBase):
         *,
         out: Array | None = None,
         numel: int = 0,
+        split: bool = False,
         timeout_s: float | None = None,
         request_id: str = "",
         metadata: Mapping[str, str] | None = None,
@@ -89,6 +91,7 @@ class MseGradClient(ClientBase):
             out: Array for the gradient; dtype and shape of predict, writable, may be one of the operands. Its content
                 is undefined after an error.
             numel: N for "mean" if predict is a part of a larger tensor; 0 if predict is the whole tensor.
+            split: Whether to send parts of a large tensor to all workers at the same time; the bits are the same.
             timeout_s: Time for this call in seconds, retries included; None for `options.timeout_s`.
             request_id: Your name for the call, in the server's logs and in errors; "" for one that the client makes.
             metadata: Your own words about the call, for the server's logs and traces alone: at most 16 short texts.
@@ -107,7 +110,8 @@ class MseGradClient(ClientBase):
             InternalError: The server failed.
             ClientClosed: The client was closed.
         """
-        return self._compute("compute", (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata)
+        operands = (predict, label, dout)
+        return self._compute("compute", operands, reduction, out, numel, timeout_s, request_id, metadata, split=split)
 
     def submit(
         self,
@@ -157,9 +161,8 @@ class MseGradClient(ClientBase):
         The server's `max_unary_bytes` bounds the request; a larger one fails with an error that names the limit.
         `compute` is faster and has no such bound.
         """
-        return self._compute(
-            "compute_unary", (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata
-        )
+        operands = (predict, label, dout)
+        return self._compute("compute_unary", operands, reduction, out, numel, timeout_s, request_id, metadata)
 
     @overload
     def compute_many(
@@ -216,9 +219,19 @@ class MseGradClient(ClientBase):
         Raises:
             MseGradError: As `compute`, unless `return_errors`; names the item that failed.
         """
-        deadline = self._transport.deadline(timeout_s)
+        transport = self._transport
+        deadline = transport.deadline(timeout_s)
         with self._calls.around_many(reduction, request_id, metadata) as call:
-            found = self._all_gradients(items, reduction, deadline, call)
+            gradients = PackedGradients(
+                items,
+                reduction,
+                call=call,
+                start=lambda request: transport.start(request, deadline=deadline),
+                finish=lambda request, pending: transport.run(request, deadline=deadline, pending=pending),
+                cancel=transport.cancel,
+                empty=transport.empty,
+            )
+            found = all_results(gradients)
         for gradient in found:
             if isinstance(gradient, MseGradError) and not return_errors:
                 raise gradient
@@ -253,21 +266,6 @@ class MseGradClient(ClientBase):
     ) -> None:
         self.close()
 
-    def _all_gradients(
-        self, items: Iterable[Sequence[ArrayLike]], reduction: str, deadline: float | None, call: CallInfo | None
-    ) -> list[Array | MseGradError]:
-        transport = self._transport
-        gradients = PackedGradients(
-            items,
-            reduction,
-            call=call,
-            start=lambda request: transport.start(request, deadline=deadline),
-            finish=lambda request, pending: transport.run(request, deadline=deadline, pending=pending),
-            cancel=transport.cancel,
-            empty=transport.empty,
-        )
-        return all_results(gradients)
-
     def _compute(
         self,
         method: str,
@@ -278,22 +276,25 @@ class MseGradClient(ClientBase):
         timeout_s: float | None,
         request_id: str,
         metadata: Mapping[str, str] | None,
+        split: bool = False,
     ) -> Array:
         # A tensor as `dout` of arrays is an array-like as any other.
         if "torch" in sys.modules and are_tensors(*operands[:2], out):
 
             def of_arrays(predict: Array, label: Array, dout: ArrayLike, *, out: Array) -> None:
-                self._compute(method, (predict, label, dout), reduction, out, numel, timeout_s, request_id, metadata)
+                arrays = (predict, label, dout)
+                self._compute(method, arrays, reduction, out, numel, timeout_s, request_id, metadata, split=split)
 
             tensor: Array = compute_tensors(of_arrays, *operands, out)  # from Any
             return tensor
         deadline = self._transport.deadline(timeout_s)
         request = prepared(*operands, reduction, out=out, numel=numel)
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
-        if self._calls.is_plain(request_id, metadata):
-            run(lambda: transmit(request, deadline=deadline))
-        else:
-            with self._calls.around(method, request, request_id=request_id, metadata=metadata):
-                run(lambda: transmit(request, deadline=deadline))
+
+        def send(part: GradientRequest) -> None:
+            run(lambda: transmit(part, deadline=deadline))
+
+        with self._calls.around_one(method, request, request_id, metadata):
+            all_in_threads(parts_of(request) if split else [request], send)
         gradient = request.gradient()
         return gradient if out is None else out
