@@ -194,12 +194,11 @@ def test_closing_wakes_callers_that_wait() -> None:
 
 
 def test_a_client_that_is_dropped_ends_its_threads() -> None:
-    before = threading.enumerate()
     with ScriptedServer() as server:
+        others = set(threading.enumerate())
         client = MseGradClient(server.address)
         compute_and_check(client)
-        readers = [thread for thread in threading.enumerate() if thread.name == "mse-grad-reader"]
-        readers = [thread for thread in readers if thread not in before]
+        readers = [thread for thread in set(threading.enumerate()) - others if thread.name == "mse-grad-reader"]
         assert readers
         del client
         for reader in readers:
