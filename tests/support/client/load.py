@@ -64,8 +64,12 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(BrokenPipeError):
-            self._process.communicate(timeout=60)
+        try:
+            with suppress(BrokenPipeError):
+                self._process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
         assert error is not None or self._process.returncode == 0
 
     def run(self, calls: int) -> Tally:
