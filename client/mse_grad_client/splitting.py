@@ -93,10 +93,12 @@ async def all_in_tasks(parts: Sequence[GradientRequest], send: Callable[[Gradien
     tasks = [asyncio.ensure_future(work()) for _ in range(min(_MOST_AT_ONCE, len(parts)))]
     try:
         await asyncio.gather(*tasks)
-    finally:
+    except BaseException as error:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if not isinstance(error, GeneratorExit):  # nobody awaits the gradient any longer, so nobody awaits this either
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 class _Work:

@@ -188,6 +188,21 @@ def test_calls_that_nobody_awaits_any_longer_write_nothing(kind: str) -> None:
         asyncio.run(main(server))
 
 
+def test_parts_that_nobody_awaits_any_longer_end() -> None:
+    async def main(server: ScriptedServer) -> None:
+        given = operands((3 * 2**20,))  # three parts
+        async with AsyncMseGradClient(server.address) as client:
+            call = client.compute(*given, split=True)
+            call.send(None)
+            await until(lambda: sum(len(request.headers) for request in server.requests) == 3)
+            call.close()
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+            await until(lambda: pending_of(client) == 0)
+
+    with ScriptedServer(silence) as server:
+        asyncio.run(main(server))
+
+
 @pytest.mark.parametrize("method", ["compute", "compute_unary", "server_info", "wait_ready"])
 def test_a_dead_server_costs_no_more_than_the_timeout(method: str) -> None:
     async def main(address: str) -> None:
