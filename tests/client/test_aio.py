@@ -49,6 +49,9 @@ def test_tasks_of_one_turn_travel_in_one_message() -> None:
         given = operands((16,))
         async with AsyncMseGradClient(server.address) as client:
             await client.compute(*given)  # opens the stream
+            stream = client._transport._session.pool.given._stream
+            assert stream is not None
+            await until(lambda: not stream.is_sending)  # the thread that sees a message sent sends the next one
             server.requests.clear()
             found = await asyncio.gather(*(client.compute(*given) for _ in range(40)))
         for y in found:
