@@ -64,6 +64,8 @@ class Loop:
 
     def future(self) -> asyncio.Future[None]:
         """Returns a future of the loop."""
+        if self._woken:  # still, if an interrupt ended the turn that was to look
+            self._loop.call_soon(self._look)
         return self._loop.create_future()
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
@@ -106,8 +108,8 @@ class Loop:
 
     def send_soon(self, stream: Readable) -> None:
         """Wakes `stream` once, in the next turn of the loop."""
-        if not self._sends:
-            self._loop.call_soon(self._send)
+        # Each time: an interrupt may have ended the turn that was to send the streams that are left here.
+        self._loop.call_soon(self._send)
         self._sends[stream] = None
 
     def _look(self) -> None:
@@ -137,6 +139,8 @@ class Loop:
                 self._loop.add_writer(descriptor.number, self._write, stream)
 
     def _send(self) -> None:
+        if not self._sends:
+            return
         sends, self._sends = self._sends, {}
         with self._transport.visit():
             for stream in sends:
