@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 
 PORT = 50051
 CALLS = 2400
+# How long the troubles of test_minutes_of_troubles_fail_no_call last at least; each occurs once in any case.
+TROUBLES_S = float(os.environ.get("MSE_GRAD_TEST_TROUBLES_S", "0"))
 READ_METRICS = (
     "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9464/metrics').read().decode(), end='')"
 )
@@ -166,6 +171,56 @@ def test_a_host_that_is_cut_off_costs_few_calls_and_gets_its_share_again(
     assert 1 <= len(failures) <= 2 * THREADS
     assert all("DeadlineExceeded" in failure for failure in failures)
     assert all(0.9 < share < 1.1 for share in after)
+
+
+@pytest.mark.timeout(TROUBLES_S + 240)
+def test_minutes_of_troubles_fail_no_call(machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = [machines.add() for _ in range(3)]
+    addresses = [f"{host.ip}:{PORT}" for host in hosts]
+    # No call's time may be over because its host is cut off for a while.
+    command = machines.hosts.client.command()
+    with Load(command, *addresses, timeout_s=120) as load, Load(command, *addresses, timeout_s=120) as other:
+        load.begin()
+        other.begin()
+        machines.wait_used(*hosts)
+        rounds, begun_s = 0, time.monotonic()
+        while not rounds or time.monotonic() < begun_s + TROUBLES_S:
+            troubled, *others = hosts[rounds % 3 :] + hosts[: rounds % 3]
+            machines.running[troubled].kill()
+            machines.wait_used(*others)
+            machines.start(troubled)
+            machines.wait_used(troubled)
+
+            machines.hosts.cut_off(troubled)
+            machines.wait_used(*others)
+            machines.hosts.heal(troubled)
+            machines.wait_used(troubled)
+
+            slow_down(machines.running[troubled])
+            machines.wait_used(*hosts)
+
+            for host in hosts:
+                machines.running[host].stop()
+                machines.start(host)
+                machines.wait_used(host)
+            rounds += 1
+        tallies = load.end(), other.end()
+        seconds = time.monotonic() - begun_s
+        assert [failure for tally in tallies for failure in tally.failures] == []
+        after = machines.shares(load, *hosts)
+    calls = sum(tally.calls for tally in tallies)
+    with capsys.disabled():
+        print(f"\n{calls} calls in {rounds} rounds of troubles, {seconds:.0f} s; then shares of bytes: {shown(after)}")
+    assert all(0.9 < share < 1.1 for share in after)
+
+
+def slow_down(server: ServerProcess) -> None:
+    """Gives a server a tenth of the time for three seconds."""
+    for _ in range(30):
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.09)
+        server.process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
 
 
 def shown(shares: list[float]) -> str:
