@@ -260,6 +260,28 @@ def test_tasks_under_way_fail_when_the_client_closes() -> None:
         asyncio.run(main(server))
 
 
+def test_a_task_that_gets_no_thread_at_the_end_of_the_interpreter_finds_the_client_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        client = AsyncMseGradClient("127.0.0.1:1")
+
+        def start(thread: threading.Thread) -> None:
+            if ends:
+                client._transport.closed.set()  # as `close` does first
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            for ends, error in ((False, RuntimeError), (True, ClientClosed)):
+                with pytest.raises(error) as raised:
+                    await client.compute(*operands((4,)))
+                assert isinstance(raised.value, ClientClosed) is ends
+        await client.close()
+
+    asyncio.run(main())
+
+
 def test_loops_of_several_threads_share_a_client() -> None:
     given = [operands((count,)) for count in (1, 100, 5000, 100_000)]
 

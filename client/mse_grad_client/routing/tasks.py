@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from mse_grad.reasons import Reason
 from mse_grad_client.attempt import Readable, Task
-from mse_grad_client.errors import DeadlineExceeded, MseGradError
+from mse_grad_client.errors import ClientClosed, DeadlineExceeded, MseGradError
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.interrupts import Latch, Releasable
 from mse_grad_client.request import GradientRequest
@@ -104,8 +104,12 @@ class Tasks:
                 threading.Thread(
                     target=self._open, args=(connection, opening), name="mse-grad-opener", daemon=True
                 ).start()
-            except BaseException:  # the system starts no thread, or an interrupt came: the next task tries again
+            except BaseException as error:
+                # The system starts no thread, or an interrupt came: the next task tries again. The interpreter starts
+                # none at its end, but it has closed the client then.
                 self._openings.pop(connection, None)
+                if isinstance(error, RuntimeError) and self._transport.closed.is_set():
+                    raise ClientClosed("the client was closed") from error
                 raise
         return opening
 
