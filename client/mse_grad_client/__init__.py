@@ -3,7 +3,8 @@
 `MseGradClient` blocks the calling thread; `AsyncMseGradClient` is awaited.
 """
 
-from mse_grad_client.aio import AsyncMseGradClient
+from typing import TYPE_CHECKING
+
 from mse_grad_client.client import MseGradClient
 from mse_grad_client.errors import (
     Cancelled,
@@ -22,6 +23,9 @@ from mse_grad_client.errors import (
 from mse_grad_client.interceptor import CallInfo, ClientMetrics, Interceptor
 from mse_grad_client.options import ClientOptions, RetryOptions
 from mse_grad_client.server_info import ServerInfo
+
+if TYPE_CHECKING:
+    from mse_grad_client.aio import AsyncMseGradClient
 
 __all__ = [
     "AsyncMseGradClient",
@@ -45,3 +49,13 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of these
+
+    def __getattr__(name: str) -> object:
+        # Programs without tasks need not wait for the import of asyncio.
+        if name == "AsyncMseGradClient":
+            from mse_grad_client.aio import AsyncMseGradClient
+
+            return AsyncMseGradClient
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

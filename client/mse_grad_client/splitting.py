@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import deque
@@ -84,6 +83,8 @@ async def all_in_tasks(parts: Sequence[GradientRequest], send: Callable[[Gradien
     if len(parts) == 1:
         await send(parts[0])
         return
+    import asyncio  # its import takes time, and programs without tasks come here too
+
     left = deque(parts)
 
     async def work() -> None:

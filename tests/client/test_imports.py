@@ -50,6 +50,19 @@ def test_the_sdk_imports_few_modules_beyond_its_dependencies() -> None:
     assert len(with_sdk) <= 1.2 * len(dependencies), sorted(with_sdk - dependencies)
 
 
+def test_the_client_with_await_is_imported_when_it_is_first_used() -> None:
+    loaded = "import json, sys; print(json.dumps('mse_grad_client.aio' in sys.modules))"
+    for program, is_loaded in (
+        ("import mse_grad_client", False),
+        ("import mse_grad_client; mse_grad_client.AsyncMseGradClient", True),
+        ("from mse_grad_client import *; AsyncMseGradClient", True),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", f"{program}\n{loaded}"], capture_output=True, text=True, timeout=60
+        )
+        assert json.loads(ended.stdout) is is_loaded, ended.stderr
+
+
 def test_importing_and_using_the_sdk_imports_nothing_optional() -> None:
     with ScriptedServer() as server:
         imported = modules_after(USE, server.address)
