@@ -173,6 +173,7 @@ def test_calls_that_nobody_awaits_any_longer_write_nothing(kind: str) -> None:
                 array[...] = values
             outs = [empty(1024, np.float32) for _ in range(10)]
             await client.compute(predict, label, dout, out=outs[0])
+            await until(lambda: pending_of(client) == 0)  # a thread notes the end after it has woken the task
             with stopped(server.process):
                 calls = [client.compute(predict, label, dout, out=out) for out in outs]
                 for call in calls:
