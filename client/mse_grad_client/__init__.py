@@ -53,7 +53,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
     def __getattr__(name: str) -> object:
-        # Programs without tasks need not wait for the import of asyncio.
+        # Programs without tasks need not wait for the import of its modules.
         if name == "AsyncMseGradClient":
             from mse_grad_client.aio import AsyncMseGradClient
 

@@ -22,7 +22,7 @@ from mse_grad_client.readiness import wait_ready, with_transport
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.tasks import Tasks
 from mse_grad_client.server_info import ServerInfo
-from mse_grad_client.splitting import all_in_tasks, parts_of
+from mse_grad_client.splitting import compute_in_tasks
 from mse_grad_client.stream.pending import PendingRequest
 
 __all__ = ["AsyncMseGradClient"]
@@ -219,7 +219,7 @@ class AsyncMseGradClient(ClientBase):
             await self._tasks.run(lambda: transmit(part, deadline=deadline, waiter=waiter), part)
 
         with self._calls.around_one(method, request, request_id, metadata):
-            await all_in_tasks(parts_of(request) if split else [request], send)
+            await compute_in_tasks(request, send, split=split)
         gradient = request.gradient()
         return gradient if out is None else out
 

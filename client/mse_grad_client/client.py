@@ -22,7 +22,7 @@ from mse_grad_client.readiness import wait_ready, with_transport
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.waiter import BLOCKING, run
 from mse_grad_client.server_info import ServerInfo
-from mse_grad_client.splitting import all_in_threads, parts_of
+from mse_grad_client.splitting import compute_in_threads
 
 __all__ = ["MseGradClient"]
 
@@ -295,6 +295,6 @@ class MseGradClient(ClientBase):
             run(lambda: transmit(part, deadline=deadline))
 
         with self._calls.around_one(method, request, request_id, metadata):
-            all_in_threads(parts_of(request) if split else [request], send)
+            compute_in_threads(request, send, split=split)
         gradient = request.gradient()
         return gradient if out is None else out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from mse_grad_client.errors import Cancelled
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.request import GradientRequest
 
-__all__ = ["all_in_tasks", "all_in_threads", "parts_of"]
+__all__ = ["compute_in_tasks", "compute_in_threads"]
 
 # Bytes of predict in a part: what a server answers in the default window of a stream. Far more parts than workers let a
 # fast worker take more of them than a slow one.
@@ -27,7 +28,54 @@ _MOST_AT_ONCE = 16
 _END_TIMEOUT_S = 1.0
 
 
-def parts_of(request: GradientRequest) -> list[GradientRequest]:
+def compute_in_threads(request: GradientRequest, send: Callable[[GradientRequest], None], *, split: bool) -> None:
+    """Computes `request`; raises the first error.
+
+    Args:
+        request: The request.
+        send: Fills the gradient of a request; raises MseGradError.
+        split: Whether to send a large request in parts, several at a time, each in a thread.
+    """
+    parts = _parts_of(request) if split else ()
+    if len(parts) < 2:
+        send(request)
+        return
+    work = _Work(parts, send)
+    try:
+        work.begin(min(_MOST_AT_ONCE, len(parts)))
+        work.over.wait()
+    finally:
+        work.end()
+    if work.error is not None:
+        raise work.error
+
+
+async def compute_in_tasks(
+    request: GradientRequest, send: Callable[[GradientRequest], Awaitable[None]], *, split: bool
+) -> None:
+    """As `compute_in_threads`, for a task: with tasks of the same event loop, which end with it."""
+    parts = _parts_of(request) if split else ()
+    if len(parts) < 2:
+        await send(request)
+        return
+    left = deque(parts)
+
+    async def work() -> None:
+        while left:
+            await send(left.popleft())
+
+    tasks = [asyncio.ensure_future(work()) for _ in range(min(_MOST_AT_ONCE, len(parts)))]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException as error:
+        for task in tasks:
+            task.cancel()
+        if not isinstance(error, GeneratorExit):  # nobody awaits the gradient any longer, so nobody awaits this either
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _parts_of(request: GradientRequest) -> list[GradientRequest]:
     """Returns requests for consecutive ranges of the elements, which fill the same gradient; `request` if it is small.
 
     Each has the N of the whole, so that the bits are those of the whole.
@@ -56,50 +104,6 @@ def parts_of(request: GradientRequest) -> list[GradientRequest]:
             )
         )
     return parts
-
-
-def all_in_threads(parts: Sequence[GradientRequest], send: Callable[[GradientRequest], None]) -> None:
-    """Sends all parts, several at a time, each in a thread; raises the first error.
-
-    Args:
-        parts: The parts of one request.
-        send: Fills the gradient of a part; raises MseGradError.
-    """
-    if len(parts) == 1:
-        send(parts[0])
-        return
-    work = _Work(parts, send)
-    try:
-        work.begin(min(_MOST_AT_ONCE, len(parts)))
-        work.over.wait()
-    finally:
-        work.end()
-    if work.error is not None:
-        raise work.error
-
-
-async def all_in_tasks(parts: Sequence[GradientRequest], send: Callable[[GradientRequest], Awaitable[None]]) -> None:
-    """As `all_in_threads`, for a task: with tasks of the same event loop, which end with it."""
-    if len(parts) == 1:
-        await send(parts[0])
-        return
-    import asyncio  # its import takes time, and programs without tasks come here too
-
-    left = deque(parts)
-
-    async def work() -> None:
-        while left:
-            await send(left.popleft())
-
-    tasks = [asyncio.ensure_future(work()) for _ in range(min(_MOST_AT_ONCE, len(parts)))]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException as error:
-        for task in tasks:
-            task.cancel()
-        if not isinstance(error, GeneratorExit):  # nobody awaits the gradient any longer, so nobody awaits this either
-            await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 class _Work:
