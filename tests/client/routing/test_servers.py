@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -14,11 +14,16 @@ from functools import partial
 import numpy as np
 import pytest
 
-from mse_grad.codec import StreamRequest
-from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientClosed, ClientOptions, MseGradClient, RetryOptions, Unavailable
-from support.client.scripted_server import Script, ScriptedServer, answer_all, gone_away, refused
+from support.client.scripted_server import (
+    Script,
+    ScriptedServer,
+    answer_all,
+    break_off,
+    go_away,
+    refuse_all,
+)
 from support.client.scripted_workers import ScriptedWorkers, compute_until
 from support.server.server_process import running_server
 from support.values import expected, operands
@@ -141,23 +146,6 @@ def test_workers_behind_each_server_are_found(client_type: type[MseGradClient]) 
             for _ in range(20):
                 client.compute(*operands((100,)))
             assert [len(server.requests) - then for server, then in zip(workers, before, strict=True)] == [4] * 5
-
-
-def break_off(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
-    next(requests)
-    return iter(())
-
-
-def refuse_all(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
-    for request in requests:
-        for header in request.headers:
-            yield refused(header.id, Reason.DEVICE_UNAVAILABLE, "the device is repaired", retry_delay_ms=600_000)
-
-
-def go_away(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
-    next(requests)
-    yield gone_away(0)
-    next(requests, None)
 
 
 @pytest.mark.parametrize("script", [break_off, refuse_all, go_away])

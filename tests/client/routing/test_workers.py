@@ -15,7 +15,14 @@ from mse_grad.codec import StreamRequest
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions, Unavailable
-from support.client.scripted_server import Script, ScriptedServer, answer_all, gone_away, refused
+from support.client.scripted_server import (
+    Script,
+    ScriptedServer,
+    answer_all,
+    break_off,
+    go_away,
+    refuse_all,
+)
 from support.client.scripted_workers import ScriptedWorkers, compute_until
 from support.values import expected, operands
 from support.waiting import PATIENCE_S
@@ -112,23 +119,6 @@ def test_another_server_at_a_workers_address_gets_nothing() -> None:
             compute_until(client, asked.is_set)
             until_all_were_reached(client, workers)
             assert stranger.streams == 0
-
-
-def break_off(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
-    next(requests)
-    return iter(())
-
-
-def refuse_all(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
-    for request in requests:
-        for header in request.headers:
-            yield refused(header.id, Reason.DEVICE_UNAVAILABLE, "the device is repaired", retry_delay_ms=600_000)
-
-
-def go_away(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
-    next(requests)
-    yield gone_away(0)
-    next(requests, None)
 
 
 @pytest.mark.parametrize("script", [break_off, refuse_all, go_away])

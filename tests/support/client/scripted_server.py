@@ -16,7 +16,20 @@ from mse_grad.reasons import ERROR_DOMAIN, Reason
 from mse_grad.tensor import Reduction, dtype_of_wire, elements
 from mse_grad.v1 import mse_grad_pb2 as pb
 
-__all__ = ["LIMITS", "Script", "ScriptedServer", "answer", "answer_all", "gone_away", "opened", "refused", "status_of"]
+__all__ = [
+    "LIMITS",
+    "Script",
+    "ScriptedServer",
+    "answer",
+    "answer_all",
+    "break_off",
+    "go_away",
+    "gone_away",
+    "opened",
+    "refuse_all",
+    "refused",
+    "status_of",
+]
 
 Script = Callable[[Iterator[StreamRequest]], Iterator[bytes]]
 
@@ -153,3 +166,23 @@ def _result(header: Header, chunk: Chunk) -> pb.GradientResult:
     dout = chunk.dout if header.scalar_dout is None else header.scalar_dout
     gradient_into(y, predict, elements(chunk.label, dtype), elements(dout, dtype), c=c, dtype=dtype)
     return pb.GradientResult(id=header.id, offset=chunk.offset, y=y.tobytes())
+
+
+def break_off(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
+    """Ends the stream after its first message."""
+    next(requests)
+    return iter(())
+
+
+def refuse_all(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
+    """Refuses every request, as a server whose device is repaired."""
+    for request in requests:
+        for header in request.headers:
+            yield refused(header.id, Reason.DEVICE_UNAVAILABLE, "the device is repaired", retry_delay_ms=600_000)
+
+
+def go_away(requests: Iterator[StreamRequest]) -> Iterator[bytes]:
+    """Accepts no request, and ends the stream when the client closes its side."""
+    next(requests)
+    yield gone_away(0)
+    next(requests, None)
