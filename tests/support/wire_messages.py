@@ -146,7 +146,7 @@ def _dropped(items: Sequence[tuple[int, bytes]], once: Sequence[int]) -> list[by
 
 
 def _headers(*, wild: bool) -> SearchStrategy[bytes]:
-    numbers = {number: _varints(number, wide=wild) for number in (1, 2, 4, 6, 7)}
+    numbers = {number: _varints(number, wide=wild) for number in (1, 2, 4, 6, 7, 10)}
     shape = _varints(3, wide=wild) | _packed(3)
     texts = {number: st.builds(length_delimited, st.just(number), _TEXTS) for number in (8, 9)}
     words = {number: st.builds(length_delimited, st.just(number), _TEXTS) for number in (1, 2)}
@@ -193,7 +193,9 @@ def stream_responses(*, wild: bool) -> SearchStrategy[bytes]:
     ended = _message({1: _varints(1, wide=wild), 2: _submessages(2, _statuses(wild=wild))}, wild=wild)
     limits = _message({number: _varints(number, wide=wild) for number in range(1, 7)}, wild=wild)
     instance = _TEXTS.map(lambda text: length_delimited(1, text))
-    offer = _message({1: instance, 2: _bytes(2), 3: _varints(3, wide=wild)}, wild=wild)
+    most = {number: _varints(number, wide=wild) for number in (3, 4)}
+    path = _TEXTS.map(lambda text: length_delimited(5, text))
+    offer = _message({1: instance, 2: _bytes(2), **most, 5: path}, wild=wild)
     opened = _message({1: instance, 2: _submessages(2, limits), 3: _submessages(3, offer)}, wild=wild)
     known = {
         1: _submessages(1, opened),
