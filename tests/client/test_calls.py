@@ -173,10 +173,10 @@ def test_metrics_get_failed_calls_with_their_error() -> None:
 
     def call(client: MseGradClient) -> BaseException:
         with pytest.raises(MseGradError) as raised:
-            client.compute(ONES, ONES, ONES, timeout_s=1e-6)
+            client.compute(ONES, ONES, ONES)
         return raised.value
 
-    error, _ = with_client(call, metrics=seen)
+    error, _ = with_client(call, fails=True, metrics=seen)
     assert [kept for _, kept in seen.ended] == [error]
 
 
