@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import socket
 import threading
 import time
 from typing import Protocol
@@ -31,6 +30,10 @@ LONGEST_SLEEP_S = 0.2
 
 A signal that arrives between Python's last check and the sleep does not end the sleep. gRPC sleeps as long.
 """
+
+
+# Modules of Python whose functions raise errors of the system.
+_SOCKETS = frozenset(("socket", "ssl"))
 
 
 class Releasable(Protocol):
@@ -146,11 +149,11 @@ def end_context_managers(error: BaseException) -> None:
 
 
 def _is_raised_here(error: BaseException) -> bool:
-    """Whether every function between the handler of `error` and its origin belongs to this package or to `socket`."""
+    """Whether all functions between the handler of `error` and its origin are of this package or library of sockets."""
     step = error.__traceback__
     while step is not None:
         module = str(step.tb_frame.f_globals.get("__name__"))
-        if module != socket.__name__ and not module.startswith("mse_grad"):
+        if module not in _SOCKETS and not module.startswith("mse_grad"):
             return False
         step = step.tb_next
     return True

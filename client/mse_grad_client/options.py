@@ -80,6 +80,8 @@ class ClientOptions:
             bytes in flight; the client skips workers it cannot reach. False: all go through the given address.
         shared_memory: Whether a server on this host may map memory of this process, which saves copies. It maps only
             the arrays of `MseGradClient.empty` and copies of large operands. Linux only.
+        direct: Whether requests may take a TCP connection of their own beside gRPC's, over TLS if gRPC's has it. It is
+            faster, and used if the server offers it and it can be reached.
         shared_from_bytes: Bytes of predict from which arrays of `MseGradClient.empty` are used in place; smaller ones
             are faster in a message.
         copied_from_bytes: Bytes of predict from which other arrays are copied through shared memory; smaller ones are
@@ -114,6 +116,7 @@ class ClientOptions:
     max_unary_bytes: int = 64 * 1024 * 1024
     all_workers: bool = True
     shared_memory: bool = True
+    direct: bool = True
     shared_from_bytes: int = 16 * 1024
     copied_from_bytes: int = 24 * 1024
     retry: RetryOptions = field(default_factory=RetryOptions)

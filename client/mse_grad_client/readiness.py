@@ -39,5 +39,4 @@ async def wait_ready(transport: Transport, timeout_s: float, waiter: Waiter) -> 
 
 async def with_transport(transport: Transport, info: ServerInfo, deadline: float | None, waiter: Waiter) -> ServerInfo:
     """Returns `info` with the transport that gradients from here take."""
-    shares_memory = await transport.shares_memory(deadline=deadline, waiter=waiter)
-    return replace(info, transport="shared_memory" if shares_memory else "stream")
+    return replace(info, transport=await transport.way(deadline=deadline, waiter=waiter))

@@ -72,7 +72,7 @@ class ServerInfo:
         limits: Bounds of requests.
         numerics: Its numerical properties.
         transport: The transport of this client's `compute`: "shared_memory" if the server maps memory of this process,
-            else "stream".
+            "direct" if requests have a TCP connection of their own, else "stream".
     """
 
     version: str

@@ -16,6 +16,7 @@ from mse_grad_server.backends.ascend.backend import AscendBackend
 from mse_grad_server.backends.base import Backend
 from mse_grad_server.backends.cpu import CpuBackend
 from mse_grad_server.backends.edges import Edges
+from mse_grad_server.direct.listener import DirectListener
 from mse_grad_server.engine.engine import Engine, EngineLimits
 from mse_grad_server.engine.opening import BackendOptions, Backends
 from mse_grad_server.metrics.device_events import DeviceEvents
@@ -44,7 +45,7 @@ from mse_grad_server.security.credentials import CredentialFiles, Credentials
 from mse_grad_server.security.handshake import require_handshake
 from mse_grad_server.settings.address import Address
 from mse_grad_server.settings.model import Settings
-from mse_grad_server.shared_memory.socket import SharedMemory, SharedMemoryLimits
+from mse_grad_server.shared_memory.socket import SharedMemory
 from mse_grad_server.workers.protocol import Endpoint
 from mse_grad_server.workers.registration import Registration
 
@@ -123,14 +124,9 @@ class Server:
             settings, self.metrics.registry, is_ready=lambda: self._engine.state is State.READY, log=log
         )
         instance_id = secrets.token_hex(16)
-        self._shared_memory = SharedMemory(
-            SharedMemoryLimits.of(settings),
-            self.metrics,
-            clock,
-            log,
-            instance_id=instance_id,
-            beside=Address.parse(settings.listen).path,
-            access=settings.socket_access,
+        self._shared_memory = SharedMemory.of(settings, self.metrics, clock, log, instance_id=instance_id)
+        self._direct = DirectListener.of(
+            settings, self.metrics, clock, log, instance_id=instance_id, certificates=self._credentials.certificates
         )
         recorder = Recorder(
             self.metrics,
@@ -150,6 +146,7 @@ class Server:
                 client_limits=limits_of(settings),
                 instance_id=instance_id,
                 lease_of=self._shared_memory.lease,
+                offer_of=self._direct.offer,
             ),
             server_info=lambda: info_of(
                 settings,
@@ -218,11 +215,13 @@ class Server:
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.open()
         self._shared_memory.open()
+        self._direct.open()
         await self._health.open()
         watch_rpc_tasks()
         await self._listener.open()
         self.metrics.started("listen", time.monotonic() - began_s)
-        addresses = {"listen": str(self.address), "metrics_listen": str(self.metrics_address or "none")}
+        addresses = {"listen": str(self.address), "direct_listen": str(self._direct.address or "none")}
+        addresses["metrics_listen"] = str(self.metrics_address or "none")
         self._log.info("listening", **addresses)
         verified = await self._engine.run(lambda: self._backends.open(self._log))
         self._edges = verified.edges
@@ -257,6 +256,7 @@ class Server:
         self._interceptor.end_calls()
         await asyncio.gather(self._readiness.close(self._grace_s), self._listener.close(self._grace_s))
         self._shared_memory.close()
+        await self._direct.close()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
         computing = asyncio.ensure_future(asyncio.to_thread(self._engine.close))

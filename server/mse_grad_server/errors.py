@@ -42,6 +42,8 @@ __all__ = [
     "DTypeNotOnBackend",
     "DeadlineExceeded",
     "DeviceUnavailable",
+    "DirectDenied",
+    "DirectFull",
     "Draining",
     "InvalidArgument",
     "MessageTooLarge",
@@ -205,6 +207,18 @@ class SharedMemoryFull(SharedMemoryRefused):
     """A limit on mapped memory is reached."""
 
     reason = Reason.SHARED_MEMORY_FULL
+
+
+class DirectDenied(ServerError):
+    """The direct connection does not show the secret of an open stream; the client may use the stream instead."""
+
+    reason = Reason.DIRECT_DENIED
+
+
+class DirectFull(ServerError):
+    """Too many direct connections have not shown a secret."""
+
+    reason = Reason.DIRECT_FULL
 
 
 class DeadlineExceeded(ServerError):

@@ -116,9 +116,20 @@ def pending_of(client: AsyncMseGradClient) -> int:
     """Returns how many requests the client has under way, on all of its streams."""
     connection = client._transport._session.pool.given
     streams: list[Any] = [connection._stream]
+    if connection._direct is not None:
+        streams += [attempt.stream for attempt in connection._direct._attempts.values()]
     if connection._link is not None:
         streams += [channel.packets for channel in connection._link._channels.values() if channel is not None]
     return sum(len(stream._pending) for stream in streams if stream is not None)
+
+
+async def is_direct(client: AsyncMseGradClient) -> None:
+    """Waits until requests take a direct connection."""
+    connection = client._transport._session.pool.given
+    link, stream = connection._direct, connection._stream
+    assert link is not None
+    assert stream is not None
+    await until(lambda: link.beside(stream) is not None)
 
 
 def in_flight_of(server: ServerProcess) -> float:
@@ -132,7 +143,8 @@ def in_flight_of(server: ServerProcess) -> float:
 @pytest.mark.parametrize("kind", ["stream", "packets", "shared memory"])
 def test_a_thousand_cancelled_tasks_leave_nothing_on_either_side(kind: str) -> None:
     async def main(server: ServerProcess) -> None:
-        options = ClientOptions(shared_memory=kind != "stream", shared_from_bytes=0)
+        is_shared = kind in ("packets", "shared memory")
+        options = ClientOptions(shared_memory=is_shared, direct=kind == "direct", shared_from_bytes=0)
         async with AsyncMseGradClient(server.address, options=options) as client:
             empty = client.empty if kind == "shared memory" else np.empty
             predict, label, dout = (empty(1024, np.float32) for _ in range(3))
@@ -162,7 +174,7 @@ def test_a_thousand_cancelled_tasks_leave_nothing_on_either_side(kind: str) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory without a name needs Linux")
-@pytest.mark.parametrize("kind", ["stream", "packets", "shared memory"])
+@pytest.mark.parametrize("kind", ["stream", "direct", "packets", "shared memory"])
 def test_calls_that_nobody_awaits_any_longer_write_nothing(kind: str) -> None:
     async def main(server: ServerProcess) -> None:
         options = ClientOptions(shared_memory=kind != "stream", shared_from_bytes=0)
@@ -173,6 +185,8 @@ def test_calls_that_nobody_awaits_any_longer_write_nothing(kind: str) -> None:
                 array[...] = values
             outs = [empty(1024, np.float32) for _ in range(10)]
             await client.compute(predict, label, dout, out=outs[0])
+            if kind == "direct":
+                await is_direct(client)
             await until(lambda: pending_of(client) == 0)  # a thread notes the end after it has woken the task
             with stopped(server.process):
                 calls = [client.compute(predict, label, dout, out=out) for out in outs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 
 from typing_extensions import override
@@ -12,11 +12,14 @@ from typing_extensions import override
 from mse_grad.methods import STREAM_GRADIENTS, full_name
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.direct.link import DirectLink
+from mse_grad_client.direct.wire import TlsWire, Wire, connect
 from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Awaited, Replaced, StreamStale
+from mse_grad_client.routing.address import host_and_port
 from mse_grad_client.routing.arrivals import Waiting
 from mse_grad_client.routing.channel import Channel, time_left_s
 from mse_grad_client.routing.credentials import Credentials
@@ -26,7 +29,7 @@ from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.direct_call import open_call, release_locks
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.outbox import MESSAGE_RESERVE_BYTES
-from mse_grad_client.stream.pending import Assignment, PendingRequest, StreamPending, is_stale
+from mse_grad_client.stream.pending import Assignment, BesidePending, PendingRequest, StreamPending, is_stale
 from mse_grad_client.stream.stream import Stream
 
 __all__ = ["Connection"]
@@ -36,6 +39,10 @@ _DEFAULT_WINDOW_CHUNKS = 8
 # How long requests begin with one chunk after the server rejected one as busy. A rejected request has already sent its
 # first window, up to 12 MiB: under overload that was more data than all operands of computed gradients.
 _BUSY_S = 1.0
+# How long a question for the transport waits for a direct connection.
+_PATIENCE_S = 1.0
+# Longest time to connect beside the stream, and for each step of TLS.
+_CONNECT_S = 5.0
 
 
 class Connection(Channel):
@@ -72,8 +79,10 @@ class Connection(Channel):
         self._options = options
         self._on_stream = on_stream
         self._link = None if region is None else LocalLink(region, options, address=address)
+        has_direct = options.direct and options.open_channel is None and not address.startswith("unix:")
+        self._direct = DirectLink(self._connect_directly, address=address) if has_direct else None
         max_age_s = options.max_stream_age_s
-        self._old_streams = None if max_age_s is None else OldStreams(max_age_s, self._link)
+        self._old_streams = None if max_age_s is None else OldStreams(max_age_s, self._has_requests_beside)
         self._stream: Stream | None = None
         self._busy_until_s = 0.0
 
@@ -139,7 +148,8 @@ class Connection(Channel):
                 )
                 if pending is not None:
                     return pending
-            exchange = Exchange(
+            exchange = partial(
+                Exchange,
                 request,
                 request_id=request_id,
                 deadline=deadline,
@@ -147,7 +157,13 @@ class Connection(Channel):
                 window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
                 first_chunks=1 if time.monotonic() < self._busy_until_s else None,
             )
-            return StreamPending(stream, exchange, stream.start(exchange), is_first=is_first, assignment=assignment)
+            direct = None if self._direct is None or by_stream else self._direct.beside(stream)
+            if direct is not None:
+                sent = exchange()
+                with suppress(Unavailable):  # it has ended just now
+                    return BesidePending(direct, sent, direct.start(sent), assignment=assignment)
+            sent = exchange()
+            return StreamPending(stream, sent, stream.start(sent), is_first=is_first, assignment=assignment)
         except Unavailable as error:
             if is_stale(error, stream, is_first=is_first):
                 raise StreamStale.of(error) from None
@@ -164,12 +180,22 @@ class Connection(Channel):
             if not self.takes_requests:
                 self._stream = None
 
-    def shares_memory(self, *, deadline: float | None) -> bool:
-        """Returns whether the worker maps memory of this process, opening a stream to find out; raises MseGradError."""
-        if self._link is None:
-            return False
-        stream, _ = self._live_stream(deadline)
-        return stream.wait_opened(time_left_s(deadline)) is not None and self._link.is_open(stream)
+    def transport(self, *, deadline: float | None, may_wait: bool) -> str:
+        """Returns how gradients travel, as in ServerInfo, opening a stream to find out; raises MseGradError.
+
+        Args:
+            deadline: Deadline on the clock of time.monotonic.
+            may_wait: Whether to wait a short time for a direct connection.
+        """
+        if self._link is not None or self._direct is not None:
+            stream, _ = self._live_stream(deadline)
+            if stream.wait_opened(time_left_s(deadline)) is not None:
+                if self._link is not None and self._link.is_open(stream):
+                    return "shared_memory"
+                patience_s = min(_PATIENCE_S if may_wait else 0.0, time_left_s(deadline) or _PATIENCE_S)
+                if self._direct is not None and self._direct.wait(stream, patience_s):
+                    return "direct"
+        return "stream"
 
     def close(self, error: MseGradError) -> None:
         """Ends stream and channel for good; requests under way, and later ones, fail with `error`."""
@@ -183,6 +209,8 @@ class Connection(Channel):
             self._old_streams.close(error)
         if self._link is not None:
             self._link.close(error)
+        if self._direct is not None:
+            self._direct.close(error)
         if channel is not None:
             channel.close()
 
@@ -209,9 +237,11 @@ class Connection(Channel):
             if stream is not None and stream.takes_requests:
                 return stream, False
             channel, metadata = self._open_channel(), self._credentials.metadata(self.address)
-            opening = partial(open_call, channel, full_name(STREAM_GRADIENTS), metadata=metadata)
+            method = full_name(STREAM_GRADIENTS)
             try:
-                stream = self._stream = Stream.open(opening, address=self._place)
+                stream = self._stream = Stream.open(
+                    lambda outbox: open_call(channel, method, outbox.next_message, metadata), address=self._place
+                )
             except ValueError as error:  # gRPC raises it for a channel that was closed meanwhile
                 raise Replaced("the connection was closed", reason=Reason.CONNECTION_LOST) from error
             if old_streams is not None:
@@ -224,6 +254,17 @@ class Connection(Channel):
     @override
     def _has_live_stream(self) -> bool:
         return self._stream is not None and self._stream.takes_requests
+
+    def _connect_directly(self, offer: pb.DirectOffer) -> Wire:
+        if self._credentials.proxy(self.address) is not None:
+            raise OSError("a proxy leads to the server")
+        host = offer.host or host_and_port(self.address)[0].strip("[]")
+        connection = connect(host, offer.port, timeout_s=_CONNECT_S)
+        secured = self._credentials.secured(connection, self.address)
+        return Wire(connection) if secured is None else TlsWire(secured)
+
+    def _has_requests_beside(self, stream: Stream) -> bool:
+        return any(link is not None and link.has_requests(stream) for link in (self._link, self._direct))
 
     def _is_ready(self, stream: Stream) -> bool:
         return stream.opened is not None and (self._link is None or self._link.knows(stream))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import socket
 import ssl
 
 import grpc
@@ -73,9 +74,32 @@ class Credentials:
         arguments = tuple({**own, **dict(self._options.channel_options)}.items())
         if not self._encrypts(address):
             return grpc.insecure_channel(target, options=arguments)
-        name = self._options.tls_server_name or _host(self._given)
-        named = () if name == _host(address) else (("grpc.ssl_target_name_override", name),)
-        return grpc.secure_channel(target, self._read(), options=(*arguments, *named))
+        named = () if self._name == _host(address) else (("grpc.ssl_target_name_override", self._name),)
+        return grpc.secure_channel(target, self._read()[1], options=(*arguments, *named))
+
+    def secured(self, connection: socket.socket, address: str) -> ssl.SSLSocket | None:
+        """Returns `connection` over TLS 1.3 after its handshake; None if connections to `address` have no TLS.
+
+        The server must have the same name, and its certificate an issuer, as for a channel.
+
+        Raises:
+            OSError, TlsFailed: The handshake fails, or a file cannot be used; `connection` is closed then.
+        """
+        if not self._encrypts(address):
+            return None
+        try:
+            context, _ = self._read()
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            if not self._options.tls_ca:
+                context.load_default_certs()
+            return context.wrap_socket(connection, server_hostname=self._name)
+        except (OSError, TlsFailed):
+            connection.close()
+            raise
+
+    @property
+    def _name(self) -> str:
+        return self._options.tls_server_name or _host(self._given)
 
     def proxy(self, address: str) -> Proxy | None:
         """Returns the proxy on the way to `address`; None for a direct connection.
@@ -115,7 +139,8 @@ class Credentials:
     def _may_show_token(self, address: str) -> bool:
         return self._encrypts(address) or is_on_this_host(address) or self._options.insecure_token
 
-    def _read(self) -> grpc.ChannelCredentials:
+    def _read(self) -> tuple[ssl.SSLContext, grpc.ChannelCredentials]:
+        """Returns the same certificates for a socket and for gRPC; raises TlsFailed."""
         options = self._options
         # gRPC reports a wrong file only as a failed handshake, and only when it connects. Check the files here.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -138,7 +163,7 @@ class Credentials:
                     f"tls_certificate {options.tls_certificate} and tls_key {options.tls_key} are no pair in PEM "
                     f"without a password{words}"
                 ) from cause
-        return grpc.ssl_channel_credentials(root, key, chain)
+        return context, grpc.ssl_channel_credentials(root, key, chain)
 
 
 def _host(address: str) -> str:

@@ -61,7 +61,7 @@ class NoServer(Connection):
         self._await(deadline)
 
     @override
-    def shares_memory(self, *, deadline: float | None) -> bool:
+    def transport(self, *, deadline: float | None, may_wait: bool) -> str:
         self._await(deadline)
 
     @override

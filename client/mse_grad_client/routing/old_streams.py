@@ -10,7 +10,6 @@ from collections.abc import Callable
 import grpc
 
 from mse_grad_client.errors import MseGradError
-from mse_grad_client.shared_memory.link import LocalLink
 from mse_grad_client.stream.direct_call import release_locks
 from mse_grad_client.stream.stream import Stream
 
@@ -28,13 +27,15 @@ class OldStreams:
 
     Args:
         max_age_s: The greatest age, within 10%.
-        link: Requests beside the streams; None without shared memory.
+        has_requests: Returns whether a request is under way beside a stream.
         now: The clock.
     """
 
-    def __init__(self, max_age_s: float, link: LocalLink | None, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_age_s: float, has_requests: Callable[[Stream], bool], *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max_age_s = max_age_s
-        self._link = link
+        self._has_requests = has_requests
         self._now = now
         self._old_from_s = math.inf
         self._is_used = False
@@ -84,5 +85,4 @@ class OldStreams:
             release_locks(channel)
 
     def _has_ended(self, stream: Stream) -> bool:
-        is_linked = self._link is not None and self._link.has_requests(stream)
-        return stream.has_ended or (not is_linked and stream.finish_if_idle())
+        return stream.has_ended or (not self._has_requests(stream) and stream.finish_if_idle())

@@ -20,10 +20,10 @@ from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover, HandoverFailed, connect_for_requests
 from mse_grad_client.shared_memory.layout import fits_packet, is_worth_sharing, shared_exchange
 from mse_grad_client.shared_memory.packet_call import PacketCall
-from mse_grad_client.shared_memory.pending import PacketPending, SharedPending
+from mse_grad_client.shared_memory.pending import SharedPending
 from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.exchange import Exchange
-from mse_grad_client.stream.pending import Assignment, PendingRequest
+from mse_grad_client.stream.pending import Assignment, BesidePending, PendingRequest
 from mse_grad_client.stream.stream import Stream
 
 __all__ = ["LocalLink"]
@@ -148,7 +148,7 @@ class LocalLink:
                 chunk_elements=max(1, request.count),
                 window_chunks=1,
             )
-            return PacketPending(fastest, packed, fastest.start(packed), assignment=assignment)
+            return BesidePending(fastest, packed, fastest.start(packed), assignment=assignment)
         except Unavailable:  # the stream has ended just now
             return None
 
@@ -212,7 +212,8 @@ class LocalLink:
         max_packet_bytes = stream.opened.shared_memory.max_packet_bytes
         try:
             packets = Stream.open(
-                partial(PacketCall, connection, max_packet_bytes=max_packet_bytes), address=self._address
+                lambda outbox: PacketCall(connection, outbox.next_message, max_packet_bytes=max_packet_bytes),
+                address=self._address,
             )
         except RuntimeError:  # the system starts no further thread
             connection.close()

@@ -1,4 +1,4 @@
-"""Requests under way over packets or through shared memory."""
+"""Requests under way through shared memory."""
 
 from __future__ import annotations
 
@@ -8,47 +8,13 @@ from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover
-from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.pending import Assignment, PendingRequest, finished
 from mse_grad_client.stream.stream import Stream
 
-__all__ = ["PacketPending", "SharedPending"]
+__all__ = ["SharedPending"]
 
 # Reasons with which the server rejects memory that it has not mapped, or has unmapped.
 _NOT_MAPPED = (Reason.SEGMENT_UNKNOWN, Reason.SHARED_RANGE_INVALID)
-
-
-class PacketPending(PendingRequest):
-    """A request whose tensors travel in packets beside the stream of an RPC.
-
-    Args:
-        packets: The stream of packets.
-        exchange: The request on that stream.
-        id: Id of the request on that stream.
-        assignment: The request's claim on a worker.
-    """
-
-    def __init__(self, packets: Stream, exchange: Exchange, id: int, *, assignment: Assignment) -> None:
-        super().__init__(assignment)
-        self._packets = packets
-        self._exchange = exchange
-        self._id = id
-
-    @override
-    def should_fall_back(self, error: MseGradError) -> bool:
-        # The RPC knows better how the server is.
-        return isinstance(error, Unavailable) and not self._packets.takes_requests
-
-    @override
-    async def _wait(self) -> None:
-        if self._exchange.task is None:
-            self._packets.finish(self._id, self._exchange)
-        else:
-            await finished(self._packets, self._id, self._exchange)
-
-    @override
-    async def _abandon(self) -> None:
-        self._packets.abandon(self._id, self._exchange)
 
 
 class SharedPending(PendingRequest):

@@ -78,7 +78,12 @@ class Outbox:
         self._parts.clear()
 
     def next_message(self) -> bytes | None:
-        """Returns the next message, or None if nothing waits.
+        """Returns the next message, or None if nothing waits."""
+        buffers = self.next_buffers()
+        return None if buffers is None else b"".join(buffers)
+
+    def next_buffers(self) -> list[Buffer] | None:
+        """Returns the buffers of the next message, operands of the callers among them, or None if nothing waits.
 
         The call asks when it is ready to send, and only then are parts joined: parts that wait cost no memory, and
         parts that waited together travel together.
@@ -97,7 +102,7 @@ class Outbox:
                 break
             buffers += part.buffers
             size_bytes += part.size_bytes
-        return b"".join(buffers) if buffers else None
+        return buffers or None
 
 
 def _part(id: int, headers: Sequence[Header], chunks: Sequence[Chunk]) -> _Part:

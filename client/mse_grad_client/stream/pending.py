@@ -11,7 +11,7 @@ from mse_grad_client.retry import Replaced, StreamStale
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.stream import Stream
 
-__all__ = ["Assignment", "PendingRequest", "StreamPending", "finished", "is_stale"]
+__all__ = ["Assignment", "BesidePending", "PendingRequest", "StreamPending", "finished", "is_stale"]
 
 
 class Assignment(Protocol):
@@ -94,6 +94,39 @@ class StreamPending(PendingRequest):
             if is_stale(error, self._stream, is_first=self._is_first):
                 raise StreamStale.of(error) from None
             raise
+
+    @override
+    async def _abandon(self) -> None:
+        self._stream.abandon(self._id, self._exchange)
+
+
+class BesidePending(PendingRequest):
+    """A request whose tensors travel in messages beside the stream of an RPC: in packets, or on a direct connection.
+
+    Args:
+        stream: The stream of these messages.
+        exchange: The request on that stream.
+        id: Id of the request on that stream.
+        assignment: The request's claim on a worker.
+    """
+
+    def __init__(self, stream: Stream, exchange: Exchange, id: int, *, assignment: Assignment) -> None:
+        super().__init__(assignment)
+        self._stream = stream
+        self._exchange = exchange
+        self._id = id
+
+    @override
+    def should_fall_back(self, error: MseGradError) -> bool:
+        # The RPC knows better how the server is.
+        return isinstance(error, Unavailable) and not self._stream.takes_requests
+
+    @override
+    async def _wait(self) -> None:
+        if self._exchange.task is None:
+            self._stream.finish(self._id, self._exchange)
+        else:
+            await finished(self._stream, self._id, self._exchange)
 
     @override
     async def _abandon(self) -> None:

@@ -52,10 +52,15 @@ class Stream(Reader):
         self._has_finished = False
 
     @classmethod
-    def open(cls, open_call: Callable[[Callable[[], bytes | None]], Call], *, address: str) -> Stream:
-        """Opens a stream over the call that `open_call` starts; raises RuntimeError if the system starts no thread."""
+    def open(cls, open_call: Callable[[Outbox], Call], *, address: str) -> Stream:
+        """Opens a stream over a call; raises RuntimeError if the system starts no thread.
+
+        Args:
+            open_call: Starts the call, which pulls its messages from the outbox.
+            address: Address of the server, for messages.
+        """
         stream = cls(address)
-        stream._call = open_call(stream._outbox.next_message)
+        stream._call = open_call(stream._outbox)
         stream._reader.start()
         return stream
 

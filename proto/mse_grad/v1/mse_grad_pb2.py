@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amse_grad/v1/mse_grad.proto\x12\x0bmse_grad.v1\x1a\x17google/rpc/status.proto\"K\n\x06Tensor\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.mse_grad.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xbf\x01\n\x16\x43omputeGradientRequest\x12$\n\x07predict\x18\x01 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12\"\n\x05label\x18\x02 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12!\n\x04\x64out\x18\x03 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12)\n\treduction\x18\x04 \x01(\x0e\x32\x16.mse_grad.v1.Reduction\x12\r\n\x05numel\x18\x05 \x01(\x03\"K\n\x17\x43omputeGradientResponse\x12\x1e\n\x01y\x18\x01 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12\x10\n\x08\x66\x61llback\x18\x02 \x01(\x08\"\x86\x01\n\x16StreamGradientsRequest\x12,\n\x07headers\x18\x01 \x03(\x0b\x32\x1b.mse_grad.v1.GradientHeader\x12*\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x1a.mse_grad.v1.GradientChunk\x12\x12\n\ncancel_ids\x18\x03 \x03(\x04\"\xb3\x02\n\x0eGradientHeader\x12\n\n\x02id\x18\x01 \x01(\x04\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.mse_grad.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12)\n\treduction\x18\x04 \x01(\x0e\x32\x16.mse_grad.v1.Reduction\x12\x18\n\x0bscalar_dout\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05numel\x18\x06 \x01(\x03\x12\x14\n\x0ctime_left_us\x18\x07 \x01(\x03\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x0f\n\x07tensors\x18\n \x01(\x03\x12,\n\x08metadata\x18\x0b \x03(\x0b\x32\x1a.mse_grad.v1.MetadataEntryB\x0e\n\x0c_scalar_dout\"+\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x83\x01\n\rGradientChunk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0f\n\x07predict\x18\x03 \x01(\x0c\x12\r\n\x05label\x18\x04 \x01(\x0c\x12\x0c\n\x04\x64out\x18\x05 \x01(\x0c\x12(\n\x06shared\x18\x06 \x01(\x0b\x32\x18.mse_grad.v1.SharedRange\"\xcd\x01\n\x0bSharedRange\x12\x10\n\x08\x65lements\x18\x01 \x01(\x03\x12\x17\n\x0fpredict_segment\x18\x02 \x01(\x04\x12\x16\n\x0epredict_offset\x18\x03 \x01(\x03\x12\x15\n\rlabel_segment\x18\x04 \x01(\x04\x12\x14\n\x0clabel_offset\x18\x05 \x01(\x03\x12\x14\n\x0c\x64out_segment\x18\x06 \x01(\x04\x12\x13\n\x0b\x64out_offset\x18\x07 \x01(\x03\x12\x11\n\ty_segment\x18\x08 \x01(\x04\x12\x10\n\x08y_offset\x18\t \x01(\x03\"\xc4\x01\n\x17StreamGradientsResponse\x12)\n\x06opened\x18\x01 \x01(\x0b\x32\x19.mse_grad.v1.StreamOpened\x12,\n\x07results\x18\x02 \x03(\x0b\x32\x1b.mse_grad.v1.GradientResult\x12*\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x1a.mse_grad.v1.GradientError\x12$\n\x07go_away\x18\x04 \x01(\x0b\x32\x13.mse_grad.v1.GoAway\"\x7f\n\x0cStreamOpened\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12#\n\x06limits\x18\x02 \x01(\x0b\x32\x13.mse_grad.v1.Limits\x12\x35\n\rshared_memory\x18\x03 \x01(\x0b\x32\x1e.mse_grad.v1.SharedMemoryOffer\"\x81\x01\n\x11SharedMemoryOffer\x12\x13\n\x0bsocket_name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x18\n\x10max_mapped_bytes\x18\x03 \x01(\x03\x12\x18\n\x10max_packet_bytes\x18\x04 \x01(\x03\x12\x13\n\x0bsocket_path\x18\x05 \x01(\t\"r\n\x14SharedMemoryHandover\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x10\n\x08segments\x18\x03 \x03(\x04\x12\x11\n\twithdrawn\x18\x04 \x03(\x04\x12\x10\n\x08requests\x18\x05 \x01(\x08\"@\n\x1aSharedMemoryHandoverResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\"I\n\x0eGradientResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\x08\"?\n\rGradientError\x12\n\n\x02id\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"=\n\x06GoAway\x12\x0f\n\x07last_id\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\x16\n\x14GetServerInfoRequest\"\xb3\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x13\n\x0bkernel_hash\x18\x04 \x01(\t\x12(\n\tendpoints\x18\x05 \x03(\x0b\x32\x15.mse_grad.v1.Endpoint\x12%\n\x06\x64types\x18\x06 \x03(\x0e\x32\x15.mse_grad.v1.DataType\x12#\n\x06limits\x18\x07 \x01(\x0b\x32\x13.mse_grad.v1.Limits\x12\'\n\x08numerics\x18\x08 \x01(\x0b\x32\x15.mse_grad.v1.Numerics\x12\x13\n\x0binstance_id\x18\t \x01(\t\x12\x1f\n\x04load\x18\n \x01(\x0b\x32\x11.mse_grad.v1.Load\"\x93\x01\n\x04Load\x12\x1a\n\x12in_flight_requests\x18\x01 \x01(\x03\x12\x17\n\x0fin_flight_bytes\x18\x02 \x01(\x03\x12\x17\n\x0fqueued_messages\x18\x03 \x01(\x03\x12\x14\n\x0copen_streams\x18\x04 \x01(\x03\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.mse_grad.v1.WorkerState\"T\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.mse_grad.v1.WorkerState\"\xa7\x01\n\x06Limits\x12\x17\n\x0fmax_unary_bytes\x18\x01 \x01(\x03\x12 \n\x18max_stream_message_bytes\x18\x02 \x01(\x03\x12\x15\n\rwindow_chunks\x18\x03 \x01(\x05\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\x03\x12\x19\n\x11max_open_requests\x18\x05 \x01(\x05\x12\x1b\n\x13max_in_flight_bytes\x18\x06 \x01(\x03\"\xf2\x01\n\x08Numerics\x12\x14\n\x0cintermediate\x18\x01 \x01(\t\x12\x12\n\nsubnormals\x18\x02 \x01(\x08\x12\x10\n\x08rounding\x18\x03 \x01(\t\x12\x10\n\x08verified\x18\x04 \x01(\x08\x12\x30\n\roverflow_mode\x18\x05 \x01(\x0e\x32\x19.mse_grad.v1.OverflowMode\x12\x17\n\ninfinities\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\x04nans\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x15\n\x08overflow\x18\x08 \x01(\x08H\x02\x88\x01\x01\x42\r\n\x0b_infinitiesB\x07\n\x05_nansB\x0b\n\t_overflow*\x82\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x04*a\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eREDUCTION_NONE\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_SUM\x10\x03*\xad\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x1b\n\x17WORKER_STATE_RECOVERING\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x15\n\x11WORKER_STATE_GONE\x10\x05*f\n\x0cOverflowMode\x12\x1d\n\x19OVERFLOW_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15OVERFLOW_MODE_INF_NAN\x10\x01\x12\x1c\n\x18OVERFLOW_MODE_SATURATION\x10\x02\x32\xa8\x02\n\x0eMseGradService\x12\\\n\x0f\x43omputeGradient\x12#.mse_grad.v1.ComputeGradientRequest\x1a$.mse_grad.v1.ComputeGradientResponse\x12`\n\x0fStreamGradients\x12#.mse_grad.v1.StreamGradientsRequest\x1a$.mse_grad.v1.StreamGradientsResponse(\x01\x30\x01\x12V\n\rGetServerInfo\x12!.mse_grad.v1.GetServerInfoRequest\x1a\".mse_grad.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amse_grad/v1/mse_grad.proto\x12\x0bmse_grad.v1\x1a\x17google/rpc/status.proto\"K\n\x06Tensor\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.mse_grad.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xbf\x01\n\x16\x43omputeGradientRequest\x12$\n\x07predict\x18\x01 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12\"\n\x05label\x18\x02 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12!\n\x04\x64out\x18\x03 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12)\n\treduction\x18\x04 \x01(\x0e\x32\x16.mse_grad.v1.Reduction\x12\r\n\x05numel\x18\x05 \x01(\x03\"K\n\x17\x43omputeGradientResponse\x12\x1e\n\x01y\x18\x01 \x01(\x0b\x32\x13.mse_grad.v1.Tensor\x12\x10\n\x08\x66\x61llback\x18\x02 \x01(\x08\"\x86\x01\n\x16StreamGradientsRequest\x12,\n\x07headers\x18\x01 \x03(\x0b\x32\x1b.mse_grad.v1.GradientHeader\x12*\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x1a.mse_grad.v1.GradientChunk\x12\x12\n\ncancel_ids\x18\x03 \x03(\x04\"\xb3\x02\n\x0eGradientHeader\x12\n\n\x02id\x18\x01 \x01(\x04\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.mse_grad.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12)\n\treduction\x18\x04 \x01(\x0e\x32\x16.mse_grad.v1.Reduction\x12\x18\n\x0bscalar_dout\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05numel\x18\x06 \x01(\x03\x12\x14\n\x0ctime_left_us\x18\x07 \x01(\x03\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x0f\n\x07tensors\x18\n \x01(\x03\x12,\n\x08metadata\x18\x0b \x03(\x0b\x32\x1a.mse_grad.v1.MetadataEntryB\x0e\n\x0c_scalar_dout\"+\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x83\x01\n\rGradientChunk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0f\n\x07predict\x18\x03 \x01(\x0c\x12\r\n\x05label\x18\x04 \x01(\x0c\x12\x0c\n\x04\x64out\x18\x05 \x01(\x0c\x12(\n\x06shared\x18\x06 \x01(\x0b\x32\x18.mse_grad.v1.SharedRange\"\xcd\x01\n\x0bSharedRange\x12\x10\n\x08\x65lements\x18\x01 \x01(\x03\x12\x17\n\x0fpredict_segment\x18\x02 \x01(\x04\x12\x16\n\x0epredict_offset\x18\x03 \x01(\x03\x12\x15\n\rlabel_segment\x18\x04 \x01(\x04\x12\x14\n\x0clabel_offset\x18\x05 \x01(\x03\x12\x14\n\x0c\x64out_segment\x18\x06 \x01(\x04\x12\x13\n\x0b\x64out_offset\x18\x07 \x01(\x03\x12\x11\n\ty_segment\x18\x08 \x01(\x04\x12\x10\n\x08y_offset\x18\t \x01(\x03\"\xc4\x01\n\x17StreamGradientsResponse\x12)\n\x06opened\x18\x01 \x01(\x0b\x32\x19.mse_grad.v1.StreamOpened\x12,\n\x07results\x18\x02 \x03(\x0b\x32\x1b.mse_grad.v1.GradientResult\x12*\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x1a.mse_grad.v1.GradientError\x12$\n\x07go_away\x18\x04 \x01(\x0b\x32\x13.mse_grad.v1.GoAway\"\xa9\x01\n\x0cStreamOpened\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12#\n\x06limits\x18\x02 \x01(\x0b\x32\x13.mse_grad.v1.Limits\x12\x35\n\rshared_memory\x18\x03 \x01(\x0b\x32\x1e.mse_grad.v1.SharedMemoryOffer\x12(\n\x06\x64irect\x18\x04 \x01(\x0b\x32\x18.mse_grad.v1.DirectOffer\"T\n\x0b\x44irectOffer\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x03\"5\n\x0e\x44irectGreeting\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"\x81\x01\n\x11SharedMemoryOffer\x12\x13\n\x0bsocket_name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x18\n\x10max_mapped_bytes\x18\x03 \x01(\x03\x12\x18\n\x10max_packet_bytes\x18\x04 \x01(\x03\x12\x13\n\x0bsocket_path\x18\x05 \x01(\t\"r\n\x14SharedMemoryHandover\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x10\n\x08segments\x18\x03 \x03(\x04\x12\x11\n\twithdrawn\x18\x04 \x03(\x04\x12\x10\n\x08requests\x18\x05 \x01(\x08\"@\n\x1aSharedMemoryHandoverResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\"I\n\x0eGradientResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\x08\"?\n\rGradientError\x12\n\n\x02id\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"=\n\x06GoAway\x12\x0f\n\x07last_id\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\x16\n\x14GetServerInfoRequest\"\xb3\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x13\n\x0bkernel_hash\x18\x04 \x01(\t\x12(\n\tendpoints\x18\x05 \x03(\x0b\x32\x15.mse_grad.v1.Endpoint\x12%\n\x06\x64types\x18\x06 \x03(\x0e\x32\x15.mse_grad.v1.DataType\x12#\n\x06limits\x18\x07 \x01(\x0b\x32\x13.mse_grad.v1.Limits\x12\'\n\x08numerics\x18\x08 \x01(\x0b\x32\x15.mse_grad.v1.Numerics\x12\x13\n\x0binstance_id\x18\t \x01(\t\x12\x1f\n\x04load\x18\n \x01(\x0b\x32\x11.mse_grad.v1.Load\"\x93\x01\n\x04Load\x12\x1a\n\x12in_flight_requests\x18\x01 \x01(\x03\x12\x17\n\x0fin_flight_bytes\x18\x02 \x01(\x03\x12\x17\n\x0fqueued_messages\x18\x03 \x01(\x03\x12\x14\n\x0copen_streams\x18\x04 \x01(\x03\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.mse_grad.v1.WorkerState\"T\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.mse_grad.v1.WorkerState\"\xa7\x01\n\x06Limits\x12\x17\n\x0fmax_unary_bytes\x18\x01 \x01(\x03\x12 \n\x18max_stream_message_bytes\x18\x02 \x01(\x03\x12\x15\n\rwindow_chunks\x18\x03 \x01(\x05\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\x03\x12\x19\n\x11max_open_requests\x18\x05 \x01(\x05\x12\x1b\n\x13max_in_flight_bytes\x18\x06 \x01(\x03\"\xf2\x01\n\x08Numerics\x12\x14\n\x0cintermediate\x18\x01 \x01(\t\x12\x12\n\nsubnormals\x18\x02 \x01(\x08\x12\x10\n\x08rounding\x18\x03 \x01(\t\x12\x10\n\x08verified\x18\x04 \x01(\x08\x12\x30\n\roverflow_mode\x18\x05 \x01(\x0e\x32\x19.mse_grad.v1.OverflowMode\x12\x17\n\ninfinities\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\x04nans\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x15\n\x08overflow\x18\x08 \x01(\x08H\x02\x88\x01\x01\x42\r\n\x0b_infinitiesB\x07\n\x05_nansB\x0b\n\t_overflow*\x82\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x04*a\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eREDUCTION_NONE\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_SUM\x10\x03*\xad\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x1b\n\x17WORKER_STATE_RECOVERING\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x15\n\x11WORKER_STATE_GONE\x10\x05*f\n\x0cOverflowMode\x12\x1d\n\x19OVERFLOW_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15OVERFLOW_MODE_INF_NAN\x10\x01\x12\x1c\n\x18OVERFLOW_MODE_SATURATION\x10\x02\x32\xa8\x02\n\x0eMseGradService\x12\\\n\x0f\x43omputeGradient\x12#.mse_grad.v1.ComputeGradientRequest\x1a$.mse_grad.v1.ComputeGradientResponse\x12`\n\x0fStreamGradients\x12#.mse_grad.v1.StreamGradientsRequest\x1a$.mse_grad.v1.StreamGradientsResponse(\x01\x30\x01\x12V\n\rGetServerInfo\x12!.mse_grad.v1.GetServerInfoRequest\x1a\".mse_grad.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mse_grad.v1.mse_grad_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=3081
-  _globals['_DATATYPE']._serialized_end=3211
-  _globals['_REDUCTION']._serialized_start=3213
-  _globals['_REDUCTION']._serialized_end=3310
-  _globals['_WORKERSTATE']._serialized_start=3313
-  _globals['_WORKERSTATE']._serialized_end=3486
-  _globals['_OVERFLOWMODE']._serialized_start=3488
-  _globals['_OVERFLOWMODE']._serialized_end=3590
+  _globals['_DATATYPE']._serialized_start=3265
+  _globals['_DATATYPE']._serialized_end=3395
+  _globals['_REDUCTION']._serialized_start=3397
+  _globals['_REDUCTION']._serialized_end=3494
+  _globals['_WORKERSTATE']._serialized_start=3497
+  _globals['_WORKERSTATE']._serialized_end=3670
+  _globals['_OVERFLOWMODE']._serialized_start=3672
+  _globals['_OVERFLOWMODE']._serialized_end=3774
   _globals['_TENSOR']._serialized_start=68
   _globals['_TENSOR']._serialized_end=143
   _globals['_COMPUTEGRADIENTREQUEST']._serialized_start=146
@@ -58,32 +58,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHAREDRANGE']._serialized_end=1248
   _globals['_STREAMGRADIENTSRESPONSE']._serialized_start=1251
   _globals['_STREAMGRADIENTSRESPONSE']._serialized_end=1447
-  _globals['_STREAMOPENED']._serialized_start=1449
-  _globals['_STREAMOPENED']._serialized_end=1576
-  _globals['_SHAREDMEMORYOFFER']._serialized_start=1579
-  _globals['_SHAREDMEMORYOFFER']._serialized_end=1708
-  _globals['_SHAREDMEMORYHANDOVER']._serialized_start=1710
-  _globals['_SHAREDMEMORYHANDOVER']._serialized_end=1824
-  _globals['_SHAREDMEMORYHANDOVERRESULT']._serialized_start=1826
-  _globals['_SHAREDMEMORYHANDOVERRESULT']._serialized_end=1890
-  _globals['_GRADIENTRESULT']._serialized_start=1892
-  _globals['_GRADIENTRESULT']._serialized_end=1965
-  _globals['_GRADIENTERROR']._serialized_start=1967
-  _globals['_GRADIENTERROR']._serialized_end=2030
-  _globals['_GOAWAY']._serialized_start=2032
-  _globals['_GOAWAY']._serialized_end=2093
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2095
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2117
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2120
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2427
-  _globals['_LOAD']._serialized_start=2430
-  _globals['_LOAD']._serialized_end=2577
-  _globals['_ENDPOINT']._serialized_start=2579
-  _globals['_ENDPOINT']._serialized_end=2663
-  _globals['_LIMITS']._serialized_start=2666
-  _globals['_LIMITS']._serialized_end=2833
-  _globals['_NUMERICS']._serialized_start=2836
-  _globals['_NUMERICS']._serialized_end=3078
-  _globals['_MSEGRADSERVICE']._serialized_start=3593
-  _globals['_MSEGRADSERVICE']._serialized_end=3889
+  _globals['_STREAMOPENED']._serialized_start=1450
+  _globals['_STREAMOPENED']._serialized_end=1619
+  _globals['_DIRECTOFFER']._serialized_start=1621
+  _globals['_DIRECTOFFER']._serialized_end=1705
+  _globals['_DIRECTGREETING']._serialized_start=1707
+  _globals['_DIRECTGREETING']._serialized_end=1760
+  _globals['_SHAREDMEMORYOFFER']._serialized_start=1763
+  _globals['_SHAREDMEMORYOFFER']._serialized_end=1892
+  _globals['_SHAREDMEMORYHANDOVER']._serialized_start=1894
+  _globals['_SHAREDMEMORYHANDOVER']._serialized_end=2008
+  _globals['_SHAREDMEMORYHANDOVERRESULT']._serialized_start=2010
+  _globals['_SHAREDMEMORYHANDOVERRESULT']._serialized_end=2074
+  _globals['_GRADIENTRESULT']._serialized_start=2076
+  _globals['_GRADIENTRESULT']._serialized_end=2149
+  _globals['_GRADIENTERROR']._serialized_start=2151
+  _globals['_GRADIENTERROR']._serialized_end=2214
+  _globals['_GOAWAY']._serialized_start=2216
+  _globals['_GOAWAY']._serialized_end=2277
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2279
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2301
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2304
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2611
+  _globals['_LOAD']._serialized_start=2614
+  _globals['_LOAD']._serialized_end=2761
+  _globals['_ENDPOINT']._serialized_start=2763
+  _globals['_ENDPOINT']._serialized_end=2847
+  _globals['_LIMITS']._serialized_start=2850
+  _globals['_LIMITS']._serialized_end=3017
+  _globals['_NUMERICS']._serialized_start=3020
+  _globals['_NUMERICS']._serialized_end=3262
+  _globals['_MSEGRADSERVICE']._serialized_start=3777
+  _globals['_MSEGRADSERVICE']._serialized_end=4073
 # @@protoc_insertion_point(module_scope)

@@ -183,14 +183,36 @@ class StreamGradientsResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., results: _Optional[_Iterable[_Union[GradientResult, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[GradientError, _Mapping]]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ...) -> None: ...
 
 class StreamOpened(_message.Message):
-    __slots__ = ("instance_id", "limits", "shared_memory")
+    __slots__ = ("instance_id", "limits", "shared_memory", "direct")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     limits: Limits
     shared_memory: SharedMemoryOffer
-    def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ...) -> None: ...
+    direct: DirectOffer
+    def __init__(self, instance_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ..., direct: _Optional[_Union[DirectOffer, _Mapping]] = ...) -> None: ...
+
+class DirectOffer(_message.Message):
+    __slots__ = ("host", "port", "secret", "max_message_bytes")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    port: int
+    secret: bytes
+    max_message_bytes: int
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., secret: _Optional[bytes] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+
+class DirectGreeting(_message.Message):
+    __slots__ = ("instance_id", "secret")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    secret: bytes
+    def __init__(self, instance_id: _Optional[str] = ..., secret: _Optional[bytes] = ...) -> None: ...
 
 class SharedMemoryOffer(_message.Message):
     __slots__ = ("socket_name", "secret", "max_mapped_bytes", "max_packet_bytes", "socket_path")

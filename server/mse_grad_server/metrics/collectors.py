@@ -135,6 +135,7 @@ class Traffic(Collector):
     Attributes:
         stream: Messages of StreamGradients over HTTP/2.
         packets: Messages of StreamGradients over a unix socket.
+        direct: Messages of StreamGradients over a direct connection.
         unary: Messages of ComputeGradient.
         shared_memory: Clients' memory, in which the server computes in place.
     """
@@ -142,6 +143,7 @@ class Traffic(Collector):
     def __init__(self) -> None:
         self.stream = TransferCounter()
         self.packets = TransferCounter()
+        self.direct = TransferCounter()
         self.unary = TransferCounter()
         self.shared_memory = TransferCounter()
 

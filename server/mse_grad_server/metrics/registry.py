@@ -58,11 +58,13 @@ class Metrics:
         deadline_margin = DeadlineMargin()
         self.registry.register(deadline_margin)
         self.margins = deadline_margin.histogram
-        self._requests = Counter(
+        self._requests = self._counter(
             "mse_grad_requests_total",
             "Requests for a gradient that ended, by gRPC code.",
-            ["method", "dtype", "reduction", "code"],
-            registry=self.registry,
+            "method",
+            "dtype",
+            "reduction",
+            "code",
         )
         self._seconds = Histogram(
             "mse_grad_request_seconds",
@@ -71,14 +73,9 @@ class Metrics:
             buckets=_REQUEST_BUCKETS_S,
             registry=self.registry,
         )
-        self._refusals = Counter(
-            "mse_grad_refusals_total", "Refused requests, by reason.", ["reason"], registry=self.registry
-        )
-        self._unauthenticated = Counter(
-            "mse_grad_unauthenticated_total",
-            "RPCs rejected for lack of a valid token, by reason.",
-            ["reason"],
-            registry=self.registry,
+        self._refusals = self._counter("mse_grad_refusals_total", "Refused requests, by reason.", "reason")
+        self._unauthenticated = self._counter(
+            "mse_grad_unauthenticated_total", "RPCs rejected for lack of a valid token, by reason.", "reason"
         )
         self._certificate_expiry = Gauge(
             "mse_grad_certificate_expiry_timestamp_seconds",
@@ -92,7 +89,7 @@ class Metrics:
             "mse_grad_credentials_stale",
             "1 while a file of certificates, keys or tokens is unusable and its former content stays in use.",
         )
-        self.elements = Counter("mse_grad_elements_total", "Elements of computed gradients.", registry=self.registry)
+        self.elements = self._counter("mse_grad_elements_total", "Elements of computed gradients.")
         self.in_flight_requests = self._gauge("mse_grad_in_flight_requests", "Requests admitted and not ended.")
         self.in_flight_bytes = self._gauge("mse_grad_in_flight_bytes", "Operand bytes of admitted requests.")
         self.queued_messages = self._gauge(
@@ -100,44 +97,37 @@ class Metrics:
         )
         self.open_streams = self._gauge("mse_grad_open_streams", "Open StreamGradients RPCs.")
         self.ready = self._gauge("mse_grad_ready", "1 while the server accepts requests, else 0.")
-        self.fallback_elements = Counter(
+        self.fallback_elements = self._counter(
             "mse_grad_fallback_elements_total",
             "Elements of gradients that the fallback backend computed because the device could not.",
-            registry=self.registry,
         )
         self.shared_memory_segments = self._gauge(
             "mse_grad_shared_memory_segments", "Mapped segments of clients' memory."
         )
         self.shared_memory_bytes = self._gauge("mse_grad_shared_memory_bytes", "Mapped bytes of clients' memory.")
-        self.shared_memory_elements = Counter(
+        self.shared_memory_elements = self._counter(
             "mse_grad_shared_memory_elements_total",
             "Elements of gradients computed in clients' memory; the operands of all others came in messages.",
-            registry=self.registry,
         )
-        self._shared_memory_refusals = Counter(
-            "mse_grad_shared_memory_refusals_total",
-            "Refused handovers of clients' memory, by reason.",
-            ["reason"],
-            registry=self.registry,
+        self._direct_refusals = self._counter(
+            "mse_grad_direct_refusals_total", "Direct connections that the server refused, by reason.", "reason"
+        )
+        self._shared_memory_refusals = self._counter(
+            "mse_grad_shared_memory_refusals_total", "Refused handovers of clients' memory, by reason.", "reason"
         )
         self.device_available = self._gauge("mse_grad_device_available", "1 while the NPU accepts gradients, else 0.")
         self.device_circuit_open = self._gauge(
             "mse_grad_device_circuit_open",
             "1 while the circuit breaker keeps work from the NPU after repeated faults, else 0.",
         )
-        self.device_blocks = Counter(
-            "mse_grad_device_blocks_total", "Blocks that the NPU computed.", registry=self.registry
-        )
-        self.device_plans = Counter(
+        self.device_blocks = self._counter("mse_grad_device_blocks_total", "Blocks that the NPU computed.")
+        self.device_plans = self._counter(
             "mse_grad_device_plans_total",
             "Kernel launches that needed a new plan (executor cache misses); a steady rise means that "
             "device_executors is too small.",
-            registry=self.registry,
         )
-        self.device_plan_hits = Counter(
-            "mse_grad_device_plan_hits_total",
-            "Kernel launches that reused a plan (executor cache hits).",
-            registry=self.registry,
+        self.device_plan_hits = self._counter(
+            "mse_grad_device_plan_hits_total", "Kernel launches that reused a plan (executor cache hits)."
         )
         self.device_memory_bytes = self._gauge(
             "mse_grad_device_memory_bytes", "NPU memory that this worker holds: slots and workspaces."
@@ -147,14 +137,11 @@ class Metrics:
         self.device_pinned_bytes = self._gauge(
             "mse_grad_device_pinned_bytes", "Pinned host memory that this worker holds for the NPU."
         )
-        self._device_faults = Counter(
-            "mse_grad_device_faults_total", "NPU faults, by class.", ["fault"], registry=self.registry
-        )
-        self._device_rungs = Counter(
+        self._device_faults = self._counter("mse_grad_device_faults_total", "NPU faults, by class.", "fault")
+        self._device_rungs = self._counter(
             "mse_grad_device_rungs_total",
             "Recovery steps that were tried, whether or not they helped; the step `end` ends the process.",
-            ["rung"],
-            registry=self.registry,
+            "rung",
         )
         self._device_repairs = Histogram(
             "mse_grad_device_repair_seconds",
@@ -163,18 +150,15 @@ class Metrics:
             buckets=COARSE_BUCKETS_S,
             registry=self.registry,
         )
-        self._sampled_elements = Counter(
-            "mse_grad_sampled_elements_total",
-            "Elements of gradients that output_sample_every selected for inspection.",
-            registry=self.registry,
+        self._sampled_elements = self._counter(
+            "mse_grad_sampled_elements_total", "Elements of gradients that output_sample_every selected for inspection."
         )
-        self._nonfinite_elements = Counter(
-            "mse_grad_nonfinite_elements_total", "Inspected elements that are infinite or NaN.", registry=self.registry
+        self._nonfinite_elements = self._counter(
+            "mse_grad_nonfinite_elements_total", "Inspected elements that are infinite or NaN."
         )
-        self._underflowed_elements = Counter(
+        self._underflowed_elements = self._counter(
             "mse_grad_underflowed_elements_total",
             "Inspected elements that are zero although predict and label differ and dout is not zero.",
-            registry=self.registry,
         )
         self._start_seconds = Gauge(
             "mse_grad_start_seconds",
@@ -247,6 +231,10 @@ class Metrics:
         """Records when the certificates of `file`, "server" or "client_ca", expire."""
         self._certificate_expiry.labels(file).set(unix_time_s)
 
+    def direct_refused(self, reason: str) -> None:
+        """Counts a refused direct connection."""
+        self._direct_refusals.labels(reason).inc()
+
     def shared_memory_refused(self, reason: str) -> None:
         """Counts a refused handover of memory."""
         self._shared_memory_refusals.labels(reason).inc()
@@ -283,6 +271,9 @@ class Metrics:
     @staticmethod
     def _samples(metric: Counter | Histogram, name: str) -> Iterable[Sample]:
         return (sample for family in metric.collect() for sample in family.samples if sample.name == name)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")

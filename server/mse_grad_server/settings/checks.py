@@ -46,6 +46,18 @@ def _listen(settings: Settings) -> Fault | None:
     )
 
 
+def _direct_listen(settings: Settings) -> Fault | None:
+    address = settings.direct_address
+    if address is None or address.is_local or settings.tls_certificate or settings.insecure_listen:
+        return None
+    if settings.direct_listen == "auto":  # then the fault is that of --listen
+        return None
+    return "direct_listen", (
+        "other machines can reach it, without TLS; choose a loopback address, such as 127.0.0.1, give "
+        "--tls-certificate and --tls-key, or allow it with --insecure-listen"
+    )
+
+
 def _metrics_listen(settings: Settings) -> Fault | None:
     is_allowed = settings.metrics_tls or settings.metrics_insecure_listen or settings.insecure_listen
     if settings.metrics_listen == "none" or is_allowed or Address.parse(settings.metrics_listen).is_local:
@@ -115,6 +127,7 @@ _CHECKS: tuple[Callable[[Settings], Fault | None], ...] = (
     _key_and_certificate,
     _client_ca,
     _listen,
+    _direct_listen,
     _metrics_listen,
     _metrics_tls,
     _device,

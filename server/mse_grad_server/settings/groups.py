@@ -10,6 +10,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Addresses": (
         "listen",
         "insecure_listen",
+        "direct_listen",
         "socket_mode",
         "socket_group",
         "metrics_listen",

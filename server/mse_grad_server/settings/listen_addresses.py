@@ -14,7 +14,7 @@ from mse_grad_server.process.exits import AddressInUse, ListenError
 from mse_grad_server.process.socket_file import UnixSocketFile
 from mse_grad_server.settings.address import Address
 
-__all__ = ["HeldPort", "LeadingPath", "WorkerPath", "listen_error", "why_not_bound"]
+__all__ = ["HeldPort", "LeadingPath", "WorkerPath", "listen_error", "listening_sockets", "why_not_bound"]
 
 
 class HeldPort:
@@ -143,6 +143,36 @@ class LeadingPath:
 
     def _is_ours(self) -> bool:
         return self._path.is_symlink() and os.readlink(self._path) == self._leads_to
+
+
+def listening_sockets(address: Address) -> list[socket.socket]:
+    """Returns sockets that listen on every address of the host name, on one port, and do not block; raises OSError."""
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    port = address.port
+    try:
+        for family, _, _, _, place in socket.getaddrinfo(
+            address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            dualstack = family == socket.AF_INET6 and place[0] == "::" and socket.has_dualstack_ipv6()
+            try:
+                listener = socket.create_server((place[0], port), family=family, backlog=128, dualstack_ipv6=dualstack)
+            except OSError as error:
+                # "localhost" may have an IPv6 address even if the machine has no IPv6.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+                continue
+            sockets.append(listener)
+            listener.setblocking(False)
+            port = listener.getsockname()[1]
+        if not sockets:
+            raise missing or OSError("the name has no address")
+    except OSError:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
 
 
 def listen_error(error: OSError, address: Address, *, setting: str = "--listen") -> ListenError:

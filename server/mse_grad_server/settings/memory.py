@@ -30,6 +30,8 @@ class _Limits(Protocol):
     def receive_limit_bytes(self) -> int: ...
     @property
     def shared_memory(self) -> bool: ...
+    @property
+    def direct_listen(self) -> str: ...
 
 
 class MemoryBounds:
@@ -59,12 +61,15 @@ class MemoryBounds:
         """The most that callers make the server hold, besides their own shared memory and the idle process.
 
         A stream holds a message that gRPC receives, a message that is being handled, a window plus one message of
-        unanswered data, an answer that gRPC sends and, with shared memory, a second window for packets. A call of
-        ComputeGradient holds a message and its answer. Every other call holds a message, and a small one that is being
-        handled.
+        unanswered data, an answer that gRPC sends and, with shared memory, a second window for packets. A direct
+        connection beside it holds a message that arrives, one that is being handled, a window plus one message of
+        unanswered data, and an answer that is being sent. A call of ComputeGradient holds a message and its answer.
+        Every other call holds a message, and a small one that is being handled.
         """
         windows = 2 if self.shared_memory else 1
         stream_bytes = self.receive_limit_bytes + 3 * self.max_stream_message_bytes + windows * self.window_bytes
+        if self.direct_listen != "none":
+            stream_bytes += 4 * self.max_stream_message_bytes + self.window_bytes
         call_bytes = self.receive_limit_bytes + self.max_unary_bytes
         return (
             self.max_streams * stream_bytes

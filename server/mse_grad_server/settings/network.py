@@ -7,8 +7,9 @@ import math
 from pydantic import BaseModel, Field
 
 from mse_grad_server.process.socket_file import SocketAccess
+from mse_grad_server.settings.address import Address
 from mse_grad_server.settings.fields import bounded, socket_access
-from mse_grad_server.settings.value_types import Group, Listen, MetricsListen, Mode
+from mse_grad_server.settings.value_types import DirectListen, Group, Listen, MetricsListen, Mode
 
 __all__ = ["NetworkSettings"]
 
@@ -43,6 +44,11 @@ class NetworkSettings(BaseModel):
     listen: Listen = Field(
         default="127.0.0.1:50051",
         description="address of the service: 'host:port' (port 0 for any free one) or 'unix:/path'",
+    )
+    direct_listen: DirectListen = Field(
+        default="auto",
+        description="TCP address for requests without HTTP/2 beside the streams: 'host:port' (each further worker "
+        "takes the next port), 'auto' for a free port on the host of --listen, or 'none'",
     )
     socket_mode: Mode = Field(
         default="",
@@ -87,6 +93,14 @@ class NetworkSettings(BaseModel):
         text="age, within 10%, at which a connection takes no further calls and closes once those it has are over; "
         "its streams end at 1.1 to 1.4 times this age; 0 for no limit",
     )
+
+    @property
+    def direct_address(self) -> Address | None:
+        """The address of direct connections; None if there are none."""
+        if self.direct_listen != "auto":
+            return None if self.direct_listen == "none" else Address.parse(self.direct_listen)
+        service = Address.parse(self.listen)
+        return None if service.path else service.with_port(0)
 
     @property
     def stream_age_s(self) -> float:

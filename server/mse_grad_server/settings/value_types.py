@@ -10,7 +10,18 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize
 
 from mse_grad_server.settings.address import ALL_DEVICES, Address, parse_numbers
 
-__all__ = ["Devices", "Group", "Listen", "MetricsListen", "Mode", "Size", "TextList", "Users", "size_text"]
+__all__ = [
+    "Devices",
+    "DirectListen",
+    "Group",
+    "Listen",
+    "MetricsListen",
+    "Mode",
+    "Size",
+    "TextList",
+    "Users",
+    "size_text",
+]
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 # Quantities of Kubernetes: apimachinery's resource.Quantity. ByteSize knows only its decimal units.
@@ -57,6 +68,16 @@ def _checked_metrics_listen(text: str) -> str:
     return text
 
 
+def _checked_direct_listen(text: str) -> str:
+    if text.lower() in ("", "none"):
+        return "none"
+    if text.lower() == "auto":
+        return "auto"
+    if Address.parse(text).path:
+        raise ValueError("direct connections are over TCP: 'host:port', or 'auto', or none at all: 'none'")
+    return text
+
+
 def _checked_mode(text: str) -> str:
     if text and not _MODE.fullmatch(text):
         raise ValueError("a mode is three octal digits, such as '660', in quotes in a YAML file")
@@ -96,6 +117,9 @@ Listen: TypeAlias = Annotated[str, AfterValidator(_checked_listen)]
 
 MetricsListen: TypeAlias = Annotated[str, AfterValidator(_checked_metrics_listen)]
 """An address with a port, or "none"."""
+
+DirectListen: TypeAlias = Annotated[str, AfterValidator(_checked_direct_listen)]
+"""An address with a port, "auto" or "none"."""
 
 Users: TypeAlias = Annotated[TextList, AfterValidator(_checked_users)]
 """Numbers of users."""

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 
 from mse_grad.reasons import ContractError
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.packets import close_after_reading
 from mse_grad_server.errors import ServerError, SharedMemoryFull, SharedMemoryUnusable, to_status
 from mse_grad_server.shared_memory.lease import Lease
-from mse_grad_server.shared_memory.packets import close_after_reading
 from mse_grad_server.shared_memory.receiver import Received, Receiver
 from mse_grad_server.shared_memory.receiver_process import MOST_PACKET_BYTES
 

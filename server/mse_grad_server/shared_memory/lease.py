@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.packets import Packets
 from mse_grad_server.errors import SharedMemoryDenied
-from mse_grad_server.shared_memory.packets import Packets
 from mse_grad_server.shared_memory.segments import Segments
 
 __all__ = ["Lease", "ServePackets"]

@@ -7,15 +7,12 @@ and the stream both live.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import resource
 import secrets
 import socket
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,15 +20,17 @@ from structlog.typing import FilteringBoundLogger
 
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.acceptor import Acceptor
+from mse_grad_server.direct.packets import MOST_PACKET_BYTES
 from mse_grad_server.errors import SharedMemoryDenied, SharedMemoryFull, reason_of
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.process.clock import Clock, Timer
 from mse_grad_server.process.socket_file import SocketAccess
+from mse_grad_server.settings.address import Address
 from mse_grad_server.settings.model import Settings
 from mse_grad_server.shared_memory.handover import Handover
 from mse_grad_server.shared_memory.lease import Lease, ServePackets
 from mse_grad_server.shared_memory.listening import MemoryListeners
-from mse_grad_server.shared_memory.packets import MOST_PACKET_BYTES
 from mse_grad_server.shared_memory.receiver import Receiver
 from mse_grad_server.shared_memory.segments import Budget, Segments
 
@@ -42,10 +41,6 @@ _MOST_STRANGERS = 64
 _GREETING_S = 5.0
 _SO_PEERCRED = getattr(socket, "SO_PEERCRED", 17)  # asm-generic/socket.h
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-# Errors of accept(2) that pass: no free descriptor in the process or the system, no memory.
-_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-# Time without new connections after such an error.
-_PAUSE_S = 0.5
 # Descriptors reserved for the server itself. Clients that share memory may have half of the others; the other half is
 # for gRPC's connections. A lease takes two connections and a descriptor for each segment, of which most clients have
 # two.
@@ -128,11 +123,30 @@ class SharedMemory:
         self._leases: dict[bytes, Lease] = {}
         self._handovers: dict[Handover, Timer] = {}
         self._receiver = Receiver(clock)
-        # Closed to accept, and turn away, a connection when no other descriptor is free.
-        self._spare: int | None = None
-        self._pause: Timer | None = None
+        self._acceptor = Acceptor(
+            clock,
+            on_connection=self._on_connection,
+            on_exhausted=lambda: metrics.shared_memory_refused(Reason.SHARED_MEMORY_FULL.value),
+            on_paused=lambda error: log.error(
+                "shared_memory_paused", message=f"a client could not be accepted: {error.strerror}"
+            ),
+        )
         self._most_leases = 0
-        self._is_exhausted = False
+
+    @classmethod
+    def of(
+        cls, settings: Settings, metrics: Metrics, clock: Clock, log: FilteringBoundLogger, *, instance_id: str
+    ) -> SharedMemory:
+        """Returns the shared memory of a server with these settings; see the class for the other arguments."""
+        return cls(
+            SharedMemoryLimits.of(settings),
+            metrics,
+            clock,
+            log,
+            instance_id=instance_id,
+            beside=Address.parse(settings.listen).path,
+            access=settings.socket_access,
+        )
 
     def open(self) -> None:
         """Listens. If it cannot, or shared memory is disabled, the server serves streams without it."""
@@ -140,14 +154,13 @@ class SharedMemory:
             return
         try:
             self._listeners.open()
-            self._spare = os.dup(self._listeners.sockets[0].fileno())
+            self._acceptor.open(self._listeners.sockets)
         except OSError as error:
             self._listeners.close()
             self._log.warning("no_shared_memory", message=f"its socket cannot be had: {error.strerror}")
             return
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most_leases = max(0, descriptors - _OTHER_DESCRIPTORS) // 2 // _DESCRIPTORS_PER_LEASE
-        self._watch()
 
     def lease(self, serve_packets: ServePackets) -> Lease | None:
         """Returns the lease that a new stream offers its client, or None if the stream gets no shared memory.
@@ -157,7 +170,7 @@ class SharedMemory:
         Args:
             serve_packets: Serves requests on a second connection of the client.
         """
-        if not self._listeners.sockets or self._pause is not None:
+        if not self._acceptor.is_accepting:
             return None
         if len(self._leases) >= self._most_leases:
             self._metrics.shared_memory_refused(Reason.SHARED_MEMORY_FULL.value)
@@ -176,34 +189,13 @@ class SharedMemory:
 
     def close(self) -> None:
         """Closes the socket and every connection."""
-        self._unwatch()
+        self._acceptor.close()
         self._listeners.close()
-        if self._pause is not None:
-            self._pause.cancel()
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
         for handover in list(self._handovers):
             handover.close()
         self._receiver.close()
 
-    def _watch(self) -> None:
-        for listener in self._listeners.sockets:
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
-
-    def _unwatch(self) -> None:
-        for listener in self._listeners.sockets:
-            asyncio.get_running_loop().remove_reader(listener)
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError as error:
-            if error.errno in _EXHAUSTED:
-                self._turn_away(error)
-            return  # any other error: the client is gone again
-        self._is_exhausted = False
-        connection.setblocking(False)
+    def _on_connection(self, connection: socket.socket) -> None:
         handover = Handover(
             connection,
             lease_of=self._lease_of,
@@ -227,34 +219,6 @@ class SharedMemory:
         asyncio.get_running_loop().add_reader(handover, handover.receive)
         greeting_ends_s = self._clock.now() + _GREETING_S
         self._handovers[handover] = self._clock.call_at(greeting_ends_s, partial(self._end_stranger, handover))
-
-    def _turn_away(self, error: OSError) -> None:
-        """Closes the waiting connections, whose clients then use gRPC messages, and accepts none for a while."""
-        self._metrics.shared_memory_refused(Reason.SHARED_MEMORY_FULL.value)
-        self._unwatch()
-        if self._spare is not None:
-            os.close(self._spare)
-            for listener in self._listeners.sockets:
-                with suppress(OSError):  # no connection waits any longer, or another thread took the descriptor
-                    while True:
-                        listener.accept()[0].close()
-        self._open_spare()
-        if not self._is_exhausted:
-            self._is_exhausted = True
-            self._log.error("shared_memory_paused", message=f"a client could not be accepted: {error.strerror}")
-        self._pause = self._clock.call_at(self._clock.now() + _PAUSE_S, self._resume)
-
-    def _open_spare(self) -> None:
-        try:
-            self._spare = os.dup(self._listeners.sockets[0].fileno())
-        except OSError:
-            self._spare = None
-
-    def _resume(self) -> None:
-        self._pause = None
-        if self._spare is None:
-            self._open_spare()
-        self._watch()
 
     def _lease_of(self, packet: pb.SharedMemoryHandover) -> Lease:
         lease = self._leases.get(packet.secret)

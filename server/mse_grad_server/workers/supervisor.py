@@ -143,6 +143,9 @@ class Supervisor:
         settings = self._settings
         address = self._own_address(name)
         own = {"listen": str(address), "metrics_listen": "none", "devices": "", "workers": 0, **values}
+        direct = settings.direct_address
+        if direct is not None and direct.port:
+            own["direct_listen"] = str(direct.with_port(direct.port + len(self._own) - 1))
         return ManagedWorker(
             Placement(
                 name,

@@ -41,11 +41,8 @@ class FakeChannel(grpc.Channel):
     __enter__ = __exit__ = _unused
 
 
-class FakeLink:
-    has_packets = False
-
-    def has_requests(self, stream: Stream) -> bool:
-        return self.has_packets
+def nothing_beside(stream: Stream) -> bool:
+    return False
 
 
 class Clock:
@@ -59,7 +56,7 @@ def test_a_stream_is_due_at_its_age_within_a_tenth() -> None:
     clock = Clock()
     due_s: list[float] = []
     for _ in range(50):
-        old = OldStreams(100, None, now=clock)
+        old = OldStreams(100, nothing_beside, now=clock)
         assert not old.is_due
         clock.now_s = 1000
         old.opened()
@@ -72,7 +69,7 @@ def test_a_stream_is_due_at_its_age_within_a_tenth() -> None:
 
 def test_a_stream_is_not_due_before_its_first_request() -> None:
     clock = Clock()
-    old = OldStreams(1, None, now=clock)
+    old = OldStreams(1, nothing_beside, now=clock)
     old.opened()
     clock.now_s += 2
     assert not old.is_due
@@ -83,7 +80,7 @@ def test_a_stream_is_not_due_before_its_first_request() -> None:
 
 
 def test_an_old_stream_ends_once_its_requests_have_ended() -> None:
-    old, stream = OldStreams(100, None), FakeStream(requests=1)
+    old, stream = OldStreams(100, nothing_beside), FakeStream(requests=1)
     old.add(stream, None)
     old.end_idle()
     assert not stream.is_finished
@@ -92,20 +89,19 @@ def test_an_old_stream_ends_once_its_requests_have_ended() -> None:
     assert stream.is_finished
 
 
-def test_an_old_stream_lives_as_long_as_requests_in_the_packets_beside_it() -> None:
-    link: Any = FakeLink()
-    link.has_packets = True
-    old, stream = OldStreams(100, link), FakeStream()
+def test_an_old_stream_lives_as_long_as_requests_beside_it() -> None:
+    beside = [FakeStream(requests=1)]
+    old, stream = OldStreams(100, lambda _: bool(beside)), FakeStream()
     old.add(stream, None)
     old.end_idle()
     assert not stream.is_finished
-    link.has_packets = False
+    beside.clear()
     old.end_idle()
     assert stream.is_finished
 
 
 def test_a_channel_is_closed_an_age_after_its_stream() -> None:
-    old, channels = OldStreams(100, None), [FakeChannel() for _ in range(3)]
+    old, channels = OldStreams(100, nothing_beside), [FakeChannel() for _ in range(3)]
     old.add(FakeStream(), channels[0])
     old.end_idle()
     assert not channels[0].is_closed  # a unary call may be under way there

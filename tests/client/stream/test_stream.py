@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from mse_grad_client import Cancelled, DeadlineExceeded, InternalError, MseGradE
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.stream.direct_call import open_call
 from mse_grad_client.stream.exchange import Exchange
+from mse_grad_client.stream.outbox import Outbox
 from mse_grad_client.stream.stream import Stream
 from support.client.scripted_server import LIMITS, answer, gone_away, opened, refused
 from support.values import expected, operands
@@ -68,6 +68,12 @@ class FakeChannel:
         return decode_stream_request(next(self._messages))
 
 
+def opened_over(channel: FakeChannel) -> Stream:
+    return Stream.open(
+        lambda outbox: open_call(cast(grpc.Channel, channel), "/fake/Stream", outbox.next_message), address="fake:1"
+    )
+
+
 @pytest.fixture
 def channel() -> FakeChannel:
     return FakeChannel()
@@ -75,7 +81,7 @@ def channel() -> FakeChannel:
 
 @pytest.fixture
 def stream(channel: FakeChannel) -> Iterator[Stream]:
-    live = Stream.open(partial(open_call, cast(grpc.Channel, channel), "/fake/Stream"), address="fake:1")
+    live = opened_over(channel)
     channel.call.give(opened())
     assert live.wait_opened(10) is not None
     yield live
@@ -270,7 +276,7 @@ def test_limits_are_those_of_the_server(stream: Stream) -> None:
 
 
 def test_waiting_for_the_opening_ends_in_time(channel: FakeChannel) -> None:
-    silent = Stream.open(partial(open_call, cast(grpc.Channel, channel), "/fake/Stream"), address="fake:1")
+    silent = opened_over(channel)
     assert silent.wait_opened(0.01) is None
     silent.close(Cancelled("the test is over"))
     with pytest.raises(Cancelled):
@@ -325,8 +331,8 @@ def unread() -> Iterator[tuple[Stream, IdleCall]]:
     """A stream whose server does not read, with its call."""
     calls: list[IdleCall] = []
 
-    def open(pull: Callable[[], bytes | None]) -> IdleCall:
-        calls.append(IdleCall(pull))
+    def open(outbox: Outbox) -> IdleCall:
+        calls.append(IdleCall(outbox.next_message))
         return calls[0]
 
     stream = Stream.open(open, address="fake:1")

@@ -53,10 +53,17 @@ class ScriptedServer:
         info: The answer to GetServerInfo; None if the server does not know the method.
     """
 
-    def __init__(self, *scripts: Script, limits: pb.Limits = LIMITS, offer: pb.SharedMemoryOffer | None = None) -> None:
+    def __init__(
+        self,
+        *scripts: Script,
+        limits: pb.Limits = LIMITS,
+        offer: pb.SharedMemoryOffer | None = None,
+        direct: pb.DirectOffer | None = None,
+    ) -> None:
         self._scripts = scripts or (answer_all,)
         self._limits = limits
         self._offer = offer
+        self._direct = direct
         self._lock = threading.Lock()
         self.streams = 0
         self.requests: list[StreamRequest] = []
@@ -94,7 +101,7 @@ class ScriptedServer:
         with self._lock:
             script = self._scripts[min(self.streams, len(self._scripts) - 1)]
             self.streams += 1
-        yield opened(self._limits, self._offer)
+        yield opened(self._limits, self._offer, self._direct)
         yield from script(self._record(messages))
 
     def _tell(self, _: bytes, context: grpc.ServicerContext) -> bytes:
@@ -109,9 +116,11 @@ class ScriptedServer:
             yield request
 
 
-def opened(limits: pb.Limits = LIMITS, offer: pb.SharedMemoryOffer | None = None) -> bytes:
+def opened(
+    limits: pb.Limits = LIMITS, offer: pb.SharedMemoryOffer | None = None, direct: pb.DirectOffer | None = None
+) -> bytes:
     """Returns the first message of a stream."""
-    first = pb.StreamOpened(instance_id="scripted", limits=limits, shared_memory=offer)
+    first = pb.StreamOpened(instance_id="scripted", limits=limits, shared_memory=offer, direct=direct)
     return pb.StreamGradientsResponse(opened=first).SerializeToString()
 
 

@@ -118,7 +118,8 @@ async def serving(
     backend = backend or FakeBackend()
     clock = clock or FakeClock()
     log = io.StringIO()
-    values = {"listen": "127.0.0.1:0", "metrics_listen": "none", "log_level": "debug", **settings}
+    own = {"listen": "127.0.0.1:0", "direct_listen": "none", "metrics_listen": "none", "log_level": "debug"}
+    values = {**own, **settings}
     effective = Settings(**values)
     server = Server(effective, open_log(effective.log_level, "json", stream=log), backend=backend, clock=clock)
     serving = Serving(server, effective, backend, clock, log)

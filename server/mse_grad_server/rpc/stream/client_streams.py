@@ -1,4 +1,4 @@
-"""Streams of one client: a StreamGradients RPC, and the packets that the client may send beside it."""
+"""Streams of one client: a StreamGradients RPC, and the packets and direct connection beside it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from typing_extensions import override
 
 from mse_grad.methods import STREAM_GRADIENTS
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.connection import DirectConnection
+from mse_grad_server.direct.frames import Frames
+from mse_grad_server.direct.offers import Offer, ServeFrames
+from mse_grad_server.direct.packets import Packets
+from mse_grad_server.direct.wire import Wire
 from mse_grad_server.engine.engine import Engine
 from mse_grad_server.errors import ServerBusy, ServerError, StreamTooOld, to_status
 from mse_grad_server.metrics.collectors import TransferCounter
@@ -23,7 +28,6 @@ from mse_grad_server.rpc.admission.places import Occupant
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.rpc.stream.stream import Stream, StreamContext
 from mse_grad_server.shared_memory.lease import Lease, ServePackets
-from mse_grad_server.shared_memory.packets import Packets
 
 __all__ = ["ClientStreams", "StreamFactory"]
 
@@ -114,15 +118,20 @@ class ClientStreams(Occupant):
         self._name = name
         self._opened = opened
         self._streams: list[Stream] = []
-        self._packets: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
         self._cutting_off: Timer | None = None
         self._ageing: Timer | None = None
 
-    async def run(self, lease_of: Callable[[ServePackets], Lease | None] | None) -> None:
+    async def run(
+        self,
+        lease_of: Callable[[ServePackets], Lease | None] | None,
+        offer_of: Callable[[ServeFrames], Offer | None],
+    ) -> None:
         """Serves the RPC until it ends.
 
         Args:
             lease_of: Returns a lease of shared memory for the client; None if the client cannot share memory.
+            offer_of: Returns the offer of a direct connection; None if the server has none.
         """
         factory = self._factory
         max_age_s = factory.limits.max_age_s
@@ -131,17 +140,20 @@ class ClientStreams(Occupant):
             self._ageing = factory.clock.call_at(factory.clock.now() + age_s, self._grow_old)
         lease = None if lease_of is None else lease_of(self._serve_packets)
         stream = self._add(self._context, self._name, factory.recorder.traffic.stream, lease)
-        if lease is None:
-            await stream.run(_opening(self._opened))
-            return
-        opened = pb.StreamOpened(shared_memory=lease.offer)
+        offer = offer_of(self._serve_frames)
+        opened = pb.StreamOpened(
+            shared_memory=None if lease is None else lease.offer, direct=None if offer is None else offer.message
+        )
         opened.MergeFrom(self._opened)
         try:
             await stream.run(_opening(opened))
-            if stream.is_draining and self._packets is not None:  # the packets drain too, and the engine ends them
-                await asyncio.wait([self._packets])
+            if stream.is_draining and self._beside:  # the streams beside it drain too, and the engine ends them
+                await asyncio.wait(self._beside)
         finally:
-            lease.close()
+            if lease is not None:
+                lease.close()
+            if offer is not None:
+                offer.close()
 
     def close(self) -> None:
         """Cancels the timers after the RPC has ended."""
@@ -200,24 +212,50 @@ class ClientStreams(Occupant):
         packets = Packets(
             connection, try_handle_inline=lambda message: stream.try_handle_inline(message, packets.write_now)
         )
-        if self._streams[0].is_draining:  # nothing would tell a new stream to drain
-            asyncio.get_running_loop().call_soon(lease.hang_up)
-            return packets
-        # The RPC has the place of the client.
-        name, transferred = f"{self._name}p", self._factory.recorder.traffic.packets
-        stream = self._add(packets, name, transferred, lease, counts_as_open=False)
-        self._packets = self._factory.start(self._run_packets(stream, packets, name, lease))
+        stream = self._add_beside(packets, "p", self._factory.recorder.traffic.packets, lease, lease.hang_up)
         return packets
 
-    async def _run_packets(self, stream: Stream, packets: Packets, name: str, lease: Lease) -> None:
+    def _serve_frames(self, wire: Wire) -> Frames:
+        factory, limits = self._factory, self._factory.limits
+        frames = Frames(
+            wire,
+            factory.clock,
+            most_bytes=limits.max_message_bytes,
+            stall_timeout_s=limits.stall_timeout_s,
+            try_handle_inline=lambda message: stream.try_handle_inline(message, frames.write_now),
+        )
+        stream = self._add_beside(frames, "d", factory.recorder.traffic.direct, None, frames.close)
+        return frames
+
+    def _add_beside(
+        self,
+        connection: DirectConnection,
+        letter: str,
+        transferred: TransferCounter,
+        lease: Lease | None,
+        hang_up: Callable[[], None],
+    ) -> Stream:
+        """Serves requests beside the RPC, which has the place of the client."""
+        name = f"{self._name}{letter}"
+        is_draining = self._streams[0].is_draining
+        stream = self._add(connection, name, transferred, lease, counts_as_open=False)
+        if is_draining:  # nothing would tell a new stream to drain
+            asyncio.get_running_loop().call_soon(hang_up)
+        else:
+            self._beside.append(self._factory.start(self._run_beside(stream, connection, name, hang_up)))
+        return stream
+
+    async def _run_beside(
+        self, stream: Stream, connection: DirectConnection, name: str, hang_up: Callable[[], None]
+    ) -> None:
         try:
             await stream.run(_opening(self._opened))
         except Exception as error:  # noqa: BLE001 - as the guard does it for an RPC
             self._factory.recorder.call_failed(STREAM_GRADIENTS, error, request_id=name)
             go_away = pb.GoAway(status=to_status(error, request_id=name))
-            packets.write_now(pb.StreamGradientsResponse(go_away=go_away).SerializeToString())
+            connection.write_now(pb.StreamGradientsResponse(go_away=go_away).SerializeToString())
         finally:
-            lease.hang_up()
+            hang_up()
 
 
 def _opening(opened: pb.StreamOpened) -> bytes:

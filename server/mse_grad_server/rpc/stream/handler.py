@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.offers import Offer, ServeFrames
 from mse_grad_server.engine.engine import Engine
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock
@@ -33,6 +34,7 @@ class StreamGradients:
         instance_id: Id of this run of the server.
         lease_of: Returns a lease of shared memory for a new stream, or None if the stream gets no
             shared memory.
+        offer_of: Returns the offer of a direct connection for a new stream, or None if there are none.
 
     Attributes:
         places: Places of the clients with open streams.
@@ -48,6 +50,7 @@ class StreamGradients:
         client_limits: pb.Limits,
         instance_id: str,
         lease_of: Callable[[ServePackets], Lease | None],
+        offer_of: Callable[[ServeFrames], Offer | None],
     ) -> None:
         self.places = Places(limits.max_streams, clock, text="streams are open")
         self._engine = engine
@@ -56,6 +59,7 @@ class StreamGradients:
         self._name = instance_id[:8]
         self._numbers = count(1)
         self._lease_of = lease_of
+        self._offer_of = offer_of
 
     async def handle(self, _: Any, context: Any) -> None:
         """Serves one RPC."""
@@ -66,7 +70,7 @@ class StreamGradients:
         self.places.take(streams)
         on_rpc_end(lambda: self._leave(streams))
         # A client on another host could not reach the socket.
-        await streams.run(self._lease_of if is_on_this_host(peer) else None)
+        await streams.run(self._lease_of if is_on_this_host(peer) else None, self._offer_of)
 
     def _leave(self, streams: ClientStreams) -> None:
         self.places.leave(streams)

@@ -11,7 +11,7 @@ import pytest
 from mse_grad.codec import Chunk, SharedRange
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_server.shared_memory.packets import MOST_PACKET_BYTES
+from mse_grad_server.direct.packets import MOST_PACKET_BYTES
 from support.same_host.handover import RawHandover, SharedBytes, memfd
 from support.same_host.packets import RawPackets, open_packets
 from support.server.raw_stream import RawStream, chunk, gradient, header, operands, reason_of

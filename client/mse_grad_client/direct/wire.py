@@ -1,0 +1,174 @@
+"""Bytes to and from a server over TCP, plain or over TLS."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from mse_grad.tensor import Buffer
+from mse_grad_client.interrupts import LONGEST_SLEEP_S
+
+__all__ = ["TlsWire", "Wire", "connect"]
+
+# Most buffers of one system call: IOV_MAX of Linux.
+_MOST_BUFFERS = 1024
+# Messages up to this size take one record of TLS with the head before them.
+_JOINED_BYTES = 16 * 1024
+# A server that says nothing more is noticed after this time: probes, and data without acknowledgement.
+_IDLE_S, _INTERVAL_S, _PROBES = 20, 5, 4
+_SEND_NOW = int(getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0))
+
+
+def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
+    """Returns a connection that notices the end of a silent host; raises OSError."""
+    connection = socket.create_connection((host, port), timeout_s)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sys.platform == "linux":
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_S)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _INTERVAL_S)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+            unacknowledged_ms = 1000 * (_IDLE_S + _INTERVAL_S * _PROBES)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unacknowledged_ms)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+class Wire:
+    """A plain TCP connection. One thread at a time sends, and one receives.
+
+    Args:
+        connection: A connected socket, which blocks; owned by this object.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def send_all(self, message: bytes) -> None:
+        """Sends the greeting; raises OSError. It waits as long as the socket's time-out."""
+        self._connection.sendall(message)
+
+    def begin(self) -> None:
+        """Lets each receive return after LONGEST_SLEEP_S, with or without bytes; call it after the greeting."""
+        sleep = struct.pack("@ll", 0, int(LONGEST_SLEEP_S * 1e6))  # struct timeval
+        self._connection.settimeout(None)
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, sleep)
+
+    def receive(self, room: memoryview) -> int | None:
+        """Receives up to the size of `room`.
+
+        Returns:
+            The number of bytes, 0 at the end of the connection, or None if none came within LONGEST_SLEEP_S.
+
+        Raises:
+            OSError: The connection has failed.
+        """
+        try:
+            return self._connection.recv_into(room)
+        except BlockingIOError:
+            return None
+
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        """Sends as much of `buffers`, one after the other, as the kernel has room for; raises OSError.
+
+        Returns:
+            The number of bytes.
+        """
+        try:
+            return self._connection.sendmsg(buffers[:_MOST_BUFFERS], (), _SEND_NOW)
+        except BlockingIOError:
+            return 0
+
+    def wait(self) -> bool:
+        """Blocks until the socket is readable or writable; returns whether it is readable."""
+        return bool(self._poll(select.POLLIN | select.POLLOUT) & ~select.POLLOUT)
+
+    def shut_down(self, how: int) -> None:
+        """Closes one side or both; raises OSError if the connection has ended already."""
+        self._connection.shutdown(how)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def _poll(self, events: int) -> int:
+        poll = select.poll()
+        poll.register(self._connection, events)
+        while not (found := poll.poll(1000 * LONGEST_SLEEP_S)):
+            pass
+        return found[0][1]
+
+
+class TlsWire(Wire):
+    """A TCP connection over TLS, after its handshake. One thread at a time sends, and one receives.
+
+    Args:
+        connection: A connected socket; owned by this object.
+    """
+
+    _connection: ssl.SSLSocket
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        super().__init__(connection)
+        self._lock = threading.Lock()  # OpenSSL allows one call at a time on a connection
+
+    @override
+    def begin(self) -> None:
+        self._connection.setblocking(False)
+
+    @override
+    def receive(self, room: memoryview) -> int | None:
+        received = self._receive_now(room)
+        if received is None:
+            poll = select.poll()
+            poll.register(self._connection, select.POLLIN)
+            if poll.poll(1000 * LONGEST_SLEEP_S):
+                received = self._receive_now(room)
+        return received
+
+    @override
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        sent = 0
+        total = sum(map(len, buffers))
+        for buffer in [b"".join(buffers)] if total <= _JOINED_BYTES else buffers:
+            rest = memoryview(buffer)
+            while rest:
+                try:
+                    with self._lock:
+                        taken = self._connection.send(rest)
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    return sent
+                sent += taken
+                rest = rest[taken:]
+        return sent
+
+    @override
+    def wait(self) -> bool:
+        with self._lock:
+            if self._connection.pending():
+                return True
+        return super().wait()
+
+    @override
+    def shut_down(self, how: int) -> None:
+        # The method of an SSLSocket would end the encryption, while another thread may be using it.
+        socket.socket.shutdown(self._connection, how)
+
+    def _receive_now(self, room: memoryview) -> int | None:
+        try:
+            with self._lock:
+                return self._connection.recv_into(room)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except ssl.SSLEOFError:  # the server has closed the connection without a word of TLS
+            return 0

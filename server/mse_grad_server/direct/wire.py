@@ -1,0 +1,173 @@
+"""Bytes to and from one client over TCP, plain or over TLS, on sockets that do not block."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from typing_extensions import override
+
+from mse_grad.tensor import Buffer
+
+__all__ = ["TlsWire", "Wire"]
+
+# Messages up to this size take one record of TLS with the head before them.
+_JOINED_BYTES = 16 * 1024
+# Unread bytes that are dropped before a connection is closed; a client that sends more loses the last answers.
+_MOST_UNREAD_BYTES = 2**20
+
+
+class Wire:
+    """A plain TCP connection; belongs to the event loop.
+
+    Args:
+        connection: Connected socket; owned by this object, and from now on it does not block.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = connection
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether bytes were received of which the descriptor tells nothing."""
+        return False
+
+    def fileno(self) -> int:
+        """Returns the descriptor, for the event loop."""
+        return self._connection.fileno()
+
+    async def open(self) -> None:
+        """Ends the handshake; raises OSError if it fails."""
+
+    def receive_into(self, room: memoryview) -> int | None:
+        """Receives up to the size of `room`.
+
+        Returns:
+            The number of bytes, 0 at the end of the connection, or None if nothing has arrived.
+
+        Raises:
+            OSError: The connection has failed.
+        """
+        try:
+            return self._connection.recv_into(room)
+        except BlockingIOError:
+            return None
+
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        """Sends as much of `buffers`, one after the other, as the kernel has room for; raises OSError.
+
+        Returns:
+            The number of bytes.
+        """
+        try:
+            return self._connection.sendmsg(buffers, (), socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """Closes the connection so that the client still reads what was sent: unread bytes would reset it."""
+        with suppress(OSError):  # the client is gone
+            self._connection.shutdown(socket.SHUT_WR)
+            self._connection.setblocking(False)
+            unread_bytes = 0
+            while unread_bytes < _MOST_UNREAD_BYTES and (found := self._connection.recv(64 * 1024)):
+                unread_bytes += len(found)
+        self._connection.close()
+
+    async def receive_exactly(self, size_bytes: int) -> bytes:
+        """Returns the next `size_bytes`; raises OSError if the connection ends before."""
+        found = bytearray(size_bytes)
+        filled = 0
+        while filled < size_bytes:
+            received = self.receive_into(memoryview(found)[filled:])
+            if received is None:
+                await self._until_readable()
+            elif received:
+                filled += received
+            else:
+                raise ConnectionError("the client has closed the connection")
+        return bytes(found)
+
+    async def _until_readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self.fileno(), _complete, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(self.fileno())
+
+    async def _until_writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(self.fileno(), _complete, writable)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(self.fileno())
+
+
+class TlsWire(Wire):
+    """A TCP connection over TLS; belongs to the event loop.
+
+    Args:
+        connection: Connected socket; owned by this object.
+        context: Context with the server's certificate.
+    """
+
+    _connection: ssl.SSLSocket
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(connection)
+        self._connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+    @property
+    @override
+    def has_pending(self) -> bool:
+        return self._connection.pending() > 0
+
+    @override
+    async def open(self) -> None:
+        while True:
+            try:
+                self._connection.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                await self._until_readable()
+            except ssl.SSLWantWriteError:
+                await self._until_writable()
+
+    @override
+    def receive_into(self, room: memoryview) -> int | None:
+        try:
+            return self._connection.recv_into(room)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except ssl.SSLEOFError:
+            return 0
+
+    @override
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        sent = 0
+        total = sum(map(len, buffers))
+        for buffer in [b"".join(buffers)] if total <= _JOINED_BYTES else buffers:
+            rest = memoryview(buffer)
+            while rest:
+                try:
+                    taken = self._connection.send(rest)
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    return sent
+                sent += taken
+                rest = rest[taken:]
+        return sent
+
+
+def _complete(waiting: asyncio.Future[Any]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,0 +1,129 @@
+"""Frames on a connection whose other end the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from mse_grad.frames import HEAD_BYTES, head
+from mse_grad_server.direct.frames import Frames
+from mse_grad_server.direct.wire import Wire
+from mse_grad_server.errors import DeadlineExceeded
+from support.server.fakes import FakeClock
+from support.waiting import until
+
+MOST_BYTES = 2**22
+STALL_S = 7.0
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection; the second belongs to the test."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    theirs.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def frames_on(connection: socket.socket, clock: FakeClock) -> Frames:
+    return Frames(
+        Wire(connection),
+        clock,
+        most_bytes=MOST_BYTES,
+        stall_timeout_s=STALL_S,
+        try_handle_inline=lambda message: False,
+    )
+
+
+async def received(theirs: socket.socket, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size:
+        part = await asyncio.get_running_loop().sock_recv(theirs, min(2**16, size - len(got)))
+        assert part
+        got += part
+    return bytes(got)
+
+
+async def fill(frames: Frames) -> list[bytes]:
+    """Sends without waiting until the kernel has no room, and returns what was taken."""
+    messages: list[bytes] = []
+    while not frames._unsent:
+        messages.append(bytes([len(messages) % 251]) * 1_000_000)
+        assert frames.write_now(messages[-1])
+    return messages
+
+
+async def test_what_the_kernel_has_no_room_for_is_sent_once_it_has(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    clock = FakeClock()
+    frames = frames_on(ours, clock)
+    messages = await fill(frames)
+    assert not frames.write_now(b"no room")
+    last = asyncio.ensure_future(frames.write(b"last"))
+    for message in (*messages, b"last"):
+        assert await received(theirs, HEAD_BYTES) == head(len(message))
+        assert await received(theirs, len(message)) == message
+    await last
+    assert clock.pending == 0
+    frames.close()
+
+
+async def test_a_client_that_makes_no_room_is_given_up(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, _ = ends
+    clock = FakeClock()
+    frames = frames_on(ours, clock)
+    reading = asyncio.ensure_future(frames.read())
+    await asyncio.sleep(0)
+    await fill(frames)
+    clock.advance(STALL_S)
+    with pytest.raises(DeadlineExceeded, match="neither sent nor read whole within 7 s"):
+        await reading
+    frames.close()
+
+
+async def test_a_writer_that_waits_for_room_goes_on_when_the_connection_is_closed(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, _ = ends
+    clock = FakeClock()
+    frames = frames_on(ours, clock)
+    await fill(frames)
+    writing = asyncio.ensure_future(frames.write(b"never sent"))
+    reading = asyncio.ensure_future(frames.read())
+    await asyncio.sleep(0)
+    frames.close()
+    await writing
+    assert await reading is grpc.aio.EOF
+    assert clock.pending == 0
+
+
+async def test_the_end_of_the_connection_is_the_end_of_the_messages(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    frames = frames_on(ours, FakeClock())
+    theirs.sendall(head(3) + b"one" + head(5) + b"tw")
+    theirs.close()
+    assert await frames.read() == b"one"
+    assert await frames.read() is grpc.aio.EOF
+    frames.close()
+
+
+async def test_a_client_that_is_gone_loses_its_answers_and_nothing_else(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = ends
+    frames = frames_on(ours, FakeClock())
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+    theirs.close()
+
+    def is_reset() -> bool:
+        return frames.write_now(b"lost") and not frames._unsent
+
+    await until(is_reset)
+    assert await frames.read() is grpc.aio.EOF
+    frames.close()
