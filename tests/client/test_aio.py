@@ -167,7 +167,7 @@ def test_a_thousand_cancelled_tasks_leave_nothing_on_either_side(kind: str) -> N
             assert all((out == SENTINEL).all() for out in outs)
             assert client._transport._session.pool.given.in_flight_bytes == 0
             assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert set(threading.enumerate()) <= known
+            await until(lambda: set(threading.enumerate()) <= known)
 
     with running_server() as server:
         asyncio.run(main(server))

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,8 +155,9 @@ def _compute(client: MseGradClient) -> None:
     shared[:] = 1
     client.compute(shared, shared, 1.0, timeout_s=PATIENCE_S)
     large = np.ones(2**22, np.float32)
-    with pytest.raises(DeadlineExceeded):
-        client.compute(large, large, 1.0, timeout_s=0.0005)
+    with suppress(DeadlineExceeded):
+        while True:  # the answer may come before a busy machine sees that the time is over
+            client.compute(large, large, 1.0, timeout_s=0.0005)
 
 
 def _be_refused(server: ServerProcess) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from support.deploy.load import running_load
 from support.deploy.proxies import PROXIES, SERVER_NAME, Proxy, rejected
+from support.ports import held_port
 from support.server.certificates import NAMES, Authority
 from support.server.server_process import ServerProcess, running_server
 from support.waiting import PATIENCE_S, wait_until
@@ -55,7 +56,9 @@ def test_calls_are_balanced_and_survive_a_drain_and_a_kill(
     name: str, tmp_path: Path, authority: Authority, flags: tuple[str, ...]
 ) -> None:
     with ExitStack() as opened:
-        first, second = (opened.enter_context(running_server(*flags)) for _ in range(2))
+        place, metrics_place = (f"127.0.0.1:{opened.enter_context(held_port())}" for _ in range(2))
+        first = opened.enter_context(running_server(*flags, listen=place, metrics_listen=metrics_place))
+        second = opened.enter_context(running_server(*flags))
         both = {port_of(first), port_of(second)}
         proxy: Proxy = opened.enter_context(PROXIES[name]((first, second), tmp_path))
         wait_until(lambda: proxy.up() == both, otherwise="the proxy takes the servers for down")
@@ -82,7 +85,7 @@ def test_calls_are_balanced_and_survive_a_drain_and_a_kill(
             assert noticed == {}  # it sends calls again that a draining server refuses
         assert "sdk" not in noticed
 
-        third = opened.enter_context(running_server(*flags, listen=first.address, metrics_listen=first.metrics_address))
+        third = opened.enter_context(running_server(*flags, listen=place, metrics_listen=metrics_place))
         wait_until(lambda: proxy.up() == both, otherwise="the proxy does not see the new server")
         load.go_on(CALLS)
         second.kill()

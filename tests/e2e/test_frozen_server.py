@@ -179,10 +179,16 @@ def test_memory_that_was_fresh_is_replaced_once(server: ServerProcess) -> None:
     with MseGradClient(server.address) as client:
         given, out = filled(client.empty, *operands((COUNT,))), client.empty(COUNT, np.float32)
         client.compute(*given, out=out)
-        with stopped(server.process), pytest.raises(DeadlineExceeded):
-            client.compute(*given, out=out, timeout_s=0.05)
         region = client._transport.region
         assert region is not None
+
+        def is_withdrawn() -> bool:
+            with pytest.raises(DeadlineExceeded):
+                client.compute(*given, out=out, timeout_s=0.05)
+            return region.withdrawals > 0  # not yet if the time was over before the request was sent
+
+        with stopped(server.process):
+            wait_until(is_withdrawn)
         assert region.withdrawals == 1
         fresh = filled(client.empty, *given)
         client.compute(*fresh, out=client.empty(COUNT, np.float32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -43,8 +43,10 @@ def refused(client: MseGradClient) -> object:
 
 
 def late(client: MseGradClient) -> object:
-    with pytest.raises(DeadlineExceeded):
-        client.compute(*operands((1_000_000,)), timeout_s=1e-6)
+    given = operands((1_000_000,))
+    with suppress(DeadlineExceeded):
+        while True:  # the answer may come before a busy machine sees that the time is over
+            client.compute(*given, timeout_s=1e-6)
     return None
 
 

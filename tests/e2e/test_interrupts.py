@@ -19,7 +19,7 @@ from support.client.interrupted_caller import KINDS, TRANSPORTS
 from support.client.interrupting import Interrupt, interrupting
 from support.server.server_process import ServerProcess
 from support.values import expected, operands
-from support.waiting import wait_until
+from support.waiting import PATIENCE_S, wait_until
 
 # For a run by hand with 200 processes of one round for each transport, set MSE_GRAD_TEST_INTERRUPTED=200,1.
 PROCESSES, ROUNDS = map(int, os.environ.get("MSE_GRAD_TEST_INTERRUPTED", "1,12").split(","))
@@ -131,6 +131,6 @@ def test_a_lock_of_grpc_that_an_interrupt_kept_is_released_while_the_caller_keep
         assert raised
         other = threading.Thread(target=lambda: answers.append(client.compute(*given).tobytes()), daemon=True)
         other.start()
-        other.join(20)
+        other.join(PATIENCE_S)
         assert not other.is_alive(), f"the thread hangs while {caught.value!r} is kept"
         assert compute(*given).tobytes() == answers[0] == expected(*given).tobytes()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions
+from support.ports import held_port
 from support.server.backends import running_on
 from support.values import expected, operands
 
@@ -17,14 +19,15 @@ DEADLINE_S = 90.0
 @pytest.mark.parametrize("network", ["tcp", "unix"])
 def test_the_next_call_reaches_the_server_that_took_its_place(backend: str, network: str, tmp_path: Path) -> None:
     given = operands((1000,))
-    listen = "127.0.0.1:0" if network == "tcp" else f"unix:{tmp_path / 'mse-grad.sock'}"
-    with running_on(backend, listen=listen) as first:
-        client = MseGradClient(first.address)
-        assert client.compute(*given).tobytes() == expected(*given).tobytes()
-        instance = client.server_info().instance_id
-    with client, running_on(backend, listen=first.address):
-        assert client.compute(*given).tobytes() == expected(*given).tobytes()
-        assert client.server_info().instance_id != instance
+    with held_port() as port, ExitStack() as opened:
+        listen = f"127.0.0.1:{port}" if network == "tcp" else f"unix:{tmp_path / 'mse-grad.sock'}"
+        with running_on(backend, listen=listen) as first:
+            client = opened.enter_context(MseGradClient(first.address))
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+            instance = client.server_info().instance_id
+        with running_on(backend, listen=listen):
+            assert client.compute(*given).tobytes() == expected(*given).tobytes()
+            assert client.server_info().instance_id != instance
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient
+from support.ports import held_port
 from support.server.server_process import ServerProcess, running_server
 from support.values import Operands, expected, operands
 from support.waiting import PATIENCE_S, wait_until
@@ -241,18 +243,19 @@ def test_a_client_that_is_killed_leaves_nothing_mapped(server: ServerProcess, cl
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("network", ["tcp", "unix"])
 def test_the_next_server_gets_the_same_arrays(end: str, network: str, tmp_path: Path) -> None:
-    listen = "127.0.0.1:0" if network == "tcp" else f"unix:{tmp_path / 'mse-grad.sock'}"
-    with running_server(listen=listen) as first:
-        client = MseGradClient(first.address)
-        given, out = shared_operands(client), client.empty(COUNT)
-        client.compute(*given, out=out)
-        assert elements_in_shared_memory(first) == COUNT
-        if end == "kill":
-            first.kill()
-    out[...] = 0
-    with client, running_server(listen=first.address) as second:
-        assert client.compute(*given, out=out).tobytes() == expected(*given).tobytes()
-        assert elements_in_shared_memory(second) == COUNT
+    with held_port() as port, ExitStack() as opened:
+        listen = f"127.0.0.1:{port}" if network == "tcp" else f"unix:{tmp_path / 'mse-grad.sock'}"
+        with running_server(listen=listen) as first:
+            client = opened.enter_context(MseGradClient(first.address))
+            given, out = shared_operands(client), client.empty(COUNT)
+            client.compute(*given, out=out)
+            assert elements_in_shared_memory(first) == COUNT
+            if end == "kill":
+                first.kill()
+        out[...] = 0
+        with running_server(listen=listen) as second:
+            assert client.compute(*given, out=out).tobytes() == expected(*given).tobytes()
+            assert elements_in_shared_memory(second) == COUNT
 
 
 @pytest.mark.parametrize(

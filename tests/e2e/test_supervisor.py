@@ -107,7 +107,7 @@ def test_a_killed_worker_is_replaced_at_the_same_address_and_no_request_to_the_o
         try:
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: states(addresses[0])[1] == (addresses[1], "cpu", "starting"))
-            assert instances(host.address) == others
+            meanwhile = instances(host.address)
             wait_until(lambda: pid_of(host, "cpu:1") != pid)
             wait_until(lambda: states(addresses[0]) == before)
         finally:
@@ -115,7 +115,10 @@ def test_a_killed_worker_is_replaced_at_the_same_address_and_no_request_to_the_o
         for one in computing:
             one.result(PATIENCE_S)
     compute(addresses[1])
-    assert info(addresses[1]).instance_id in instances(host.address)
+    successor = info(addresses[1]).instance_id
+    # On a busy machine the successor may be ready before the last of these connections.
+    assert others <= meanwhile <= others | {successor}
+    assert successor in instances(host.address)
     assert 'mse_grad_worker_restarts_total{reason="signal",worker="cpu:1"} 1.0' in metrics(host)
 
 

@@ -131,16 +131,14 @@ def test_without_retries_a_busy_server_is_an_error() -> None:
 
 
 def test_a_restarted_server_is_found_again() -> None:
-    server = ScriptedServer()
-    server.start()
-    with MseGradClient(server.address) as client:
-        for _ in range(3):
+    with ScriptedServer() as server:
+        with MseGradClient(server.address) as client:
+            for _ in range(3):
+                compute_and_check(client)
+                server.stop()
+                server.start()
             compute_and_check(client)
-            server.stop()
-            server.start()
-        compute_and_check(client)
-    server.stop()
-    assert server.streams == 4
+        assert server.streams == 4
 
 
 def test_no_server_is_unavailable_and_names_the_address() -> None:

@@ -210,11 +210,16 @@ async def test_a_call_is_counted_by_its_transport_phases_margin_and_trace() -> N
 async def test_a_call_whose_caller_stops_waiting_is_counted_as_late() -> None:
     async with serving(inline_bytes=0) as server:
         server.backend.gate.clear()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await server.channel.unary_unary("/mse_grad.v1.MseGradService/ComputeGradient")(request(), timeout=0.2)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        for timeout_s in (0.2, 0.8, 3.2, 12.8):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await server.channel.unary_unary("/mse_grad.v1.MseGradService/ComputeGradient")(
+                    request(), timeout=timeout_s
+                )
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if server.backend.started.acquire(blocking=False):  # not if a busy machine had not even read the request
+                break
         labels = {"method": "ComputeGradient", "dtype": "float32", "reduction": "mean", "code": "DEADLINE_EXCEEDED"}
-        await server.until(lambda: server.metric("mse_grad_requests_total", **labels) == 1)
+        await server.until(lambda: server.metric("mse_grad_requests_total", **labels) >= 1)
         server.assert_nothing_in_flight()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -15,6 +16,7 @@ from mse_grad.formula import coefficient, gradient_into
 from mse_grad.reasons import ERROR_DOMAIN, Reason
 from mse_grad.tensor import Reduction, dtype_of_wire, elements
 from mse_grad.v1 import mse_grad_pb2 as pb
+from support.ports import held_port
 
 __all__ = [
     "LIMITS",
@@ -47,7 +49,7 @@ class ScriptedServer:
     """Serves StreamGradients by scripts: the n-th stream follows the n-th script, further ones the last.
 
     Attributes:
-        address: "host:port" once started; the same after a restart.
+        address: "host:port" within the `with`; the same after a restart, and nobody else's in between.
         streams: How many streams were opened.
         requests: Every message that any stream received, decoded.
         info: The answer to GetServerInfo; None if the server does not know the method.
@@ -68,7 +70,8 @@ class ScriptedServer:
         self.streams = 0
         self.requests: list[StreamRequest] = []
         self.info: Callable[[], pb.GetServerInfoResponse] | None = None
-        self.address = "127.0.0.1:0"
+        self.address = ""
+        self._port = ExitStack()
 
     def start(self) -> None:
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
@@ -83,19 +86,20 @@ class ScriptedServer:
                 ),
             )
         )
-        port = self._server.add_insecure_port(self.address)
-        self.address = f"127.0.0.1:{port}"
+        self._server.add_insecure_port(self.address)
         self._server.start()
 
     def stop(self) -> None:
         self._server.stop(None).wait()
 
     def __enter__(self) -> ScriptedServer:
+        self.address = f"127.0.0.1:{self._port.enter_context(held_port())}"
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._port.close()
 
     def _stream(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
         with self._lock:

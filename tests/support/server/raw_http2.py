@@ -94,19 +94,6 @@ class Http2:
             pass
         return at
 
-    def take(self, seconds: float) -> None:
-        """Reads frames for this time, and answers pings and settings as a live peer does."""
-        self._socket.settimeout(seconds)
-        try:
-            while True:
-                kind, flags, _, payload = self._frame()
-                if kind == _SETTINGS and not flags & _ACK:
-                    self._send(_frame(_SETTINGS, _ACK, 0, b""))
-                elif kind == _PING and not flags & _ACK:
-                    self._send(_frame(_PING, _ACK, 0, payload))
-        except (TimeoutError, ConnectionError):
-            return
-
     def ended(self, number: int) -> None:
         """Waits until the server has ended an RPC, by a status or by a reset."""
         self._until(

@@ -18,7 +18,7 @@ from mse_grad_server.errors import BackendError, DeviceUnavailable, ServerBusy, 
 from mse_grad_server.process.exits import ExitCode
 from support.npu.backend import Open, Opened
 from support.npu.runtime import AscendRuntime
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, holds_at_some_pace
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,19 @@ from support.waiting import PATIENCE_S
 def test_a_fault_gets_its_repair_and_the_request_its_answer(
     open_backend: Open, runtime: AscendRuntime, fault: str, rungs: list[Rung]
 ) -> None:
-    with open_backend(block_timeout_s=0.2) as opened:
-        opened.check(100)
-        with runtime.faults(fault):
+    def gets_them(pace: int) -> bool:
+        with open_backend(block_timeout_s=0.2 * pace) as opened:
             opened.check(100)
-        opened.check(100)
-        assert opened.witness.rungs == rungs
-        assert opened.witness.is_available
-        assert opened.witness.failures
-        print(f"{fault}: {rungs[0].name} took {1000 * opened.witness.repair_seconds[0]:.1f} ms")
+            with runtime.faults(fault):
+                opened.check(100)
+            opened.check(100)
+            assert opened.witness.is_available
+            assert opened.witness.failures
+            print(f"{fault}: {rungs[0].name} took {1000 * opened.witness.repair_seconds[0]:.1f} ms")
+            return opened.witness.rungs == rungs
+
+    # Blocks that hang are told from others by their time alone, and a busy machine makes others slow too.
+    assert holds_at_some_pace(gets_them) if "hang" in fault else gets_them(100)
 
 
 def test_a_block_that_is_slow_is_no_fault(open_backend: Open, runtime: AscendRuntime) -> None:
@@ -208,7 +212,7 @@ def test_without_memory_at_all_the_request_may_be_retried(open_backend: Open, ru
 def test_a_call_that_does_not_return_ends_the_wait_and_asks_for_another_process(
     open_backend: Open, runtime: AscendRuntime
 ) -> None:
-    with open_backend(hang_s=0.3) as opened:
+    with open_backend(hang_s=2.0) as opened:
         opened.check(100)
         with runtime.faults("aclrtQueryEventStatus mode=hang"):
             with pytest.raises(DeviceUnavailable):

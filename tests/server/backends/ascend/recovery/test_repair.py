@@ -42,7 +42,7 @@ def load(opened: Opened) -> Counter[str]:
 
 
 def once(open_backend: Open, runtime: AscendRuntime, rule: str) -> None:
-    with open_backend(block_timeout_s=1.0) as opened:
+    with open_backend() as opened:
         with runtime.faults(rule):
             ends = load(opened)
         assert ends == {"right": CALLERS * REQUESTS_EACH}, rule
