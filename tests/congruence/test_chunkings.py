@@ -18,6 +18,7 @@ from mse_grad_cli.conformance.operands import KINDS, LAYOUTS
 from mse_grad_client import ClientOptions, MseGradClient
 from support.numerics.compute import formula_compute
 from support.server.server_process import ServerProcess
+from support.waiting import wait_until
 
 STREAM = "/mse_grad.v1.MseGradService/StreamGradients"
 # From a single float64 to more than the whole tensor; odd numbers are rounded down to whole elements.
@@ -27,15 +28,21 @@ WINDOWS = (1, 2, 7, None)
 MOST_CHUNKS = 500
 
 
-@pytest.fixture(scope="module")
-def clients(server: ServerProcess) -> Iterator[dict[tuple[int | None, int | None], MseGradClient]]:
+@pytest.fixture(scope="module", params=["stream", "direct"])
+def clients(
+    server: ServerProcess, request: pytest.FixtureRequest
+) -> Iterator[dict[tuple[int | None, int | None], MseGradClient]]:
     every = {
         (size, window): MseGradClient(
-            server.address, options=ClientOptions(chunk_bytes=size, window_chunks=window, shared_memory=False)
+            server.address,
+            options=ClientOptions(
+                chunk_bytes=size, window_chunks=window, shared_memory=False, direct=request.param == "direct"
+            ),
         )
         for size in CHUNK_BYTES
         for window in WINDOWS
     }
+    wait_until(lambda: {client.server_info().transport for client in every.values()} == {request.param})
     yield every
     for client in every.values():
         client.close()

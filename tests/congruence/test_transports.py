@@ -17,6 +17,7 @@ from mse_grad_client import ClientOptions, MseGradClient, Unimplemented
 from support.numerics.compute import formula_compute
 from support.server.server_process import ServerProcess
 from support.values import operands
+from support.waiting import wait_until
 
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
@@ -44,15 +45,22 @@ class Transport:
 
     options: ClientOptions
     compute_of: Callable[[MseGradClient], Compute] = attrgetter("compute")
-    in_shared_memory: bool = False
+    name: str = ""
 
 
 TRANSPORTS = {
-    "stream": Transport(ClientOptions(shared_memory=False)),
-    "stream, chunk by chunk": Transport(ClientOptions(chunk_bytes=4096, window_chunks=1, shared_memory=False)),
+    "stream": Transport(ClientOptions(shared_memory=False, direct=False)),
+    "stream, chunk by chunk": Transport(
+        ClientOptions(chunk_bytes=4096, window_chunks=1, shared_memory=False, direct=False)
+    ),
+    "direct": Transport(ClientOptions(shared_memory=False), name="direct"),
+    "direct, chunk by chunk": Transport(
+        ClientOptions(chunk_bytes=4096, window_chunks=1, shared_memory=False), name="direct"
+    ),
+    "one of many, direct": Transport(ClientOptions(shared_memory=False), one_of_many, name="direct"),
     "one of many": Transport(ClientOptions(), one_of_many),
     "unary": Transport(ClientOptions(), attrgetter("compute_unary")),
-    "shared memory": Transport(ClientOptions(shared_from_bytes=0), in_shared_memory, in_shared_memory=True),
+    "shared memory": Transport(ClientOptions(shared_from_bytes=0), in_shared_memory, name="shared_memory"),
     "copied through shared memory": Transport(ClientOptions(copied_from_bytes=0)),
     "packets if it fits": Transport(ClientOptions()),
 }
@@ -64,8 +72,8 @@ def test_every_case_has_the_bits_of_the_formula(
     server_of_kernel: ServerProcess, client_type: type[MseGradClient], transport: Transport, dtype: DType
 ) -> None:
     with client_type(server_of_kernel.address, options=transport.options) as client:
-        if transport.in_shared_memory:
-            assert client.server_info().transport == "shared_memory"
+        if transport.name:
+            wait_until(lambda: client.server_info().transport == transport.name)
         assert_bits_of_the_formula(client, transport.compute_of(client), dtype)
 
 

@@ -53,7 +53,7 @@ def test_the_page_shows_what_the_script_prints(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("scalar_dout", [False, True], ids=["tensor", "scalar"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_bytes_of_a_gradient_are_those_that_the_server_counts(dtype: str, scalar_dout: bool) -> None:
-    options = ClientOptions(shared_memory=False)
+    options = ClientOptions(shared_memory=False, direct=False)
     load = Load(1, 100_000, dtype, scalar_dout)
     operand = np.ones(load.elements, dtype)
     with running_server() as server, MseGradClient(server.address, options=options) as client:

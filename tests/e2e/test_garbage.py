@@ -16,7 +16,8 @@ from support.server.server_process import ServerProcess
 from support.values import operands
 
 Call = Callable[[MseGradClient], object]
-OVER_TCP = ClientOptions(shared_memory=False)
+OVER_TCP = ClientOptions(shared_memory=False, direct=False)
+DIRECT = ClientOptions(shared_memory=False)
 
 
 def compute(elements: int) -> Call:
@@ -56,6 +57,9 @@ CALLS: dict[str, tuple[Call, ClientOptions]] = {
     "in shared memory": (in_place, ClientOptions()),
     "the stream": (compute(1000), OVER_TCP),
     "the stream, many chunks": (compute(1_000_000), OVER_TCP),
+    "a direct connection": (compute(1000), DIRECT),
+    "a direct connection, many chunks": (compute(1_000_000), DIRECT),
+    "compute_many over a direct connection": (many, DIRECT),
     "one unary call": (lambda client: client.compute_unary(*operands((1000,))), ClientOptions()),
     "compute_many": (many, ClientOptions()),
     "compute_many over TCP": (many, OVER_TCP),

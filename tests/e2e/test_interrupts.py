@@ -124,7 +124,7 @@ def test_a_lock_of_grpc_that_an_interrupt_kept_is_released_while_the_caller_keep
 ) -> None:
     given = operands((100,))
     answers: list[bytes] = []
-    with MseGradClient(server.address, options=ClientOptions(shared_memory=False)) as client:
+    with MseGradClient(server.address, options=ClientOptions(shared_memory=False, direct=False)) as client:
         compute = client.compute_unary if unary else client.compute
         with pytest.raises(Interrupt) as caught, interrupting() as raised:
             compute(*given)

@@ -70,7 +70,7 @@ def folder() -> Iterator[Path]:
 def fail_and_compute(address: str, *, times: int) -> None:
     """Sends requests that are refused, each of which writes a line to the log, and then computes a gradient."""
     given = operands((1000,))
-    options = ClientOptions(timeout_s=PATIENCE_S, shared_memory=False)
+    options = ClientOptions(timeout_s=PATIENCE_S, shared_memory=False, direct=False)
     with MseGradClient(address, options=options) as client:
         client.wait_ready(PATIENCE_S)
         for _ in range(times):

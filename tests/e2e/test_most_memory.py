@@ -56,7 +56,7 @@ def limit_memory(pid: int, more_bytes: int) -> None:
 
 
 def test_callers_fill_most_of_the_bound_at_once_and_never_more() -> None:
-    settings = Settings.model_validate({**FULL_SIZES, "shared_memory": False})
+    settings = Settings.model_validate({**FULL_SIZES, "shared_memory": False, "direct_listen": "none"})
     half = framed(bytes(settings.receive_limit_bytes - KIB))[: -2 * KIB]
     operand = bytes(FULL_SIZES["chunk_bytes"])
     messages = settings.window_bytes // (4 * len(operand)) - 1  # one more and the server reads no further
@@ -67,7 +67,7 @@ def test_callers_fill_most_of_the_bound_at_once_and_never_more() -> None:
         chunk = Chunk(1, number * elements, operand, operand, operand)
         window += framed(encode_stream_request([] if number else [header], [chunk]))
     patience = ("--device-timeout-s", "300", "--device-hang-s", "600")
-    flags = (*ascend_flags(), *patience, "--no-shared-memory", *flags_of(FULL_SIZES))
+    flags = (*ascend_flags(), *patience, "--no-shared-memory", "--direct-listen", "none", *flags_of(FULL_SIZES))
     with running_server(*flags, environment=_HANGS) as server, ExitStack() as stack:
         pid = server.process.pid
         limit_memory(pid, settings.most_memory_bytes + _THREADS_BYTES)
@@ -114,7 +114,7 @@ def test_a_server_runs_within_the_memory_that_its_settings_add_up_to() -> None:
             slow = stack.enter_context(Http2(server.address))
             slow.fill(slow.open("/mse_grad.v1.MseGradService/StreamGradients"), gradient)
         given = np.linspace(-1, 1, 1024, dtype=np.float32)
-        with MseGradClient(server.address, options=ClientOptions(shared_memory=False)) as client:
+        with MseGradClient(server.address, options=ClientOptions(shared_memory=False, direct=False)) as client:
             y = client.compute(given, given, given)
         assert filled_bytes > settings.most_memory_bytes / 4, "the server was hardly filled"
         assert y.tobytes() == expected(given, given, given).tobytes()

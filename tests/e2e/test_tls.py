@@ -109,7 +109,9 @@ def test_gradients_arrive_over_tls_on_every_transport(guarded: Guarded) -> None:
         predict, label, dout = (client.empty(each.shape) for each in given)
         predict[:], label[:], dout[:] = given
         assert client.compute(predict, label, dout).tobytes() == wanted
-    with MseGradClient(guarded.server.address, options=replace(guarded.options, shared_memory=False)) as client:
+    with MseGradClient(
+        guarded.server.address, options=replace(guarded.options, shared_memory=False, direct=False)
+    ) as client:
         assert client.compute(*given).tobytes() == wanted
         assert client.server_info().transport == "stream"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -178,7 +179,7 @@ class SharedExchange(Exchange):
         """
         with self._guard:
             if self._error is not None:
-                raise self._error
+                raise copy.copy(self._error)  # as Exchange does
             self._is_woken = False
             answered = list(self._answered)
             self._answered.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator
@@ -179,7 +180,7 @@ class Exchange:
                 request_id=self._request_id,
             )
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)  # its traceback refers to this exchange: the error itself would be a cycle
 
     def abandon(self) -> None:
         """Ensures that nothing is written to the gradient from now on."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers.environments import NotAvailable, python_of
 from benchmarks.peers.figures import Absence
 from benchmarks.peers.processes import Client, PeerServer
-from benchmarks.peers.rows import SERVERS, Row, Server
+from benchmarks.peers.rows import CERTIFICATE, KEY, SERVERS, Row, Server
+from support.server.certificates import Authority, Pair
 from support.server.server_process import running_server
 
 __all__ = ["Participant", "started"]
@@ -50,8 +51,10 @@ def started(rows: Sequence[Row], folder: Path) -> Iterator[tuple[list[Participan
         rows: The rows that take part.
         folder: Folder for logs and Unix sockets; a short path.
     """
+    authority = Authority(folder)
+    pair = authority.issue("server")
     with ExitStack() as stack:
-        addresses, failures = _started_servers({row.server for row in rows if row.server}, folder, stack)
+        addresses, failures = _started_servers({row.server for row in rows if row.server}, folder, pair, stack)
         participants: list[Participant] = []
         absences: list[Absence] = []
         clients: list[tuple[Row, str, Client]] = []
@@ -60,6 +63,8 @@ def started(rows: Sequence[Row], folder: Path) -> Iterator[tuple[list[Participan
                 absences.append(Absence(*row.key, during="start", not_available=failures[row.server]))
                 continue
             python = python_of(SERVERS[row.server].environment if row.server else "")
+            trusted = {CERTIFICATE: str(authority.certificate)} if row.server and SERVERS[row.server].tls else {}
+            row = replace(row, variables={**row.variables, **trusted})
             client = _start_client(row, python, addresses.get(row.server, ""), folder)
             stack.callback(client.close)
             clients.append((row, python, client))
@@ -75,7 +80,9 @@ def started(rows: Sequence[Row], folder: Path) -> Iterator[tuple[list[Participan
         yield participants, absences
 
 
-def _started_servers(names: set[str], folder: Path, stack: ExitStack) -> tuple[dict[str, str], dict[str, str]]:
+def _started_servers(
+    names: set[str], folder: Path, pair: Pair, stack: ExitStack
+) -> tuple[dict[str, str], dict[str, str]]:
     """Returns the addresses of the servers that listen, and the errors of the others."""
     addresses: dict[str, str] = {}
     failures: dict[str, str] = {}
@@ -83,7 +90,7 @@ def _started_servers(names: set[str], folder: Path, stack: ExitStack) -> tuple[d
     for name in sorted(names):
         server = SERVERS[name]
         if not server.module:
-            addresses[name] = _product(server, folder, stack)
+            addresses[name] = _product(server, folder, pair, stack)
             continue
         try:
             python = python_of(server.environment)
@@ -96,7 +103,7 @@ def _started_servers(names: set[str], folder: Path, stack: ExitStack) -> tuple[d
             server.module,
             address,
             arguments=server.arguments,
-            environment=_variables(server, address),
+            environment={**_variables(server, address), **(_names_of(pair) if server.tls else {})},
             log=folder / f"server-{name.replace(' ', '-')}.log",
         )
         stack.callback(starting[name].close)
@@ -112,9 +119,14 @@ def _started_servers(names: set[str], folder: Path, stack: ExitStack) -> tuple[d
     return addresses, failures
 
 
-def _product(server: Server, folder: Path, stack: ExitStack) -> str:
+def _product(server: Server, folder: Path, pair: Pair, stack: ExitStack) -> str:
     listen = f"unix:{folder / 'product.sock'}" if server.unix else "127.0.0.1:0"
-    return stack.enter_context(running_server(listen=listen, environment=server.variables)).address
+    flags = pair.flags if server.tls else ()
+    return stack.enter_context(running_server(*flags, listen=listen, environment=server.variables)).address
+
+
+def _names_of(pair: Pair) -> Mapping[str, str]:
+    return {CERTIFICATE: str(pair.certificate), KEY: str(pair.key)}
 
 
 def _start_client(row: Row, python: str, address: str, folder: Path, *, number: int = 0) -> Client:

@@ -6,7 +6,10 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["ROWS", "SERVERS", "Key", "Row", "Server"]
+__all__ = ["CERTIFICATE", "KEY", "ROWS", "SERVERS", "Key", "Row", "Server"]
+
+CERTIFICATE, KEY = "BENCHMARK_CERTIFICATE", "BENCHMARK_KEY"
+"""Variables with the paths of the PEM files of servers with TLS; the certificate is its own CA."""
 
 # Name and transport; tables, figures and targets identify a row by them.
 Key = tuple[str, str]
@@ -35,6 +38,7 @@ class Server:
         module: Module of `adapters`; "" for the product's own server.
         environment: Virtual environment; "" for the product's.
         unix: Whether it listens on a Unix socket.
+        tls: Whether it has TLS, with the certificate and key of `CERTIFICATE` and `KEY`.
         arguments: Arguments of its command, after those of `server_process.py`.
         variables: Its environment variables; "{host}" and "{port}" stand for the address that it shall listen on.
     """
@@ -42,6 +46,7 @@ class Server:
     module: str = ""
     environment: str = ""
     unix: bool = False
+    tls: bool = False
     arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -84,11 +89,14 @@ class Row:
 SERVERS = {
     "ours": Server(),
     "ours tuned": Server(variables=_SETTINGS),
+    "ours TLS": Server(tls=True),
     "ours unix": Server(unix=True),
     "ours unix tuned": Server(unix=True, variables=_SETTINGS),
     "flight": Server("flight", "flight"),
     "flight tuned": Server("flight", "flight", variables=_MALLOC),
+    "flight tuned TLS": Server("flight", "flight", tls=True, variables=_MALLOC),
     "grpcio": Server("plain_grpcio"),
+    "grpcio TLS": Server("plain_grpcio", tls=True),
     "kserve": Server(
         "kserve_model",
         "kserve",
@@ -116,6 +124,9 @@ ROWS = (
     Row(("compute", "unix"), "ours:wire", "ours unix"),
     Row(("compute", "tcp, tuned"), "ours:wire", "ours tuned", variables=_SETTINGS),
     Row(("compute", "tcp"), "ours:wire", "ours"),
+    Row(("compute", "tcp, gRPC's stream"), "ours:wire_of_grpc", "ours"),
+    Row(("compute", "tcp, TLS"), "ours:wire", "ours TLS"),
+    Row(("compute", "tcp, TLS, gRPC's stream"), "ours:wire_of_grpc", "ours TLS"),
     # The server's default limit on a message is 64 MiB.
     Row(("compute_unary", "tcp"), "ours:unary", "ours", most_elements=2**20),
     Row(("compute_many", "same host, 64 a call"), "ours:many", "ours", items=64, several_clients=False),
@@ -132,9 +143,16 @@ ROWS = (
         "flight tuned",
         variables=_MALLOC,
     ),
+    Row(
+        ("Arrow Flight", "stream of 128K, tuned, TLS"),
+        "flight:stream_of_large_batches",
+        "flight tuned TLS",
+        variables=_MALLOC,
+    ),
     Row(("Arrow Flight", "a stream per call"), "flight:per_call", "flight"),
     Row(("mosec", "http"), "mosec_worker:connect", "mosec"),
     Row(("plain grpcio", "unary"), "plain_grpcio:connect", "grpcio"),
+    Row(("plain grpcio", "unary, TLS"), "plain_grpcio:connect", "grpcio TLS"),
     Row(("kserve", "grpc"), "kserve_model:connect", "kserve"),
     Row(("mlserver", "grpc"), "mlserver_client:connect", "mlserver"),
     Row(("pytriton", "grpc"), "triton_model:over_grpc", "pytriton"),

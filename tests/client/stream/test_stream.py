@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -24,6 +26,7 @@ from mse_grad_client.stream.outbox import Outbox
 from mse_grad_client.stream.stream import Stream
 from support.client.scripted_server import LIMITS, answer, gone_away, opened, refused
 from support.values import expected, operands
+from support.waiting import wait_until
 
 CHUNK_ELEMENTS = 8
 WINDOW_CHUNKS = 3
@@ -125,6 +128,22 @@ def exchange(elements: int, *, deadline: float | None = None, seed: int = 7) -> 
         window_chunks=WINDOW_CHUNKS,
     )
     return made, request
+
+
+def test_a_request_that_the_server_refused_is_freed_with_its_error(stream: Stream, channel: FakeChannel) -> None:
+    gc.disable()  # only a cycle of references would need it
+    try:
+        each, request = exchange(4)
+        id = stream.start(each)
+        channel.call.give(refused(id, Reason.CHUNK_OUT_OF_ORDER))
+        with pytest.raises(MseGradError):
+            stream.finish(id, each)
+        request.holder = None  # as the transport does at the end
+        freed = weakref.ref(each)
+        del each
+        wait_until(lambda: freed() is None)
+    finally:
+        gc.enable()
 
 
 def test_requests_that_waited_together_go_in_one_message(running: Running, channel: FakeChannel) -> None:

@@ -117,6 +117,7 @@ def never_closed(address: str) -> None:
     """A loop ends with a client that nobody closes."""
     _compute_in_new_loop(AsyncMseGradClient(address))
     _compute_in_new_loop(AsyncMseGradClient(address, options=ClientOptions(shared_memory=False)))
+    _compute_in_new_loop(AsyncMseGradClient(address, options=ClientOptions(shared_memory=False, direct=False)))
 
 
 def control_c(address: str) -> None:

@@ -105,8 +105,10 @@ def running_load(address: str, ca: Path, *, kinds: tuple[str, ...] = ("unary", "
                 opened.enter_context(
                     MseGradClient(
                         address,
-                        # Neither the servers' own addresses nor their memory, which are on this host.
-                        options=ClientOptions(tls_ca=ca, all_workers=False, shared_memory=False, timeout_s=_TIMEOUT_S),
+                        # Nothing of the servers that does not pass the proxy, which is on their host.
+                        options=ClientOptions(
+                            tls_ca=ca, all_workers=False, shared_memory=False, direct=False, timeout_s=_TIMEOUT_S
+                        ),
                     )
                 )
             ),

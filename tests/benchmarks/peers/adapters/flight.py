@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pyarrow.flight
 
 from benchmarks.peers.adapters.kernel import Kernel
 from benchmarks.peers.adapters.operands import Array, Call, Operands, Prepare
+from benchmarks.peers.rows import CERTIFICATE, KEY
 
 __all__ = ["DISTRIBUTION", "per_call", "serve", "stream", "stream_of_large_batches"]
 
@@ -24,8 +27,8 @@ _OPERANDS = ("predict", "label", "dout")
 class GradientServer(pa.flight.FlightServerBase):  # type: ignore[misc]
     """Answers each batch of operands with one batch of the gradient."""
 
-    def __init__(self, location: str) -> None:
-        super().__init__(location)
+    def __init__(self, location: str, **options: object) -> None:
+        super().__init__(location, **options)
         self._kernel = Kernel()
 
     def do_exchange(self, context: object, descriptor: object, reader: Any, writer: Any) -> None:
@@ -42,7 +45,11 @@ class GradientServer(pa.flight.FlightServerBase):  # type: ignore[misc]
 
 def serve(address: str) -> None:
     """Serves until the process ends."""
-    GradientServer(f"grpc://{address}").serve()
+    if KEY not in os.environ:
+        GradientServer(f"grpc://{address}").serve()
+        return
+    certificate, key = (Path(os.environ[name]).read_bytes() for name in (CERTIFICATE, KEY))
+    GradientServer(f"grpc+tls://{address}", tls_certificates=[(certificate, key)]).serve()
 
 
 def stream(address: str) -> Prepare:
@@ -62,7 +69,11 @@ def per_call(address: str) -> Prepare:
 
 class _Connection:
     def __init__(self, address: str, *, batch: int) -> None:
-        self._client = pa.flight.connect(f"grpc://{address}")
+        trusted = os.environ.get(CERTIFICATE)
+        if trusted is None:
+            self._client = pa.flight.connect(f"grpc://{address}")
+        else:
+            self._client = pa.flight.connect(f"grpc+tls://{address}", tls_root_certs=Path(trusted).read_bytes())
         self._batch = batch
         self._sender = ThreadPoolExecutor(max_workers=1)
 

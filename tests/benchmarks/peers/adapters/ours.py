@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeAlias
 
 from benchmarks.peers.adapters.operands import Array, Call, Operands, Prepare
+from benchmarks.peers.rows import CERTIFICATE
 from mse_grad_client import AsyncMseGradClient, ClientOptions, MseGradClient
 
 __all__ = [
@@ -21,11 +25,14 @@ __all__ = [
     "threads_over_wire",
     "unary",
     "wire",
+    "wire_of_grpc",
 ]
 
 DISTRIBUTION = "mse-grad"
 
-_WIRE = ClientOptions(shared_memory=False)
+_WIRE = ClientOptions(shared_memory=False, tls_ca=os.environ.get(CERTIFICATE))
+_WIRE_OF_GRPC = replace(_WIRE, direct=False)
+_PATIENCE_S = 30.0
 _CALLERS = 16
 
 Item: TypeAlias = tuple[Array, Array, Array]
@@ -33,7 +40,12 @@ Item: TypeAlias = tuple[Array, Array, Array]
 
 def wire(address: str) -> Prepare:
     """`compute` over the wire, as between two hosts."""
-    return _ordinary(MseGradClient(address, options=_WIRE))
+    return _ordinary(_wired(address))
+
+
+def wire_of_grpc(address: str) -> Prepare:
+    """The same without a direct connection."""
+    return _ordinary(MseGradClient(address, options=_WIRE_OF_GRPC))
 
 
 def same_host(address: str) -> Prepare:
@@ -75,7 +87,7 @@ def many(address: str) -> Prepare:
 
 def many_over_wire(address: str) -> Prepare:
     """`compute_many` over the wire, as between two hosts."""
-    return _packed(MseGradClient(address, options=_WIRE))
+    return _packed(_wired(address))
 
 
 def threads(address: str) -> Prepare:
@@ -85,7 +97,7 @@ def threads(address: str) -> Prepare:
 
 def threads_over_wire(address: str) -> Prepare:
     """As `threads`, over the wire."""
-    return _threaded(MseGradClient(address, options=_WIRE))
+    return _threaded(_wired(address))
 
 
 def tasks(address: str) -> Prepare:
@@ -96,6 +108,16 @@ def tasks(address: str) -> Prepare:
 def tasks_over_wire(address: str) -> Prepare:
     """As `tasks`, over the wire."""
     return _awaited(AsyncMseGradClient(address, options=_WIRE))
+
+
+def _wired(address: str) -> MseGradClient:
+    """Returns a client with the connection that a long-lived client has: the first requests go on without it."""
+    client = MseGradClient(address, options=_WIRE)
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while not address.startswith("unix:") and client.server_info().transport != "direct":
+        if time.monotonic() >= deadline_s:
+            raise TimeoutError("the direct connection does not stand")
+    return client
 
 
 def _ordinary(client: MseGradClient) -> Prepare:

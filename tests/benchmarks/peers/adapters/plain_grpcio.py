@@ -6,12 +6,15 @@ refuse a megabyte. It computes with the same kernel as the real server, so that 
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
 
 from benchmarks.peers.adapters.operands import Array, Call, Operands, Prepare
+from benchmarks.peers.rows import CERTIFICATE, KEY
 from mse_grad.tensor import Reduction, dtype_of, dtype_of_wire
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1 import mse_grad_pb2_grpc as pb_grpc
@@ -52,14 +55,23 @@ def serve(address: str) -> None:
     backend.open()
     server = grpc.server(ThreadPoolExecutor(max_workers=4), options=_UNLIMITED)
     pb_grpc.add_MseGradServiceServicer_to_server(PlainServicer(backend), server)
-    server.add_insecure_port(address)
+    if KEY in os.environ:
+        certificate, key = (Path(os.environ[name]).read_bytes() for name in (CERTIFICATE, KEY))
+        server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+    else:
+        server.add_insecure_port(address)
     server.start()
     server.wait_for_termination()
 
 
 def connect(address: str) -> Prepare:
     """One channel."""
-    stub = pb_grpc.MseGradServiceStub(grpc.insecure_channel(address, options=_UNLIMITED))
+    if CERTIFICATE in os.environ:
+        trusted = grpc.ssl_channel_credentials(Path(os.environ[CERTIFICATE]).read_bytes())
+        channel = grpc.secure_channel(address, trusted, options=_UNLIMITED)
+    else:
+        channel = grpc.insecure_channel(address, options=_UNLIMITED)
+    stub = pb_grpc.MseGradServiceStub(channel)
 
     def prepare(operands: Operands) -> Call:
         dtype = dtype_of(operands.predict.dtype, field="predict")
