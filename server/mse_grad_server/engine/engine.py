@@ -6,30 +6,24 @@ Everything except `compute_all` and `fallback` belongs to the event loop.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from mse_grad.tensor import DType
 from mse_grad_server.backends.base import Backend, ComputeAll
-from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady, ServerBusy, ServerError
+from mse_grad_server.engine.admission import MessageAdmission, SharedAdmission, Waiting
+from mse_grad_server.engine.streams import Drainable, OpenStreams
+from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.process.state import State
 from mse_grad_server.settings.model import Settings
-from mse_grad_server.settings.value_types import size_text
 
-__all__ = ["Drainable", "Engine", "EngineLimits"]
+__all__ = ["Engine", "EngineLimits"]
 
 T = TypeVar("T")
-
-# Share of max_in_flight_bytes for requests whose operands are still to come. The rest is for requests that arrive with
-# their operands: those are computed at once, and requests that only announce operands cannot keep them out.
-_ANNOUNCED_SHARE = 7 / 8
-# Least interval between two searches for silent requests, as a share of give_way_s: a search visits all open requests.
-_SEARCH_INTERVAL = 1 / 8
 
 # When no other request is in flight, gradients up to 8x inline_bytes in shared memory also run in the event loop:
 # computing them takes about as long as waking a worker thread, and a request that arrives meanwhile waits no longer
@@ -37,34 +31,20 @@ _SEARCH_INTERVAL = 1 / 8
 _LONE_FACTOR = 8
 
 
-class Drainable(Protocol):
-    """A stream, as far as draining and admission know it."""
-
-    def drain(self, reason: ServerError) -> None:
-        """Stops accepting requests, tells the client the reason, and ends after its accepted requests.
-
-        A second call does nothing.
-        """
-
-    def cut_off(self) -> None:
-        """Ends at once, with its requests unfinished: the time to drain is over."""
-
-    def give_way(self) -> None:
-        """Fails requests whose client has been silent for give_way_s, because others wait for their bytes."""
-
-
 @dataclass(frozen=True)
 class EngineLimits:
     """Limits of the engine.
 
     Attributes:
-        in_flight_bytes: Most operand bytes that are admitted at a time.
+        in_flight_bytes: Most operand bytes that are admitted at a time, in messages and in shared memory each.
+        waiting_requests: Most requests in shared memory that wait for admission.
         streams: Most streams that are open at a time.
         compute_threads: Number of compute threads; more if the backend needs more.
         give_way_s: How long a client may be silent while others wait for the bytes that it reserved.
     """
 
     in_flight_bytes: int
+    waiting_requests: int
     streams: int
     compute_threads: int
     give_way_s: float
@@ -72,7 +52,13 @@ class EngineLimits:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Returns the limits in the settings."""
-        return cls(settings.max_in_flight_bytes, settings.max_streams, settings.compute_threads, settings.give_way_s)
+        return cls(
+            in_flight_bytes=settings.max_in_flight_bytes,
+            waiting_requests=settings.max_open_requests,
+            streams=settings.max_streams,
+            compute_threads=settings.compute_threads,
+            give_way_s=settings.give_way_s,
+        )
 
 
 class Engine:
@@ -87,8 +73,7 @@ class Engine:
 
     Attributes:
         state: State of the server.
-        in_flight_requests: Number of requests admitted and not released.
-        in_flight_bytes: Operand bytes admitted and not released.
+        in_flight_requests: Number of requests admitted and not released, and of those that wait for admission.
         compute_all: Computes gradients as `Backend.compute_all` does; any thread may call it.
         part_bytes: `Backend.part_bytes`.
         fallback: Computes if `compute_all` fails with DeviceUnavailable, or None; any thread may call it.
@@ -106,20 +91,17 @@ class Engine:
     ) -> None:
         self.state = State.STARTING
         self.in_flight_requests = 0
-        self.in_flight_bytes = 0
         self.compute_all: ComputeAll = compute_all or backend.compute_all
         self.part_bytes = backend.part_bytes
         self.fallback = fallback
         self._backend = backend
         self._metrics = metrics
-        self._limits = limits
         self._dtypes = frozenset(dtype.wire for dtype in backend.dtypes)
         self._inline_bytes = 0
         self._published = (0, 0)
-        self._announced_most_bytes = int(_ANNOUNCED_SHARE * limits.in_flight_bytes)
-        self._next_search_s = -math.inf
-        self._streams: set[Drainable] = set()
-        self._placed: set[Drainable] = set()
+        self._in_messages = MessageAdmission(limits.in_flight_bytes)
+        self._in_shared_memory = SharedAdmission(limits.in_flight_bytes, most_waiting=limits.waiting_requests)
+        self._streams = OpenStreams(metrics, most=limits.streams, give_way_s=limits.give_way_s)
         threads = max(limits.compute_threads, backend.threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute")
         self._idle: asyncio.Future[None] | None = None
@@ -137,21 +119,21 @@ class Engine:
             self.state = State.READY if is_available else State.RECOVERING
             self._metrics.ready.set(int(is_available))
 
+    @property
+    def in_flight_bytes(self) -> int:
+        """Operand bytes admitted and not released."""
+        return self._in_messages.in_flight_bytes + self._in_shared_memory.in_flight_bytes
+
     def is_crowded(self, size_bytes: int) -> bool:
-        """Whether a request that announces `size_bytes` would be refused now."""
-        return bool(self.in_flight_bytes) and self.in_flight_bytes + size_bytes > self._announced_most_bytes
+        """Whether a request that announces `size_bytes` in messages would be refused now."""
+        return self._in_messages.is_crowded(size_bytes)
 
     def make_room(self, size_bytes: int, now_s: float) -> None:
-        """Fails silent requests, stream by stream, until `size_bytes` fit; does nothing right after another call."""
-        if now_s >= self._next_search_s:
-            self._next_search_s = now_s + _SEARCH_INTERVAL * self._limits.give_way_s
-            for stream in list(self._streams):
-                stream.give_way()
-                if not self.is_crowded(size_bytes):
-                    return
+        """Fails silent requests until `size_bytes` fit in messages; does nothing right after another search."""
+        self._streams.make_room(now_s, lambda: not self.is_crowded(size_bytes))
 
     def admit(self, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
-        """Admits one request of a stream; `release` it with the same size.
+        """Admits one request of a stream in messages; `release` it with the same size.
 
         Args:
             size_bytes: The most operand bytes that the server will hold for it at a time.
@@ -167,29 +149,44 @@ class Engine:
         self.charge(size_bytes, dtype, is_announced=is_announced)
         self.in_flight_requests += 1
 
+    def admit_shared(self, request: Waiting, dtype: DType, now_s: float) -> bool:
+        """Admits one request of a stream in shared memory, or queues it; returns whether it was admitted.
+
+        `release_shared` it then, with the same size. If not, `request.begin` is called once it is admitted; until then
+        `forget_waiting` releases it. Raises as `admit`; ServerBusy if too many requests wait.
+        """
+        self.require_ready()
+        self._require_dtype(dtype)
+        is_admitted = self._in_shared_memory.admit(request)
+        if not is_admitted:
+            self._streams.make_room(now_s, lambda: not self._in_shared_memory.is_blocked)
+        self.in_flight_requests += 1
+        return is_admitted
+
     def admit_unary(self) -> None:
         """Admits one unary call before its message is read; `release` it with the bytes that it is charged later."""
         self.in_flight_requests += 1
 
     def charge(self, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
         """Counts the operands of an admitted request, or raises DTypeNotOnBackend or ServerBusy and counts none."""
-        if dtype.wire not in self._dtypes:
-            known = ", ".join(known.name for known in self._backend.dtypes)
-            raise DTypeNotOnBackend(
-                f"the backend {self._backend.name} does not compute {dtype.name}; it computes {known}"
-            )
-        if self.in_flight_bytes + size_bytes > self._limits.in_flight_bytes or (
-            is_announced and self.is_crowded(size_bytes)
-        ):
-            raise ServerBusy(
-                f"the request needs {size_text(size_bytes)}; {size_text(self.in_flight_bytes)} of "
-                f"{size_text(self._limits.in_flight_bytes)} are in use"
-            )
-        self.in_flight_bytes += size_bytes
+        self._require_dtype(dtype)
+        self._in_messages.admit(size_bytes, is_announced=is_announced)
 
     def release(self, size_bytes: int) -> None:
-        """Releases one request and its bytes."""
-        self.in_flight_bytes -= size_bytes
+        """Releases one request in messages and its bytes."""
+        self._in_messages.in_flight_bytes -= size_bytes
+        self.in_flight_requests -= 1
+        self._tell_if_idle()
+
+    def release_shared(self, size_bytes: int) -> None:
+        """Releases one request in shared memory and its bytes."""
+        self._in_shared_memory.release(size_bytes)
+        self.in_flight_requests -= 1
+        self._tell_if_idle()
+
+    def forget_waiting(self, request: Waiting) -> None:
+        """Releases one request that waits for admission."""
+        self._in_shared_memory.forget(request)
         self.in_flight_requests -= 1
         self._tell_if_idle()
 
@@ -205,18 +202,11 @@ class Engine:
             ServerBusy: Too many streams are open, including those that gave way to others and are about to end.
         """
         self.require_open()
-        if counts_as_open:
-            if len(self._placed) >= 2 * self._limits.streams:
-                raise ServerBusy(f"{len(self._placed)} streams are open; the server accepts no further ones")
-            self._placed.add(stream)
-        self._streams.add(stream)
-        self._metrics.open_streams.set(len(self._placed))
+        self._streams.add(stream, counts_as_open=counts_as_open)
 
     def leave(self, stream: Drainable) -> None:
         """Unregisters a stream."""
         self._streams.remove(stream)
-        self._placed.discard(stream)
-        self._metrics.open_streams.set(len(self._placed))
         self._tell_if_idle()
 
     def require_open(self) -> None:
@@ -274,21 +264,25 @@ class Engine:
         """Stops admission and waits for admitted requests; returns whether all of them ended within `timeout_s`."""
         self.state = State.DRAINING
         self._metrics.ready.set(0)
-        reason = Draining("the server finishes the requests that it has and ends")
-        for stream in list(self._streams):
-            stream.drain(reason)
+        self._streams.drain(Draining("the server finishes the requests that it has and ends"))
         self._idle = asyncio.get_running_loop().create_future()
         self._tell_if_idle()
         await asyncio.wait([self._idle], timeout=timeout_s)
         if self._idle.done():
             return True
-        for stream in list(self._streams):
-            stream.cut_off()
+        self._streams.cut_off()
         return False
 
     def close(self) -> None:
         """Waits until the compute threads have finished their jobs; blocks."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _require_dtype(self, dtype: DType) -> None:
+        if dtype.wire not in self._dtypes:
+            known = ", ".join(known.name for known in self._backend.dtypes)
+            raise DTypeNotOnBackend(
+                f"the backend {self._backend.name} does not compute {dtype.name}; it computes {known}"
+            )
 
     def _tell_if_idle(self) -> None:
         if self._idle is not None and not self._idle.done() and not self.in_flight_requests and not self._streams:

@@ -25,7 +25,16 @@ from mse_grad.rules import (
 from mse_grad.tensor import Reduction, dtype_of_wire
 from mse_grad_server.backends.base import GradientSpec
 
-__all__ = ["Work", "check_chunk", "check_header", "check_shared", "check_unary", "is_whole", "metadata_of"]
+__all__ = [
+    "Work",
+    "check_chunk",
+    "check_header",
+    "check_shared",
+    "check_unary",
+    "ids_in_shared_memory",
+    "is_whole",
+    "metadata_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,11 @@ def is_whole(header: Header, chunks: Sequence[Chunk], work: Work) -> bool:
         if chunk.id == header.id
     )
     return received_bytes >= work.count * itemsize_bytes
+
+
+def ids_in_shared_memory(chunks: Sequence[Chunk]) -> set[int]:
+    """Returns the ids of the requests of which one of `chunks` lies in shared memory."""
+    return {chunk.id for chunk in chunks if chunk.shared is not None}
 
 
 def metadata_of(header: Header) -> Mapping[str, str]:

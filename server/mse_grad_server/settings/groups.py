@@ -51,6 +51,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "drain_timeout_s",
         "stall_timeout_s",
         "give_way_s",
+        "admission_wait_s",
         "max_stream_age_s",
         "max_connection_age_s",
     ),

@@ -180,7 +180,8 @@ class Settings(MemoryBounds, NetworkSettings, BaseSettings):
         _GIB,
         least=_MIB,
         most=2**50,
-        text="operand bytes of all accepted requests; a streamed request counts as one window at most",
+        text="operand bytes of all accepted requests in messages, and as many in shared memory; a streamed request "
+        "counts as one window at most",
     )
     shared_memory: bool = Field(
         default=True, description="share memory with clients on this host and compute in it without copies; Linux only"
@@ -209,6 +210,13 @@ class Settings(MemoryBounds, NetworkSettings, BaseSettings):
         above=0,
         most=86400,
         text="while others wait, a caller that is silent for this long loses its place or its bytes",
+    )
+    admission_wait_s: float = bounded(
+        0.2,
+        least=0,
+        most=86400,
+        text="longest wait of a request in shared memory while others take up --max-in-flight-bytes; 0 refuses it at "
+        "once",
     )
     drain_timeout_s: float = bounded(
         30.0, least=0, most=86400, text="how long accepted requests may take after SIGTERM, SIGINT or SIGHUP"

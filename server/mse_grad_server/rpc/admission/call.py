@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from mse_grad_server.backends.base import GradientSpec
-from mse_grad_server.engine.engine import Drainable
+from mse_grad_server.engine.streams import Drainable
 from mse_grad_server.metrics.recorder import Origin
 from mse_grad_server.process.clock import Timer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mse_grad_server.engine.engine import Drainable
+from mse_grad_server.engine.streams import Drainable
 from mse_grad_server.errors import ServerError, to_status
 from mse_grad_server.rpc.admission.call import CURRENT_CALL
 from mse_grad_server.rpc.admission.interruption import Interruption

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mse_grad.codec import Chunk, open_results
-from mse_grad.tensor import Array, elements
+from mse_grad.tensor import elements
 from mse_grad_server.backends.base import ComputeAll, Gradient
 from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
-from mse_grad_server.metrics.recorder import Origin
+from mse_grad_server.metrics.collectors import TransferCounter
+from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.timeline import Timeline
-from mse_grad_server.rpc.request_rules import Work
+from mse_grad_server.rpc.stream.open_request import OpenRequest
 from mse_grad_server.shared_memory.segments import SharedOperands
 
-__all__ = ["Batch", "OpenRequest", "Transfer"]
-
-
-@dataclass(slots=True, eq=False)
-class OpenRequest:
-    """Request of a stream, from its header to its last gradient.
-
-    Attributes:
-        id: Id of the request on the stream.
-        origin: Name, words and trace of the request.
-        work: Work of the request.
-        scalar_dout: The one element of dout, or None.
-        admitted_bytes: Bytes that the engine admitted.
-        began_s: Time when the header arrived.
-        deadline_s: Time when the caller stops waiting; infinite without a deadline.
-        progress_s: Time when a chunk of the request last arrived or was computed.
-        received: Elements that have arrived.
-        computed: Elements that are computed.
-        is_open: False after the request was answered or has failed.
-    """
-
-    id: int
-    origin: Origin
-    work: Work
-    scalar_dout: Array | None
-    admitted_bytes: int
-    began_s: float
-    deadline_s: float
-    progress_s: float
-    received: int = 0
-    computed: int = 0
-    is_open: bool = True
+__all__ = ["Batch", "Transfer"]
 
 
 class _Item(NamedTuple):
@@ -176,6 +145,32 @@ class Batch:
             # The part of the failed request cannot be cut out of the message, so the others are computed again.
             self.failures.append(failed)
             items = [item for item in items if item.request is not failed[0]]
+
+    def count(self, recorder: Recorder, transferred: TransferCounter) -> None:
+        """Counts the computed batch.
+
+        Args:
+            recorder: Counts the elements, and the operands and gradients in shared memory.
+            transferred: Counter of the operands and gradients in messages.
+        """
+        in_message, in_shared = self.in_message, self.in_shared
+        elements_computed = in_message.gradient_elements + in_shared.gradient_elements
+        recorder.computed(elements_computed, encode_s=self.encode_s, kernel_s=self.kernel_s)
+        if in_message.operand_bytes or not in_shared.gradient_elements:
+            transferred.count(
+                in_message.operand_elements,
+                in_message.gradient_elements,
+                in_message.operand_bytes,
+                in_message.gradient_bytes,
+            )
+        if in_shared.gradient_elements:
+            recorder.computed_in_shared_memory(in_shared.gradient_elements)
+            recorder.traffic.shared_memory.count(
+                in_shared.operand_elements,
+                in_shared.gradient_elements,
+                in_shared.operand_bytes,
+                in_shared.gradient_bytes,
+            )
 
     def trace(self, timeline: Timeline, *, has_kernel: bool) -> None:
         """Adds the phases of the computed batch to a request of it.

@@ -19,12 +19,13 @@ from mse_grad_server.direct.offers import Offer, ServeFrames
 from mse_grad_server.direct.packets import Packets
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.engine.engine import Engine
-from mse_grad_server.errors import ServerBusy, ServerError, StreamTooOld, to_status
+from mse_grad_server.errors import ServerBusy, ServerError, StreamTooOld
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
 from mse_grad_server.rpc.admission.call import Call
 from mse_grad_server.rpc.admission.places import Occupant
+from mse_grad_server.rpc.stream.errors import go_away
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.rpc.stream.stream import Stream, StreamContext
 from mse_grad_server.shared_memory.lease import Lease, ServePackets
@@ -252,8 +253,7 @@ class ClientStreams(Occupant):
             await stream.run(_opening(self._opened))
         except Exception as error:  # noqa: BLE001 - as the guard does it for an RPC
             self._factory.recorder.call_failed(STREAM_GRADIENTS, error, request_id=name)
-            go_away = pb.GoAway(status=to_status(error, request_id=name))
-            connection.write_now(pb.StreamGradientsResponse(go_away=go_away).SerializeToString())
+            connection.write_now(go_away(error, request_id=name))
         finally:
             hang_up()
 

@@ -6,7 +6,7 @@ from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.errors import InvalidArgument, to_status
 
-__all__ = ["RequestErrors"]
+__all__ = ["RequestErrors", "go_away", "id_invalid", "id_unknown"]
 
 
 class RequestErrors:
@@ -48,3 +48,25 @@ class RequestErrors:
     def clear(self) -> None:
         """Drops all errors."""
         self._errors.clear()
+
+
+def go_away(reason: BaseException, *, request_id: str = "", last_id: int = 0) -> bytes:
+    """Returns a message that ends a stream with `reason`, after the requests up to `last_id`."""
+    farewell = pb.GoAway(last_id=last_id, status=to_status(reason, request_id=request_id))
+    return pb.StreamGradientsResponse(go_away=farewell).SerializeToString()
+
+
+def id_invalid(id: int, *, last_id: int) -> InvalidArgument:
+    """Returns the error of a header whose id is 0, taken or not ascending."""
+    return InvalidArgument(
+        f"a header has id {id}; ids are at least 1 and ascend, and the last one of this stream was {last_id}",
+        reason=Reason.REQUEST_ID_INVALID,
+        field="headers.id",
+    )
+
+
+def id_unknown(id: int, *, field: str) -> InvalidArgument:
+    """Returns the error of a chunk or cancellation without a header."""
+    return InvalidArgument(
+        f"{field} names request {id}, which no header opened", reason=Reason.REQUEST_ID_UNKNOWN, field=field
+    )

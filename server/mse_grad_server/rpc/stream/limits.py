@@ -22,6 +22,7 @@ class StreamLimits:
         window_bytes: Unanswered operands and gradients at which the server stops reading from a stream.
         stall_timeout_s: Longest time for a client to send missing chunks, or to read answers.
         give_way_s: Longest silence of a client while other requests wait for its bytes.
+        admission_wait_s: Longest wait of a request in shared memory while others hold the bytes that may be in flight.
         max_age_s: Age at which a stream drains; infinite for never.
     """
 
@@ -33,6 +34,7 @@ class StreamLimits:
     window_bytes: int
     stall_timeout_s: float
     give_way_s: float
+    admission_wait_s: float
     max_age_s: float
 
     @classmethod
@@ -47,5 +49,6 @@ class StreamLimits:
             window_bytes=settings.window_bytes,
             stall_timeout_s=settings.stall_timeout_s,
             give_way_s=settings.give_way_s,
+            admission_wait_s=settings.admission_wait_s,
             max_age_s=settings.stream_age_s,
         )

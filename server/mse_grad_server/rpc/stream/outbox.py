@@ -105,9 +105,13 @@ class Outbox:
         while self.unanswered_bytes >= limit_bytes:
             await self._next_write()
 
-    async def emptied(self) -> None:
-        """Waits until every answer is written, also those that hold no memory here; another coroutine must flush."""
-        while not self.is_empty:
+    async def emptied(self, *, more_comes: Callable[[], bool]) -> None:
+        """Waits until every answer is written, also those that hold no memory here; another coroutine must flush.
+
+        Args:
+            more_comes: Whether an answer will still be put.
+        """
+        while not self.is_empty or more_comes():
             await self._next_write()
 
     async def _next_write(self) -> None:

@@ -6,33 +6,33 @@ import math
 from collections.abc import Callable, Sequence
 
 from mse_grad.codec import Chunk, Header, SharedRange, StreamRequest
-from mse_grad.metadata import is_request_id
 from mse_grad.methods import STREAM_GRADIENTS
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
+from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.engine.engine import Engine
 from mse_grad_server.errors import (
     Cancelled,
     DeadlineExceeded,
-    InvalidArgument,
     ServerBusy,
     ServerError,
     TooManyOpenRequests,
 )
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Origin, Recorder
-from mse_grad_server.rpc.admission.call import trace_id_of
-from mse_grad_server.rpc.request_rules import check_chunk, check_header, check_shared, is_whole, metadata_of
-from mse_grad_server.rpc.stream.batch import Batch, OpenRequest
-from mse_grad_server.rpc.stream.errors import RequestErrors
+from mse_grad_server.rpc.request_rules import check_chunk, check_header, check_shared, ids_in_shared_memory, is_whole
+from mse_grad_server.rpc.stream.batch import Batch
+from mse_grad_server.rpc.stream.errors import RequestErrors, id_invalid, id_unknown
 from mse_grad_server.rpc.stream.limits import StreamLimits
-from mse_grad_server.shared_memory.segments import Segments
+from mse_grad_server.rpc.stream.open_request import OpenRequest, admit_shared, origin_of, release_shared
+from mse_grad_server.shared_memory.segments import Segments, SharedOperands
 
 __all__ = ["OpenRequests"]
 
 # Bound on the errors of one message, for each request that may be open: all open requests can fail at once, and as many
 # new ones can be refused.
 _ERRORS_PER_OPEN_REQUEST = 2
+_NO_IDS: frozenset[int] = frozenset()
 
 
 class OpenRequests:
@@ -45,11 +45,13 @@ class OpenRequests:
         name_of: Returns the server's request id for the id of a request.
         transferred: Counter of the operands and gradients in messages.
         segments: Segments of shared memory; None if the stream has none.
+        now: Returns the time.
+        begin: Called with the chunks of a request that has waited for admission, once it was admitted.
 
     Attributes:
         errors: Errors of requests, for the stream to send.
         last_id: Greatest id of an accepted header.
-        next_deadline_s: Lower bound of the deadlines of open requests.
+        next_deadline_s: Lower bound of the times when open requests fail, by their deadline or their wait.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class OpenRequests:
         name_of: Callable[[int], str],
         transferred: TransferCounter,
         segments: Segments | None = None,
+        now: Callable[[], float],
+        begin: Callable[[Batch], None],
     ) -> None:
         self.errors = RequestErrors(most_of_message=_ERRORS_PER_OPEN_REQUEST * limits.max_open_requests)
         self.last_id = 0
@@ -71,28 +75,37 @@ class OpenRequests:
         self._name_of = name_of
         self._transferred = transferred
         self._segments = segments
+        self._now = now
+        self._begin = begin
         self._open: dict[int, OpenRequest] = {}
         self._accepts_headers = True
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def handle(self, frame: StreamRequest, now_s: float, *, continues: bool = False) -> Batch:
+    def has_waiting(self) -> bool:
+        """Whether a request waits for admission."""
+        return any(request.wait is not None for request in self._open.values())
+
+    def handle(self, frame: StreamRequest, now_s: float, *, whole: StreamRequest | None = None) -> Batch:
         """Handles one message: headers, then chunks, then cancellations; returns the batch to compute.
 
         Args:
             frame: The message, or a part of it.
             now_s: Current time.
-            continues: Whether `frame` continues the previous message.
+            whole: The whole message if `frame` is a part; the caller then sets `errors.of_message` to 0 before.
 
         Raises:
             InvalidArgument: MESSAGE_MALFORMED, if almost everything in a large message is an error.
         """
-        if not continues:
+        if whole is None:
+            whole = frame
             self.errors.of_message = 0
         batch = Batch()
-        for header in frame.headers:
-            self._handle_header(header, frame.chunks, batch, now_s)
+        if frame.headers:
+            shared = _NO_IDS if self._segments is None else ids_in_shared_memory(whole.chunks)
+            for header in frame.headers:
+                self._handle_header(header, whole.chunks, batch, now_s, is_shared=header.id in shared)
         for chunk in frame.chunks:
             self._handle_chunk(chunk, batch, now_s)
         for id in frame.cancel_ids:
@@ -102,24 +115,7 @@ class OpenRequests:
     def settle(self, batch: Batch, now_s: float) -> None:
         """Ends the requests that the computed `batch` completed or failed."""
         recorder = self._recorder
-        in_message, in_shared = batch.in_message, batch.in_shared
-        elements_computed = in_message.gradient_elements + in_shared.gradient_elements
-        recorder.computed(elements_computed, encode_s=batch.encode_s, kernel_s=batch.kernel_s)
-        if in_message.operand_bytes or not in_shared.gradient_elements:
-            self._transferred.count(
-                in_message.operand_elements,
-                in_message.gradient_elements,
-                in_message.operand_bytes,
-                in_message.gradient_bytes,
-            )
-        if in_shared.gradient_elements:
-            recorder.computed_in_shared_memory(in_shared.gradient_elements)
-            recorder.traffic.shared_memory.count(
-                in_shared.operand_elements,
-                in_shared.gradient_elements,
-                in_shared.operand_bytes,
-                in_shared.gradient_bytes,
-            )
+        batch.count(recorder, self._transferred)
         for request, error in batch.failures:
             if request.is_open:
                 self._fail(request, error, now_s)
@@ -154,13 +150,13 @@ class OpenRequests:
     def _expire(self, now_s: float, silent_since_s: float, silence: ServerError) -> None:
         next_deadline_s = math.inf
         for request in list(self._open.values()):
-            progress = f"{request.received} of {request.work.count} elements had arrived"
-            if request.deadline_s <= now_s:
-                self._fail(request, DeadlineExceeded(f"the time that the caller gave ran out; {progress}"), now_s)
-            elif request.progress_s <= silent_since_s and request.received < request.work.count:
-                self._fail(request, type(silence)(f"{silence}; {progress}"), now_s)
-            else:
-                next_deadline_s = min(next_deadline_s, request.deadline_s)
+            error = request.overdue(now_s, silent_since_s=silent_since_s, silence=silence)
+            if error is not None:
+                self._fail(request, error, now_s)
+                continue
+            next_deadline_s = min(next_deadline_s, request.deadline_s)
+            if request.wait is not None:
+                next_deadline_s = min(next_deadline_s, request.wait.end_s)
         self.next_deadline_s = next_deadline_s
 
     def stop_accepting(self) -> None:
@@ -169,6 +165,7 @@ class OpenRequests:
 
     def close(self, error: BaseException, now_s: float) -> None:
         """Ends every open request with `error`, the error of the whole stream."""
+        self._begin = lambda batch: None  # it holds the stream, and the stream holds this object
         for request in list(self._open.values()):
             self._end(request)
             self._recorder.ended_with_stream(
@@ -176,7 +173,9 @@ class OpenRequests:
             )
         self.errors.clear()
 
-    def _handle_header(self, header: Header, chunks: Sequence[Chunk], batch: Batch, now_s: float) -> None:
+    def _handle_header(
+        self, header: Header, chunks: Sequence[Chunk], batch: Batch, now_s: float, *, is_shared: bool
+    ) -> None:
         id = header.id
         if id <= self.last_id:
             self._reject_header(header, now_s)
@@ -184,7 +183,7 @@ class OpenRequests:
         if not self._accepts_headers:
             return
         self.last_id = id
-        origin = self._origin(header, now_s)
+        origin = origin_of(header, self._recorder, now_s, name_of=self._name_of)
         spec = None
         try:
             work = check_header(header)
@@ -192,22 +191,38 @@ class OpenRequests:
             if len(self._open) >= self._limits.max_open_requests:
                 raise TooManyOpenRequests(f"this stream has {len(self._open)} open requests, the most that it accepts")
             admitted_bytes = min(work.operand_bytes, self._limits.window_bytes)
-            is_announced = self._engine.is_crowded(admitted_bytes) and not is_whole(header, chunks, work)
-            if is_announced:
-                self._engine.make_room(admitted_bytes, now_s)
-            self._engine.admit(admitted_bytes, spec.dtype, is_announced=is_announced)
+            deadline_s = now_s + header.time_left_us / 1e6 if header.time_left_us else math.inf
+            scalar_dout = None if header.scalar_dout is None else elements(header.scalar_dout, spec.dtype)
+            request = OpenRequest(id, origin, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s, is_shared)
+            if is_shared:
+                admit_shared(self._engine, request, self._limits, on_admitted=self._admitted)
+                if request.wait is not None:
+                    self.next_deadline_s = min(self.next_deadline_s, request.wait.end_s)
+            else:
+                is_announced = self._engine.is_crowded(admitted_bytes) and not is_whole(header, chunks, work)
+                if is_announced:
+                    self._engine.make_room(admitted_bytes, now_s)
+                self._engine.admit(admitted_bytes, spec.dtype, is_announced=is_announced)
         except (ContractError, ServerError) as error:
-            self.errors.add(id, origin.request_id, error)
-            self._recorder.failed(STREAM_GRADIENTS, spec, error, seconds=0.0, origin=origin)
+            self._reject(id, origin, error, spec)
             return
-        deadline_s = now_s + header.time_left_us / 1e6 if header.time_left_us else math.inf
-        scalar_dout = None if header.scalar_dout is None else elements(header.scalar_dout, work.spec.dtype)
-        request = OpenRequest(id, origin, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s)
         self._open[id] = request
         if deadline_s < self.next_deadline_s:
             self.next_deadline_s = deadline_s
         if not work.count:
             batch.add_empty(request)
+
+    def _admitted(self, request: OpenRequest) -> None:
+        wait, request.wait = request.wait, None
+        assert wait is not None
+        now_s, batch = self._now(), Batch()
+        request.progress_s = now_s
+        try:
+            for offset, shared in wait.chunks:
+                batch.add_shared(request, offset, self._operands(request, shared))
+        except ContractError as error:
+            self._fail(request, error, now_s)
+        self._begin(batch)
 
     def _handle_chunk(self, chunk: Chunk, batch: Batch, now_s: float) -> None:
         request = self._open.get(chunk.id)
@@ -220,22 +235,29 @@ class OpenRequests:
                 n = chunk.shared.elements
             else:
                 n = check_chunk(chunk, request.work, received=request.received)
+                if request.wait is not None:
+                    raise ServerBusy("the request waits for others, and the server holds no operands for it meanwhile")
                 batch.add(request, chunk, n)
-        except ContractError as error:
+        except (ContractError, ServerBusy) as error:
             self._fail(request, error, now_s)
             return
         request.received += n
         request.progress_s = now_s
 
     def _handle_shared(self, request: OpenRequest, chunk: Chunk, shared: SharedRange, batch: Batch) -> None:
-        spec = request.work.spec
         check_shared(chunk, shared, request.work, received=request.received)
+        if request.wait is None:
+            batch.add_shared(request, chunk.offset, self._operands(request, shared))
+        else:
+            request.wait.add(chunk.offset, shared)
+
+    def _operands(self, request: OpenRequest, shared: SharedRange) -> SharedOperands:
         if self._segments is None:
             raise ContractError(
                 Reason.SEGMENT_UNKNOWN, "shared", "this stream takes no shared memory; send the operands in the message"
             )
-        operands = self._segments.operands(shared, spec.dtype, scalar_dout=spec.scalar_dout)
-        batch.add_shared(request, chunk.offset, operands)
+        spec = request.work.spec
+        return self._segments.operands(shared, spec.dtype, scalar_dout=spec.scalar_dout)
 
     def _handle_cancel(self, id: int, now_s: float) -> None:
         request = self._open.get(id)
@@ -245,31 +267,23 @@ class OpenRequests:
             self._fail(request, Cancelled("the caller cancelled the request"), now_s)
 
     def _reject_header(self, header: Header, now_s: float) -> None:
-        error = InvalidArgument(
-            f"a header has id {header.id}; ids are at least 1 and ascend, and the last one of this stream was "
-            f"{self.last_id}",
-            reason=Reason.REQUEST_ID_INVALID,
-            field="headers.id",
-        )
+        error = id_invalid(header.id, last_id=self.last_id)
         request = self._open.get(header.id)
         if request is not None:
             self._fail(request, error, now_s)
             return
-        origin = self._origin(header, now_s)
-        self.errors.add(header.id, origin.request_id, error)
-        self._recorder.failed(STREAM_GRADIENTS, None, error, seconds=0.0, origin=origin)
+        self._reject(header.id, origin_of(header, self._recorder, now_s, name_of=self._name_of), error)
 
     def _reject_unknown(self, id: int, *, field: str) -> None:
         # An id up to the last one belongs to a request that has ended, which the client may not know yet. After GoAway,
         # a greater id belongs to a header that was ignored.
         if 0 < id <= self.last_id or not self._accepts_headers:
             return
-        error = InvalidArgument(
-            f"{field} names request {id}, which no header opened", reason=Reason.REQUEST_ID_UNKNOWN, field=field
-        )
-        request_id = self._name_of(id)
-        self.errors.add(id, request_id, error)
-        self._recorder.failed(STREAM_GRADIENTS, None, error, seconds=0.0, origin=Origin(request_id))
+        self._reject(id, Origin(self._name_of(id)), id_unknown(id, field=field))
+
+    def _reject(self, id: int, origin: Origin, error: BaseException, spec: GradientSpec | None = None) -> None:
+        self.errors.add(id, origin.request_id, error)
+        self._recorder.failed(STREAM_GRADIENTS, spec, error, seconds=0.0, origin=origin)
 
     def _fail(self, request: OpenRequest, error: BaseException, now_s: float) -> None:
         self._end(request)
@@ -280,12 +294,7 @@ class OpenRequests:
     def _end(self, request: OpenRequest) -> None:
         request.is_open = False
         del self._open[request.id]
-        self._engine.release(request.admitted_bytes)
-
-    def _origin(self, header: Header, now_s: float) -> Origin:
-        request_id = header.request_id if is_request_id(header.request_id) else self._name_of(header.id)
-        traceparent = header.traceparent
-        if not (traceparent or header.metadata):
-            return Origin(request_id)
-        timeline = self._recorder.timeline(traceparent, now_s)
-        return Origin(request_id, metadata_of(header), trace_id_of(traceparent), timeline)
+        if request.is_shared:
+            release_shared(self._engine, request)
+        else:
+            self._engine.release(request.admitted_bytes)

@@ -10,15 +10,17 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from mse_grad.codec import StreamRequest, decode_stream_request
-from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_server.engine.engine import Drainable, Engine
-from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, MessageTooLarge, ServerError, to_status
+from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.streams import Drainable
+from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, MessageTooLarge, ServerError
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
 from mse_grad_server.rpc.admission.interruption import Interruption
 from mse_grad_server.rpc.admission.reading import EOF, expanded, is_compressed
+from mse_grad_server.rpc.stream.batch import Batch
 from mse_grad_server.rpc.stream.computation import Computation
+from mse_grad_server.rpc.stream.errors import go_away
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.rpc.stream.outbox import Outbox
 from mse_grad_server.rpc.stream.requests import OpenRequests
@@ -97,6 +99,8 @@ class Stream(Drainable):
             name_of=lambda id: f"{name}-{id}",
             transferred=transferred,
             segments=None if lease is None else lease.segments,
+            now=clock.now,
+            begin=self._begin,
         )
         self._computation = Computation(engine, self._requests, self._outbox, clock, lease)
         self.is_draining = False
@@ -113,8 +117,7 @@ class Stream(Drainable):
 
         None while a request is open, an answer is unsent or the stream drains.
         """
-        is_idle = not self._requests and self._outbox.is_empty and not self.is_draining
-        return self._handled_s if is_idle else None
+        return None if self._requests or not self._outbox.is_empty or self.is_draining else self._handled_s
 
     async def run(self, opened: bytes) -> None:
         """Serves the stream until the client closes its side, or fails to close it in time after a drain.
@@ -172,8 +175,7 @@ class Stream(Drainable):
             return
         self.is_draining = True
         self._requests.stop_accepting()
-        go_away = pb.GoAway(last_id=self._requests.last_id, status=to_status(reason, request_id=""))
-        message = pb.StreamGradientsResponse(go_away=go_away).SerializeToString()
+        message = go_away(reason, last_id=self._requests.last_id)
         self._outbox.put(message, len(message))
         self._outbox.flush_in_task(self._on_flushed)
 
@@ -186,12 +188,10 @@ class Stream(Drainable):
     def give_way(self) -> None:
         if self._requests and self._outbox.is_empty:
             self._requests.give_way(self._clock.now())
-            self._computation.put_errors()
-            self._outbox.flush_in_task(self._on_flushed)
+            self._send()
 
     async def _serve(self, opened: bytes) -> None:
-        context, outbox, requests = self._context, self._outbox, self._requests
-        window_bytes = self._limits.window_bytes
+        context, outbox, requests, limits = self._context, self._outbox, self._requests, self._limits
         outbox.put(opened, len(opened))
         await outbox.flush()
         while True:
@@ -201,7 +201,6 @@ class Stream(Drainable):
             if message is EOF:
                 break
             if is_compressed(message):
-                limits = self._limits
                 message = await expanded(message, most_bytes=limits.max_message_bytes, most_times=limits.max_expansion)
             arrived_s = self._clock.now()
             request = self._decoded(message)
@@ -214,10 +213,10 @@ class Stream(Drainable):
                 self._outbox.flush_in_task(self._on_flushed)
             else:
                 await outbox.flush()
-            if outbox.unanswered_bytes >= window_bytes:
-                await outbox.below(window_bytes)
+            if outbox.unanswered_bytes >= limits.window_bytes:
+                await outbox.below(limits.window_bytes)
         self._outbox.flush_in_task(self._on_flushed)
-        await outbox.emptied()
+        await outbox.emptied(more_comes=requests.has_waiting)
 
     def _decoded(self, message: bytes) -> StreamRequest:
         if len(message) > self._limits.max_message_bytes:
@@ -227,10 +226,10 @@ class Stream(Drainable):
             )
         return decode_stream_request(message)
 
-    def _handle(self, request: StreamRequest, arrived_s: float, *, continues: bool = False) -> None:
+    def _handle(self, request: StreamRequest, arrived_s: float, *, whole: StreamRequest | None = None) -> None:
         requests = self._requests
         self._handled_s = arrived_s
-        batch = requests.handle(request, arrived_s, continues=continues)
+        batch = requests.handle(request, arrived_s, whole=whole)
         self._decoding.observe_unlocked(self._clock.now() - arrived_s)
         self._computation.put_errors()
         if batch:
@@ -240,13 +239,22 @@ class Stream(Drainable):
         self._engine.publish()
 
     async def _handle_in_turns(self, request: StreamRequest) -> None:
-        continues = False
+        self._requests.errors.of_message = 0
         for part in request.parts(_ENTRIES_PER_TURN):
             async with self._engine.long_messages:
-                self._handle(part, self._clock.now(), continues=continues)
-                continues = True
+                self._handle(part, self._clock.now(), whole=request)
                 self._outbox.flush_in_task(self._on_flushed)
                 await asyncio.sleep(0)
+
+    def _begin(self, batch: Batch) -> None:
+        if batch:
+            self._computation.answer(batch)
+        self._send()
+
+    def _send(self) -> None:
+        self._computation.put_errors()
+        self._outbox.flush_in_task(self._on_flushed)
+        self._engine.publish()
 
     def _on_flushed(self, error: BaseException | None) -> None:
         if error is not None:
@@ -258,8 +266,7 @@ class Stream(Drainable):
 
     def _close_later(self) -> None:
         if self._closing is None and not self._has_ended:
-            end_s = self._clock.now() + _CLOSE_S
-            self._closing = self._clock.call_at(end_s, lambda: self._interruption.set(None))
+            self._closing = self._clock.call_at(self._clock.now() + _CLOSE_S, lambda: self._interruption.set(None))
 
     def _is_drained(self) -> bool:
         return self.is_draining and not self._requests and self._outbox.is_empty
@@ -267,23 +274,19 @@ class Stream(Drainable):
     def _schedule_check(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        check_s = self._clock.now() + self._limits.stall_timeout_s / _CHECKS_PER_STALL
-        self._timer_due_s = min(check_s, self._requests.next_deadline_s)
+        interval_s = self._limits.stall_timeout_s / _CHECKS_PER_STALL
+        self._timer_due_s = min(self._clock.now() + interval_s, self._requests.next_deadline_s)
         self._timer = self._clock.call_at(self._timer_due_s, self._check)
 
     def _check(self) -> None:
         now_s = self._clock.now()
         stalled_s = now_s - self._limits.stall_timeout_s
-        write_began_s = self._outbox.write_began_s
-        if write_began_s is not None and write_began_s <= stalled_s:
+        if (write_began_s := self._outbox.write_began_s) is not None and write_began_s <= stalled_s:
             self._interruption.set(DeadlineExceeded(f"no answer was read for {self._limits.stall_timeout_s:g} s"))
             return
         # While answers are unsent, the client is waiting for the server, so no request counts as stalled.
-        silent_since_s = stalled_s if self._outbox.is_empty else -math.inf
-        self._requests.expire(now_s, silent_since_s=silent_since_s)
-        self._computation.put_errors()
-        self._outbox.flush_in_task(self._on_flushed)
-        self._engine.publish()
+        self._requests.expire(now_s, silent_since_s=stalled_s if self._outbox.is_empty else -math.inf)
+        self._send()
         self._schedule_check()
 
     def _close(self, error: BaseException) -> None:

@@ -168,6 +168,6 @@ async def test_a_removed_token_ends_the_stream() -> None:
     async with serving() as server, streaming(server) as call:
         await call.write(infer_request())
         await receive(call)
-        (stream,) = server.server._engine._streams
+        (stream,) = server.server._engine._streams._streams
         stream.drain(TokenRemoved("the token is gone"))
         assert (await end_of(call))[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.TOKEN_REMOVED)

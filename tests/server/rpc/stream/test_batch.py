@@ -10,7 +10,8 @@ from mse_grad.codec import decode_stream_response
 from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
 from mse_grad_server.metrics.recorder import Origin
 from mse_grad_server.rpc.request_rules import check_header
-from mse_grad_server.rpc.stream.batch import Batch, OpenRequest
+from mse_grad_server.rpc.stream.batch import Batch
+from mse_grad_server.rpc.stream.open_request import OpenRequest
 from support.server.fakes import FakeBackend
 from support.server.raw_stream import chunk, gradient, header
 

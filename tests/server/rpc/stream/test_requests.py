@@ -35,7 +35,13 @@ class Table:
         self.engine.set_ready(inline_bytes=0)
         recorder = Recorder(self.metrics, open_log("error", "json", stream=io.StringIO()), logs_every_request=False)
         self.requests = OpenRequests(
-            self.engine, recorder, StreamLimits.of(told), name_of=str, transferred=TransferCounter()
+            self.engine,
+            recorder,
+            StreamLimits.of(told),
+            name_of=str,
+            transferred=TransferCounter(),
+            now=lambda: 0.0,
+            begin=lambda batch: None,
         )
 
     def exchange(self, frame: StreamRequest) -> tuple[list[tuple[int, int, bytes]], list[tuple[int, Reason]]]:
