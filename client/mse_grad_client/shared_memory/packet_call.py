@@ -61,10 +61,6 @@ class PacketCall(Call):
     @override
     def __next__(self) -> bytes:
         try:
-            # The server may make room only once its answers are read: do whichever is possible first.
-            while self._unsent is not None and not wait_readable(self._connection):
-                with self._lock:
-                    self._send()
             try:
                 size_bytes = self._receive()
             except ConnectionResetError:  # reported before the server's last packets, which may say why it has ended
@@ -83,9 +79,15 @@ class PacketCall(Call):
             raise_foreign(error)
 
     def _receive(self) -> int:
-        while (size_bytes := receive_soon(self._connection, self._buffer)) is None:
-            pass
-        return size_bytes
+        while True:
+            # The server may make room only once its answers are read: do whichever is possible first. A message that
+            # another thread finds no room for while this one receives waits until the receive returns.
+            while self._unsent is not None and not wait_readable(self._connection):
+                with self._lock:
+                    self._send()
+            size_bytes = receive_soon(self._connection, self._buffer)
+            if size_bytes is not None:
+                return size_bytes
 
     def _send(self) -> None:
         """Sends all messages; `_lock` is held. If the kernel has no room for one, a later read sends it."""

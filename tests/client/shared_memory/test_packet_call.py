@@ -6,15 +6,32 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
+from typing_extensions import override
 
+from mse_grad_client.shared_memory.local_socket import bound_receives
 from mse_grad_client.shared_memory.packet_call import PacketCall
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="packets of a unix socket need Linux")
 
 MOST_BYTES = 192 * 1024
+
+
+class Watched(socket.socket):
+    """A socket that tells when a thread begins to receive."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(fileno=connection.detach())
+        self.receives = threading.Event()
+
+    @override
+    def recv_into(self, *arguments: Any) -> int:
+        self.receives.set()
+        return super().recv_into(*arguments)
 
 
 class Talk:
@@ -24,6 +41,12 @@ class Talk:
         self.outgoing: deque[bytes] = deque()
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.call = PacketCall(self.ours, self._pull, max_packet_bytes=MOST_BYTES)
+
+    def watch(self) -> Watched:
+        """Replaces the connection of the call by one that tells when a thread begins to receive."""
+        self.ours = watched = Watched(self.ours)
+        self.call = PacketCall(watched, self._pull, max_packet_bytes=MOST_BYTES)
+        return watched
 
     def _pull(self) -> bytes | None:
         return self.outgoing.popleft() if self.outgoing else None
@@ -76,6 +99,24 @@ def test_packets_that_the_kernel_has_no_room_for_are_sent_by_the_reader(talk: Ta
         assert next(talk.call) == b"all of it"
         assert came.result(20) == packets
     assert not talk.call.is_sending
+
+
+def test_a_packet_that_found_no_room_while_the_reader_waited_is_sent_before_an_answer_comes(talk: Talk) -> None:
+    ours = talk.watch()
+    bound_receives(ours)
+    packets = [bytes([number]) * 60_000 for number in range(32)]
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(next, talk.call)
+        assert ours.receives.wait(PATIENCE_S)
+        talk.outgoing.extend(packets)
+        talk.call.wake()
+        assert talk.call.is_sending
+        talk.theirs.settimeout(PATIENCE_S)
+        try:
+            assert [talk.theirs.recv(MOST_BYTES) for _ in packets] == packets
+        finally:
+            talk.theirs.send(b"answer")
+        assert reading.result(PATIENCE_S) == b"answer"
 
 
 def test_packets_are_read_while_the_kernel_has_no_room_to_send(talk: Talk) -> None:
