@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 
+import grpc
 import numpy as np
+import pytest
 
 from mse_grad.codec import Chunk, Header, encode_stream_request
 from mse_grad.tensor import FLOAT32, Reduction
 from mse_grad_client import ClientOptions, MseGradClient
 from mse_grad_server.settings.model import Settings
 from support.resident import peak_bytes, resident_bytes
+from support.same_host.handover import RawHandover
+from support.same_host.packets import open_packets
 from support.server.backends import ascend_flags
+from support.server.direct_client import RawDirect
 from support.server.raw_http2 import Http2, framed
-from support.server.server_process import running_server
+from support.server.raw_stream import RawStream
+from support.server.server_process import ServerProcess, running_server
 from support.values import expected
-from support.waiting import wait_until
+from support.waiting import until, wait_until
 
 KIB, MIB = 2**10, 2**20
 # For threads that start later, and the memory that malloc reserves for each of them.
@@ -41,6 +50,12 @@ FULL_SIZES = {
     "chunk_bytes": 256 * KIB,
     "window_chunks": 64,
 }
+
+# The same for streams with packets and a direct connection beside them, and the size of an operand: three fit a packet.
+BESIDE_SIZES = {**FULL_SIZES, "window_chunks": 32}
+OPERAND_BYTES = 60 * KIB
+# After this long without room for a message, the server has stopped reading.
+_PATIENCE_S = 3.0
 _HANGS = {"ASCEND_SIMULATOR_FAULTS": "aclrtQueryEventStatus mode=hang after=100"}
 
 
@@ -119,3 +134,68 @@ def test_a_server_runs_within_the_memory_that_its_settings_add_up_to() -> None:
         assert filled_bytes > settings.most_memory_bytes / 4, "the server was hardly filled"
         assert y.tobytes() == expected(given, given, given).tobytes()
         assert "MemoryError" not in server.log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is handed over on Linux alone")
+def test_callers_that_fill_every_window_of_packets_and_direct_connections_stay_within_the_bound() -> None:
+    settings = Settings.model_validate(BESIDE_SIZES)
+    patience = ("--device-timeout-s", "300", "--device-hang-s", "600")
+    with running_server(*ascend_flags(), *patience, *flags_of(BESIDE_SIZES), environment=_HANGS) as server:
+        pid = server.process.pid
+        limit_memory(pid, settings.most_memory_bytes + _THREADS_BYTES)
+        idle_bytes = resident_bytes(pid)
+        filled_bytes = asyncio.run(fill_windows(server, settings))
+        share = (peak_bytes(pid) - idle_bytes) / settings.most_memory_bytes
+        print(f"{filled_bytes / MIB:.0f} MiB, {share:.2f} of {settings.most_memory_bytes / MIB:.0f} MiB")
+        # A window also counts the gradients, a quarter of it, which are not computed yet.
+        windows_bytes = 3 * settings.max_streams * settings.window_bytes
+        assert filled_bytes > 0.9 * 3 / 4 * windows_bytes, "the windows were not filled"
+        assert share <= 1
+        assert server.process.poll() is None
+        assert "MemoryError" not in server.log
+        server.kill()  # the device hangs
+
+
+def messages(size_bytes: int) -> Iterator[bytes]:
+    """Yields the messages of one request until their operands have `size_bytes`."""
+    operand = bytes(OPERAND_BYTES)
+    elements = OPERAND_BYTES // FLOAT32.itemsize_bytes
+    count = size_bytes // (3 * OPERAND_BYTES)
+    header = Header(1, FLOAT32.wire, (count * elements,), Reduction.MEAN)
+    for number in range(count):
+        chunk = Chunk(1, number * elements, operand, operand, operand)
+        yield encode_stream_request([] if number else [header], [chunk])
+
+
+async def fill(send: Callable[[bytes], Awaitable[None]], size_bytes: int) -> int:
+    """Sends operands until the server reads no further; returns how many bytes of messages it took."""
+    sent_bytes = 0
+    for message in messages(size_bytes):
+        try:
+            await asyncio.wait_for(send(message), _PATIENCE_S)
+        except TimeoutError:
+            break
+        sent_bytes += len(message)
+    return sent_bytes
+
+
+async def fill_windows(server: ServerProcess, settings: Settings) -> int:
+    """Fills the windows of all streams, packets and direct connections; returns the bytes of the messages sent."""
+    pid = server.process.pid
+    idle_bytes = resident_bytes(pid)
+    with ExitStack() as stack:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            ways: list[RawStream] = []
+            for _ in range(settings.max_streams):
+                stream = RawStream(channel)
+                opened = (await stream.opened()).opened
+                assert opened is not None
+                packets = await open_packets(stack.enter_context(RawHandover(opened)))
+                direct = await RawDirect.beside(opened)
+                stack.callback(direct.call.writer.transport.abort)  # what it has not sent is lost
+                ways += [stream, packets, direct]
+            filled = await asyncio.gather(*(fill(way.call.write, 4 * settings.window_bytes) for way in ways))
+            await until(lambda: resident_bytes(pid) - idle_bytes > sum(filled) * 9 // 10)
+        stack.close()
+        await asyncio.sleep(0)  # the transports close their sockets in the next turn of the loop
+    return sum(filled)
