@@ -30,6 +30,14 @@ class Events:
         if self._metrics is not None:
             self._metrics.connected(address)
 
+    def directly_connected(self, address: str) -> None:
+        """A direct connection beside a stream to `address` takes requests from now on."""
+        _log.debug("directly connected to %s", address)
+
+    def not_direct(self, address: str, failure: str) -> None:
+        """A direct connection to `address` was tried in vain; requests go on over the stream."""
+        _log.info("no direct connection to %s, so requests take the stream: %s", address, failure)
+
     def retries(self, error: MseGradError, *, step: str, pause_s: float) -> None:
         """A request is sent again, by `step`, after `pause_s`, because `error` ended its last attempt."""
         _log.info("request %s is sent again, %s, in %.3f s: %s", error.request_id or "-", step, pause_s, error.message)

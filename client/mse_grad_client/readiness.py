@@ -39,4 +39,5 @@ async def wait_ready(transport: Transport, timeout_s: float, waiter: Waiter) -> 
 
 async def with_transport(transport: Transport, info: ServerInfo, deadline: float | None, waiter: Waiter) -> ServerInfo:
     """Returns `info` with the transport that gradients from here take."""
-    return replace(info, transport=await transport.way(deadline=deadline, waiter=waiter))
+    way, direct_failure = await transport.way(deadline=deadline, waiter=waiter)
+    return replace(info, transport=way, direct_failure=direct_failure)

@@ -73,6 +73,8 @@ class ServerInfo:
         numerics: Its numerical properties.
         transport: The transport of this client's `compute`: "shared_memory" if the server maps memory of this process,
             "direct" if requests have a TCP connection of their own, else "stream".
+        direct_failure: Why the direct connection that the server offers does not stand; "" if it does, or if the server
+            offers none or this client wants none.
     """
 
     version: str
@@ -85,6 +87,7 @@ class ServerInfo:
     limits: Limits
     numerics: Numerics
     transport: str = "stream"
+    direct_failure: str = ""
 
     @property
     def ready(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 
 from mse_grad.frames import head
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_cli.doctor import Level, examine_server
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, Unauthenticated
 from mse_grad_client.routing import connection as connections
 from support.client.scripted_server import ScriptedServer
@@ -85,10 +87,21 @@ def test_requests_do_not_wait_for_it(server: ServerProcess, monkeypatch: pytest.
         wait_until(lambda: is_direct(client))
 
 
+def test_the_doctor_and_the_log_tell_of_it(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connections, "_PATIENCE_S", PATIENCE_S)
+    with caplog.at_level(logging.DEBUG, "mse_grad_client"):
+        findings = {finding.subject: finding for finding in examine_server(server.address, DIRECT)}
+    assert (findings["transport"].level, findings["transport"].text) == (Level.OK, "direct")
+    assert f"directly connected to {server.address}" in caplog.messages
+
+
 def test_options_and_settings_switch_it_off(server: ServerProcess) -> None:
     with MseGradClient(server.address, options=replace(DIRECT, direct=False)) as client:
         compute_and_check(client)
-        assert client.server_info().transport == "stream"
+        info = client.server_info()
+        assert (info.transport, info.direct_failure) == ("stream", "")
     with (
         running_server("--direct-listen", "none") as other,
         MseGradClient(other.address, options=DIRECT) as client,
@@ -250,7 +263,8 @@ OBSTACLES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_requests_go_on_over_grpc_whatever_is_in_the_way(obstacle: str) -> None:
+def test_requests_go_on_over_grpc_whatever_is_in_the_way(obstacle: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mse_grad_client")
     with OBSTACLES[obstacle]() as port:
         offer = pb.DirectOffer(port=port, secret=bytes(32), max_message_bytes=2**20)
         with ScriptedServer(direct=offer) as server, MseGradClient(server.address, options=DIRECT) as client:
@@ -263,7 +277,14 @@ def test_requests_go_on_over_grpc_whatever_is_in_the_way(obstacle: str) -> None:
             if obstacle != "silent":
                 link.wait(stream, PATIENCE_S)
                 assert not link._attempts[stream].is_trying
+                failure = link.failure(stream)
+                assert f"no direct connection to {server.address}, so requests take the stream: {failure}" in (
+                    caplog.messages
+                )
+                begin = "no connection to port {}: " if obstacle == "closed" else "port {} answers, but does not open "
+                assert failure.startswith(begin.format(port))
             assert link.beside(stream) is None
+            assert f"port {port}" in link.failure(stream)
             compute_and_check(client)
             assert server.streams == 1
 

@@ -44,6 +44,8 @@ def _table(address: str, found: ServerInfo) -> Table:
     for endpoint in found.endpoints:
         table.add_row("worker", f"{endpoint.address}  {endpoint.device}  {endpoint.state}")
     table.add_row("transport", found.transport.replace("_", " "))
+    if found.direct_failure:
+        table.add_row("", f"no direct connection: {found.direct_failure}")
     table.add_row("dtypes", ", ".join(found.dtypes))
     numerics = found.numerics
     subnormals = "kept" if numerics.subnormals else "flushed to zero"

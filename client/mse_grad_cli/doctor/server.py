@@ -31,6 +31,11 @@ from mse_grad_client.server_info import ServerInfo
 __all__ = ["examine_server"]
 
 _IS_IT_RUNNING = "is mse-grad-server running there, with this address as --listen?"
+_OPEN_THE_PORT = (
+    "until it stands, requests take the stream, which is slower; let clients reach that port of this very server: open "
+    "it in firewalls, publish it from a container under the same number (--direct-listen fixes it), and have no load "
+    "balancer in between; or start the server with --direct-listen none"
+)
 _TIMEOUT_S = 5.0
 _ELEMENTS = 1024
 _CALLS = 20
@@ -76,6 +81,7 @@ def examine_server(address: str, options: ClientOptions) -> Iterator[Finding]:
                 yield error("server", f"does not answer as an mse-grad server: {failure}", _IS_IT_RUNNING)
             return
         yield from _examine_info(info)
+        yield _examine_transport(info, address, is_proxied=proxy is not None)
         yield _examine_workers(info, address, timeout_s)
         if info.ready:
             yield _examine_gradient(client)
@@ -135,7 +141,16 @@ def _examine_info(info: ServerInfo) -> Iterator[Finding]:
         yield warning("server", f"{summary}; this client is {own}", "use the same version on both sides")
     if not info.numerics.verified:
         yield warning("numerics", "not verified by the server", "wait until it is ready, then run mse-grad verify ADDR")
-    yield ok("transport", info.transport.replace("_", " "))
+
+
+def _examine_transport(info: ServerInfo, address: str, *, is_proxied: bool) -> Finding:
+    text = info.transport.replace("_", " ")
+    if info.direct_failure:
+        text = f"{text}; no direct connection: {info.direct_failure}"
+        return ok("transport", text) if is_proxied else warning("transport", text, _OPEN_THE_PORT)
+    if info.transport == "stream" and not address.startswith("unix:"):
+        text = f"{text}; the server offers no direct connection"
+    return ok("transport", text)
 
 
 def _examine_workers(info: ServerInfo, address: str, timeout_s: float) -> Finding:

@@ -12,6 +12,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.direct.frame_call import FrameCall
 from mse_grad_client.direct.wire import Wire
 from mse_grad_client.errors import MseGradError, Unavailable
+from mse_grad_client.events import Events
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.stream.stream import Stream
 
@@ -30,6 +31,7 @@ class _Attempt:
         wire, stream: Both None until the server has opened the connection.
         known: Set once the first attempt has ended.
         is_trying: Whether a thread connects now.
+        failure: Why the last attempt failed; "" if none has.
         next_s: Time of the next attempt on the clock of time.monotonic.
         pause_s: Pause before the attempt after the next.
     """
@@ -39,6 +41,7 @@ class _Attempt:
         self.stream: Stream | None = None
         self.known = Latch()
         self.is_trying = False
+        self.failure = ""
         self.next_s = 0.0
         self.pause_s = _FIRST_PAUSE_S
 
@@ -59,11 +62,13 @@ class DirectLink:
     Args:
         connect: Connects to the offered place; raises OSError or MseGradError.
         address: Address of the worker, for messages.
+        events: Told of each connection, and of each attempt that failed.
     """
 
-    def __init__(self, connect: Callable[[pb.DirectOffer], Wire], *, address: str) -> None:
+    def __init__(self, connect: Callable[[pb.DirectOffer], Wire], *, address: str, events: Events) -> None:
         self._connect = connect
         self._address = address
+        self._events = events
         self._lock = threading.Lock()
         self._attempts: dict[Stream, _Attempt] = {}
         self._close_error: MseGradError | None = None
@@ -92,6 +97,17 @@ class DirectLink:
         if direct is None and attempt is not None and attempt.known.wait(timeout_s):
             direct = self.beside(stream)
         return direct is not None
+
+    def failure(self, stream: Stream) -> str:
+        """Returns why the connection that is offered beside `stream` does not stand; "" if it does, or none is."""
+        attempt = self._attempts.get(stream)
+        if attempt is None or (attempt.stream is not None and attempt.stream.takes_requests):
+            return ""
+        if attempt.stream is not None:
+            return "it was lost; the next stream brings another one"
+        if attempt.failure or stream.opened is None:
+            return attempt.failure
+        return f"{_place(stream.opened.direct)} has not answered yet; a firewall may drop what is sent there"
 
     def has_requests(self, stream: Stream) -> bool:
         """Returns whether a request is under way beside `stream`."""
@@ -128,23 +144,31 @@ class DirectLink:
         thread = threading.Thread(target=self._run, args=(stream, attempt), name="mse-grad-direct", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter ends, or the system starts no further thread
+        except RuntimeError as error:  # the interpreter ends, or the system starts no further thread
+            attempt.failure = str(error)
             attempt.known.set()
 
     def _run(self, stream: Stream, attempt: _Attempt) -> None:
+        assert stream.opened is not None
+        place = _place(stream.opened.direct)
         wire: Wire | None = None
         try:
-            assert stream.opened is not None
             wire = self._connect(stream.opened.direct)
             direct = self._open(wire, stream.opened)
-        except (OSError, MseGradError):  # requests go over the RPC
-            if wire is not None:
+        except (OSError, MseGradError) as cause:  # requests go over the RPC
+            if wire is None:
+                attempt.failure = f"no connection to {place}: {_words(cause)}"
+            else:
                 wire.close()
+                attempt.failure = f"{place} answers, but does not open a connection for this stream: {_words(cause)}"
+            if self._close_error is None and not stream.has_ended:
+                self._events.not_direct(self._address, attempt.failure)
             attempt.next_s = time.monotonic() + attempt.pause_s
             attempt.pause_s = min(2 * attempt.pause_s, _LONGEST_PAUSE_S)
         else:
             attempt.wire = wire
             attempt.stream = direct
+            self._events.directly_connected(self._address)
             error = self._close_error or (stream.has_ended and Unavailable("the stream has ended"))
             if error:  # it was closed, or has ended, meanwhile
                 attempt.close(error)
@@ -170,3 +194,11 @@ class DirectLink:
             direct.close(error)
             raise
         return direct
+
+
+def _place(offer: pb.DirectOffer) -> str:
+    return f"port {offer.port}{offer.host and f' of {offer.host}'}"
+
+
+def _words(error: OSError | MseGradError) -> str:
+    return error.message if isinstance(error, MseGradError) else error.strerror or str(error)

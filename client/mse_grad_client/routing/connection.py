@@ -15,6 +15,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.direct.link import DirectLink
 from mse_grad_client.direct.wire import TlsWire, Wire, connect
 from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
+from mse_grad_client.events import Events
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
@@ -80,7 +81,8 @@ class Connection(Channel):
         self._on_stream = on_stream
         self._link = None if region is None else LocalLink(region, options, address=address)
         has_direct = options.direct and options.open_channel is None and not address.startswith("unix:")
-        self._direct = DirectLink(self._connect_directly, address=address) if has_direct else None
+        events = Events(options.metrics)
+        self._direct = DirectLink(self._connect_directly, address=address, events=events) if has_direct else None
         max_age_s = options.max_stream_age_s
         self._old_streams = None if max_age_s is None else OldStreams(max_age_s, self._has_requests_beside)
         self._stream: Stream | None = None
@@ -180,8 +182,8 @@ class Connection(Channel):
             if not self.takes_requests:
                 self._stream = None
 
-    def transport(self, *, deadline: float | None, may_wait: bool) -> str:
-        """Returns how gradients travel, as in ServerInfo, opening a stream to find out; raises MseGradError.
+    def transport(self, *, deadline: float | None, may_wait: bool) -> tuple[str, str]:
+        """Returns `transport` and `direct_failure` of ServerInfo, opening a stream to find out; raises MseGradError.
 
         Args:
             deadline: Deadline on the clock of time.monotonic.
@@ -191,11 +193,13 @@ class Connection(Channel):
             stream, _ = self._live_stream(deadline)
             if stream.wait_opened(time_left_s(deadline)) is not None:
                 if self._link is not None and self._link.is_open(stream):
-                    return "shared_memory"
+                    return "shared_memory", ""
                 patience_s = min(_PATIENCE_S if may_wait else 0.0, time_left_s(deadline) or _PATIENCE_S)
-                if self._direct is not None and self._direct.wait(stream, patience_s):
-                    return "direct"
-        return "stream"
+                if self._direct is not None:
+                    if self._direct.wait(stream, patience_s):
+                        return "direct", ""
+                    return "stream", self._direct.failure(stream)
+        return "stream", ""
 
     def close(self, error: MseGradError) -> None:
         """Ends stream and channel for good; requests under way, and later ones, fail with `error`."""

@@ -61,7 +61,7 @@ class NoServer(Connection):
         self._await(deadline)
 
     @override
-    def transport(self, *, deadline: float | None, may_wait: bool) -> str:
+    def transport(self, *, deadline: float | None, may_wait: bool) -> tuple[str, str]:
         self._await(deadline)
 
     @override

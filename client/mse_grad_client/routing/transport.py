@@ -192,17 +192,17 @@ class Transport:
 
         return pb.GetServerInfoResponse.FromString(await self._ask(ask, retries, waiter))
 
-    async def way(self, *, deadline: float | None, waiter: Waiter = BLOCKING) -> str:
-        """Returns how gradients travel to the server at the given address, as in ServerInfo."""
+    async def way(self, *, deadline: float | None, waiter: Waiter = BLOCKING) -> tuple[str, str]:
+        """Returns `transport` and `direct_failure` of ServerInfo for the server at the given address."""
 
-        async def ask(connection: Connection) -> str:
+        async def ask(connection: Connection) -> tuple[str, str]:
             await waiter.open(connection, deadline)
             return connection.transport(deadline=deadline, may_wait=waiter.blocks)
 
         try:
             return await self._ask(ask, self._retries(_ONCE, deadline, waiter), waiter)
         except MseGradError:
-            return "stream"  # without a stream there is nothing beside it
+            return "stream", ""  # without a stream there is nothing beside it
 
     def visit(self, request: GradientRequest | None = None) -> Visit:
         """Returns a context in which this thread may use the connections; see Session.visit."""

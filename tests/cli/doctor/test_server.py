@@ -16,6 +16,7 @@ from mse_grad_cli.doctor import Finding, Level, examine_server
 from mse_grad_client import ClientOptions
 from support.client.proxy import TunnelProxy
 from support.client.scripted_server import Script, ScriptedServer, refused
+from support.ports import held_port
 
 TIMEOUT_S = 20.0
 
@@ -52,6 +53,7 @@ def test_a_server_that_computes_is_well_but_for_its_health_that_is_not_told() ->
     assert {finding.level for name, finding in findings.items() if name != "health"} == {Level.OK}
     assert findings["server"].text.endswith("ascend (Ascend910B1), kernel 0123456789ab")
     assert findings["gradient"].text.startswith("correct; 1024 elements take ")
+    assert findings["transport"].text == "stream; the server offers no direct connection"
 
 
 def test_an_unreachable_server_is_one_error_with_advice() -> None:
@@ -136,10 +138,22 @@ def test_a_gradient_that_fails_or_is_wrong_is_an_error(script: Script, text: str
     assert text in finding.text
 
 
+def test_a_direct_connection_that_does_not_stand_is_a_warning_that_says_why() -> None:
+    with held_port() as port, ScriptedServer(direct=pb.DirectOffer(port=port, secret=bytes(32))) as server:
+        server.info = lambda: info(pb.WORKER_STATE_READY)
+        findings = examine(server.address)
+    finding = findings["transport"]
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith(f"stream; no direct connection: no connection to port {port}: ")
+    assert "requests take the stream" in finding.advice
+    assert findings["gradient"].level is Level.OK
+
+
 def test_a_proxy_on_the_way_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy", "grpc_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with ScriptedServer() as server, TunnelProxy(server.address) as proxy:
+    offer = pb.DirectOffer(port=1, secret=bytes(32))
+    with ScriptedServer(direct=offer) as server, TunnelProxy(server.address) as proxy:
         server.info = lambda: info(pb.WORKER_STATE_READY)
         monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
         assert "proxy" not in examine(server.address)
@@ -147,4 +161,6 @@ def test_a_proxy_on_the_way_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> Non
     assert findings["proxy"].level is Level.WARNING
     assert findings["proxy"].text == f"gRPC goes through the proxy {proxy.address} (http_proxy)"
     assert findings["proxy"].advice == "if you do not want that, set no_proxy=npu.invalid"
+    assert findings["transport"].level is Level.OK
+    assert "no connection to port 1: a proxy leads to the server" in findings["transport"].text
     assert findings["gradient"].level is Level.OK
