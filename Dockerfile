@@ -38,7 +38,7 @@ ENV PATH=/opt/mse-grad/bin:$PATH \
     MALLOC_TOP_PAD_=67108864 \
     MALLOC_ARENA_MAX=1
 USER 10001:10001
-EXPOSE 50051 9464
+EXPOSE 50051 50052 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["mse-grad-server", "probe"]
@@ -91,7 +91,7 @@ ENV PATH=/opt/mse-grad/bin:$PATH \
     ASCEND_CACHE_PATH=/run/ascend/cache \
     ASCEND_WORK_PATH=/run/ascend/work
 USER 10001:10001
-EXPOSE 50051 9464
+EXPOSE 50051 50052 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["mse-grad-server", "probe", "--backend", "ascend"]

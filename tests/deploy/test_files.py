@@ -84,6 +84,14 @@ def test_compose_sets_only_known_settings_and_env_example_names_every_variable(n
     assert [variable for variable in sorted(asked) if f"{variable}=" not in example] == []
 
 
+def test_direct_connections_have_a_fixed_port_wherever_one_has_to_be_let_through() -> None:
+    fixed = compose("compose.tls.yaml")["server"]["environment"]["MSE_GRAD_DIRECT_LISTEN"]
+    (port,) = re.findall(r"0\.0\.0\.0:(\d+)\}$", fixed)
+    recipe = (DEPLOY.parent / "Dockerfile").read_text()
+    assert [port in exposed.split() for exposed in re.findall(r"^EXPOSE (.*)$", recipe, re.MULTILINE)] == [True, True]
+    assert f":{port}" in (DEPLOY / ".env.example").read_text()
+
+
 def test_services_have_no_privileges_and_no_public_address() -> None:
     services = compose("compose.yaml")
     assert set(services) == {"server", "prometheus", "alertmanager", "grafana", "npu-exporter"}

@@ -157,7 +157,11 @@ def test_the_server_accepts_its_settings_and_listens_on_the_ports_of_the_pod(
     assert settings.backend == ("cpu" if name in ON_CPU else "ascend")
     assert not settings.is_supervised
     ports = {port["name"]: port["containerPort"] for port in pod.container["ports"]}
-    listening = {"grpc": Address.parse(settings.listen), "metrics": Address.parse(settings.metrics_listen)}
+    listening = {
+        "grpc": Address.parse(settings.listen),
+        "direct": Address.parse(settings.direct_listen),
+        "metrics": Address.parse(settings.metrics_listen),
+    }
     assert {at: address.port for at, address in listening.items()} == ports
     assert {address.host for address in listening.values()} == {"0.0.0.0"}
 
