@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import start_http_server
 
+from mse_grad.frames import head
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad.v1.mse_grad_pb2_grpc import MseGradServiceStub
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, Unauthenticated
@@ -79,6 +81,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             for client in clients:
                 _compute(client)
             _be_refused(alone)
+            _be_a_stranger(alone)
             with pytest.raises(Unauthenticated):
                 stranger.compute(np.ones(3), np.ones(3), 1.0)
 
@@ -177,3 +180,19 @@ def _be_refused(server: ServerProcess) -> None:
     with ThreadPoolExecutor(4) as threads:
         codes = list(threads.map(call, range(16)))
     assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}
+
+
+def _be_a_stranger(server: ServerProcess) -> None:
+    """Opens a direct connection, and one for shared memory, without the secret of a stream; waits for both refusals."""
+    host, _, port = server.event("ready")["direct_listen"].rpartition(":")
+    with socket.create_connection((host, int(port)), PATIENCE_S) as stranger:
+        stranger.sendall(head(0))
+        assert stranger.recv(1)
+    with grpc.insecure_channel(server.address) as channel:
+        stream = MseGradServiceStub(channel).StreamGradients(iter(()), timeout=PATIENCE_S)
+        name = next(stream).opened.shared_memory.socket_name
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+            stranger.settimeout(PATIENCE_S)
+            stranger.connect(f"\0{name}")
+            stranger.send(pb.SharedMemoryHandover(secret=bytes(32), segments=[1]).SerializeToString())
+            assert stranger.recv(1)

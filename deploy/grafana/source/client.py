@@ -108,13 +108,27 @@ def client_dashboard() -> dict[str, Any]:
             ),
             Panel(
                 "Throughput in bytes by transport",
-                "stream, packets, unary or shared_memory; operands in, gradients out.",
+                "stream, direct (the TCP connection beside a stream), packets, unary or shared_memory; operands in, "
+                "gradients out. If clients of other hosts use stream alone, they cannot reach the port of "
+                "--direct-listen.",
                 "Bps",
                 [
                     Query(
                         rate("mse_grad_transferred_bytes_total", "direction, transport"), "{{transport}} {{direction}}"
                     )
                 ],
+            ),
+            Panel(
+                "Rejected connections beside streams by reason",
+                "DIRECT_DENIED and DIRECT_FULL: connections at the port of --direct-listen that showed no secret of an "
+                "open stream, or came while too many had not; a port scan, or a load balancer that leads clients to "
+                "another server. SHARED_MEMORY_...: rejected handovers of memory. Requests of the SDK take the stream.",
+                "reqps",
+                [
+                    Query(rate("mse_grad_direct_refusals_total", "reason"), "{{reason}}"),
+                    Query(rate("mse_grad_shared_memory_refusals_total", "reason"), "{{reason}}"),
+                ],
+                is_stacked=True,
             ),
             Panel(
                 "Mapped client memory",
@@ -145,6 +159,7 @@ def client_dashboard() -> dict[str, Any]:
                         "{{instance}}",
                     )
                 ],
+                columns=24,
             ),
         ),
     )

@@ -105,6 +105,8 @@ def test_whatever_happens_a_worker_has_at_most_400_series() -> None:
             metrics.unauthenticated(reason.value)
         if reason.value.startswith("SHARED_MEMORY"):
             metrics.shared_memory_refused(reason.value)
+        if reason.value.startswith("DIRECT"):
+            metrics.direct_refused(reason.value)
     for fault in (*(fault.value for fault in Fault), "wrong_gradient"):
         metrics.device_fault(fault)
     for rung in Rung:
