@@ -55,7 +55,7 @@ FULL_SIZES = {
 BESIDE_SIZES = {**FULL_SIZES, "window_chunks": 32}
 OPERAND_BYTES = 60 * KIB
 # After this long without room for a message, the server has stopped reading.
-_PATIENCE_S = 3.0
+_PATIENCE_S = 10.0
 _HANGS = {"ASCEND_SIMULATOR_FAULTS": "aclrtQueryEventStatus mode=hang after=100"}
 
 
