@@ -81,7 +81,7 @@ class ClientOptions:
         shared_memory: Whether a server on this host may map memory of this process, which saves copies. It maps only
             the arrays of `MseGradClient.empty` and copies of large operands. Linux only.
         direct: Whether requests may take a TCP connection of their own beside gRPC's, over TLS if gRPC's has it. It is
-            faster, and used if the server offers it and it can be reached.
+            faster, and used if the server offers it and it can be reached. Not on Windows.
         shared_from_bytes: Bytes of predict from which arrays of `MseGradClient.empty` are used in place; smaller ones
             are faster in a message.
         copied_from_bytes: Bytes of predict from which other arrays are copied through shared memory; smaller ones are

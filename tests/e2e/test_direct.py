@@ -97,6 +97,13 @@ def test_the_doctor_and_the_log_tell_of_it(
     assert f"directly connected to {server.address}" in caplog.messages
 
 
+def test_a_system_without_its_calls_uses_the_stream(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IS_SUPPORTED", False)
+    with MseGradClient(server.address, options=DIRECT) as client:
+        compute_and_check(client)
+        assert client.server_info().transport == "stream"
+
+
 def test_options_and_settings_switch_it_off(server: ServerProcess) -> None:
     with MseGradClient(server.address, options=replace(DIRECT, direct=False)) as client:
         compute_and_check(client)

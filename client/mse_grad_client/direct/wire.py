@@ -15,7 +15,10 @@ from typing_extensions import override
 from mse_grad.tensor import Buffer
 from mse_grad_client.interrupts import LONGEST_SLEEP_S
 
-__all__ = ["TlsWire", "Wire", "connect"]
+__all__ = ["IS_SUPPORTED", "TlsWire", "Wire", "connect"]
+
+IS_SUPPORTED = hasattr(select, "poll") and hasattr(socket.socket, "sendmsg")
+"""Whether this system has the calls that direct connections need; Windows has not."""
 
 # Most buffers of one system call: IOV_MAX of Linux.
 _MOST_BUFFERS = 1024

@@ -13,7 +13,7 @@ from mse_grad.methods import STREAM_GRADIENTS, full_name
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.direct.link import DirectLink
-from mse_grad_client.direct.wire import TlsWire, Wire, connect
+from mse_grad_client.direct.wire import IS_SUPPORTED, TlsWire, Wire, connect
 from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
 from mse_grad_client.events import Events
 from mse_grad_client.interrupts import Latch
@@ -80,7 +80,8 @@ class Connection(Channel):
         self._options = options
         self._on_stream = on_stream
         self._link = None if region is None else LocalLink(region, options, address=address)
-        has_direct = options.direct and options.open_channel is None and not address.startswith("unix:")
+        is_wanted = options.direct and IS_SUPPORTED
+        has_direct = is_wanted and options.open_channel is None and not address.startswith("unix:")
         events = Events(options.metrics)
         self._direct = DirectLink(self._connect_directly, address=address, events=events) if has_direct else None
         max_age_s = options.max_stream_age_s
