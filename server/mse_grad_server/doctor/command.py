@@ -12,6 +12,7 @@ from pathlib import Path
 from mse_grad_server.backends.ascend.startup.libraries import TOOLKIT_FOLDERS, TOOLKIT_VARIABLES
 from mse_grad_server.doctor.compiler import examine_compiler
 from mse_grad_server.doctor.devices import bus_ids, device_files, examine_devices
+from mse_grad_server.doctor.direct import examine_direct
 from mse_grad_server.doctor.driver import driver_folder, examine_driver
 from mse_grad_server.doctor.finding import Finding, Level
 from mse_grad_server.doctor.toolkit import examine_toolkit
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str], *, root: Path = Path("/")) -> ExitCode:
         complain(str(wrong))
         return wrong.exit_code
     is_npu_host = settings.backend == "ascend" or has_npu(os.environ, root)
-    findings = list(examine_npu(settings, os.environ, root)) if is_npu_host else []
+    findings = [*(examine_npu(settings, os.environ, root) if is_npu_host else ()), examine_direct(settings)]
     levels = {finding.level for finding in findings}
     worst = next((level for level in (Level.ERROR, Level.WARNING) if level in levels), Level.OK)
     if own.json:
