@@ -99,6 +99,7 @@ BFLOAT16 = DType("bfloat16", 3, np.dtype(ml_dtypes.bfloat16), 2, np.dtype(np.flo
 FLOAT64 = DType("float64", 4, np.dtype(np.float64), 8, np.dtype(np.float64))
 DTYPES = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)
 
+_BYTE = np.dtype(np.uint8)
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
 _BY_WIRE = {dtype.wire: dtype for dtype in DTYPES}
 _NAMES = ", ".join(dtype.name for dtype in DTYPES)
@@ -133,7 +134,7 @@ def little_endian_bytes(array: Array) -> memoryview:
     """Returns the elements of `array` in C order, little endian, as bytes; a view if the array has that layout."""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return array.ravel().view(_BYTE).data
 
 
 def elements(data: Buffer, dtype: DType) -> Array:

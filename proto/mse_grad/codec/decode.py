@@ -22,6 +22,7 @@ from mse_grad.codec.slow import (
 from mse_grad.codec.wire import (
     Unrecognised,
     check_skippable,
+    extents,
     fields,
     packed_varints,
     signed32,
@@ -152,7 +153,7 @@ def _tensor(message: bytes, view: memoryview, start: int, stop: int) -> TensorFr
         if tag == 0x08:
             dtype = signed32(value)
         elif tag == 0x12:
-            shape += map(signed64, packed_varints(message, value, value_stop))
+            shape += extents(message[value:value_stop])
         elif tag == 0x1A:
             data = view[value:value_stop]
         elif tag == 0x10:

@@ -85,8 +85,7 @@ def open_results(slots: Sequence[tuple[int, int, int, bool]]) -> tuple[bytes, li
     Raises:
         ValueError: A number does not fit into its field, or the message would pass protobuf's 2^31 - 1 bytes.
     """
-    heads: list[bytes] = []
-    tails: list[bytes] = []
+    results: list[tuple[bytes, int, bytes]] = []
     size_bytes = 0
     for request_id, offset, y_bytes, fallback in slots:
         head = b"\x08" + uint64_bytes(request_id) if request_id else b""
@@ -96,13 +95,12 @@ def open_results(slots: Sequence[tuple[int, int, int, bool]]) -> tuple[bytes, li
             head += b"\x1a" + uint64_bytes(y_bytes)
         tail = b"\x20\x01" if fallback else b""
         head = b"\x12" + uint64_bytes(len(head) + y_bytes + len(tail)) + head  # results = 2
-        heads.append(head)
-        tails.append(tail)
+        results.append((head, y_bytes, tail))
         size_bytes += len(head) + y_bytes + len(tail)
     message, contents = unfilled_message(size_bytes)
     views = []
     position = 0
-    for head, tail, (_, _, y_bytes, _) in zip(heads, tails, slots, strict=True):
+    for head, y_bytes, tail in results:
         start = position + len(head)
         contents[position:start] = head
         stop = start + y_bytes
@@ -178,22 +176,30 @@ def _kind(dtype: int, shape: tuple[int, ...], reduction: int) -> bytes:
 
 def _append_chunk(parts: list[Buffer], chunk: Chunk) -> None:
     predict, label, dout = chunk.predict, chunk.label, chunk.dout
-    predict_bytes, label_bytes, dout_bytes = _size_bytes(predict), _size_bytes(label), _size_bytes(dout)
+    predict_head, label_head, dout_head, size_bytes = _operand_heads(
+        _size_bytes(predict), _size_bytes(label), _size_bytes(dout)
+    )
     head = b"\x08" + uint64_bytes(chunk.id) if chunk.id else b""
     if chunk.offset:
         head += b"\x10" + int64_bytes(chunk.offset)
-    if predict_bytes:
-        head += b"\x1a" + uint64_bytes(predict_bytes)
+    head += predict_head
+    tail = b""
+    if chunk.shared is not None:
+        tail = _shared_body(chunk.shared)
+        tail = b"\x32" + uint64_bytes(len(tail)) + tail  # shared = 6
+    size_bytes += len(head) + len(tail)
+    parts += (b"\x12", uint64_bytes(size_bytes), head, predict, label_head, label, dout_head, dout, tail)  # chunks = 2
+
+
+# Cached for the same reason.
+@lru_cache(maxsize=1024)
+def _operand_heads(predict_bytes: int, label_bytes: int, dout_bytes: int) -> tuple[bytes, bytes, bytes, int]:
+    """Returns the bytes before each operand of a chunk, and the bytes of all that follows the head of predict."""
+    predict_head = b"\x1a" + uint64_bytes(predict_bytes) if predict_bytes else b""
     label_head = b"\x22" + uint64_bytes(label_bytes) if label_bytes else b""
     dout_head = b"\x2a" + uint64_bytes(dout_bytes) if dout_bytes else b""
-    size_bytes = len(head) + predict_bytes + len(label_head) + label_bytes + len(dout_head) + dout_bytes
-    if chunk.shared is not None:
-        body = _shared_body(chunk.shared)
-        tail = b"\x32" + uint64_bytes(len(body)) + body  # shared = 6
-        size_bytes += len(tail)
-        parts += (b"\x12", uint64_bytes(size_bytes), head, predict, label_head, label, dout_head, dout, tail)
-        return
-    parts += (b"\x12", uint64_bytes(size_bytes), head, predict, label_head, label, dout_head, dout)  # chunks = 2
+    size_bytes = predict_bytes + len(label_head) + label_bytes + len(dout_head) + dout_bytes
+    return predict_head, label_head, dout_head, size_bytes
 
 
 def _shared_body(shared: SharedRange) -> bytes:

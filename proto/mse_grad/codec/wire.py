@@ -13,6 +13,7 @@ __all__ = [
     "Unrecognised",
     "check_skippable",
     "enum_bytes",
+    "extents",
     "fields",
     "finish_varint",
     "int64_bytes",
@@ -24,27 +25,18 @@ __all__ = [
 
 # Longest packed field that is read without counting: a thousand of the longest varints. `census` counts longer ones.
 _MOST_PACKED_BYTES = 10 * 1024
-
-_ONE_BYTE = tuple(bytes((number,)) for number in range(0x80))
+# Eight extents, the most of an operand, of ten bytes each.
+_MOST_SHAPE_BYTES = 80
 
 
 class Unrecognised(Exception):
     """The message is not as encoders usually write it, or is malformed; the generated code decides which."""
 
 
+# Cached, because lengths and offsets repeat, and an id is written several times.
+@lru_cache(maxsize=4096)
 def uint64_bytes(number: int) -> bytes:
     """Returns `number` as a varint; raises ValueError outside [0, 2^64)."""
-    # Ids, extents and lengths of small gradients take one or two bytes, so the usual case needs no loop.
-    if 0 <= number < 0x80:
-        return _ONE_BYTE[number]
-    if 0 <= number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    return _long_varint(number)
-
-
-# Cached, because lengths and offsets in shared memory repeat.
-@lru_cache(maxsize=4096)
-def _long_varint(number: int) -> bytes:
     if not 0 <= number < 2**64:
         raise ValueError(f"{number} does not fit into a uint64 field; it must be in [0, 2^64)")
     digits = []
@@ -88,6 +80,8 @@ def finish_varint(message: bytes, first: int, position: int) -> tuple[int, int]:
     """
     byte = message[position]
     number = first - 0x80 + (byte << 7)
+    if 0 < byte < 0x80:  # as most lengths, and the ids of a stream
+        return number, position + 1
     shift = 7
     while byte >= 0x80:
         shift += 7
@@ -158,6 +152,15 @@ def packed_varints(message: bytes, start: int, stop: int) -> list[int]:
     if position != stop:
         raise Unrecognised
     return numbers
+
+
+# Cached, because shapes repeat.
+@lru_cache(maxsize=1024)
+def extents(packed: bytes) -> tuple[int, ...]:
+    """Returns the int64 numbers of a packed shape; raises as `packed_varints`, also for more than any operand has."""
+    if len(packed) > _MOST_SHAPE_BYTES:
+        raise Unrecognised
+    return tuple(map(signed64, packed_varints(packed, 0, len(packed))))
 
 
 def check_skippable(tag: int) -> None:

@@ -16,9 +16,9 @@ from mse_grad.codec.census import check_fields
 from mse_grad.codec.wire import (
     Unrecognised,
     check_skippable,
+    extents,
     fields,
     int64_bytes,
-    packed_varints,
     signed64,
     uint64_bytes,
 )
@@ -173,7 +173,7 @@ def _input(message: bytes, view: memoryview, start: int, stop: int) -> Input:
         elif tag == 0x12:
             one.datatype = _text(view, value, end)
         elif tag == 0x1A:
-            shape += map(signed64, packed_varints(message, value, end))
+            shape += extents(message[value:end])
         elif tag == 0x18:
             shape.append(signed64(value))
         elif tag == 0x22:
