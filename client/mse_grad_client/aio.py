@@ -219,7 +219,7 @@ class AsyncMseGradClient(ClientBase):
             await self._tasks.run(lambda: transmit(part, deadline=deadline, waiter=waiter), part)
 
         with self._calls.around_one(method, request, request_id, metadata):
-            await compute_in_tasks(request, send, split=split)
+            await (compute_in_tasks(request, send) if split else send(request))
         gradient = request.gradient()
         return gradient if out is None else out
 

@@ -16,6 +16,7 @@ from mse_grad_client.request import GradientRequest
 __all__ = ["Calls"]
 
 _OPENTELEMETRY = "opentelemetry.trace"
+_PLAIN = nullcontext()
 
 
 class Calls:
@@ -41,7 +42,7 @@ class Calls:
     ) -> AbstractContextManager[CallInfo | None]:
         """Runs the body as one call of `compute_many`, as `around`; yields None if it is plain."""
         if self.is_plain(request_id, metadata):
-            return nullcontext()
+            return _PLAIN
         return self.around("compute_many", reduction=reduction, request_id=request_id, metadata=metadata)
 
     def around_one(
@@ -49,7 +50,7 @@ class Calls:
     ) -> AbstractContextManager[CallInfo | None]:
         """Runs the body as one call that computes `request`, as `around`; yields None if it is plain."""
         if self.is_plain(request_id, metadata):
-            return nullcontext()
+            return _PLAIN
         return self.around(method, request, request_id=request_id, metadata=metadata)
 
     @contextmanager

@@ -295,6 +295,6 @@ class MseGradClient(ClientBase):
             run(lambda: transmit(part, deadline=deadline))
 
         with self._calls.around_one(method, request, request_id, metadata):
-            compute_in_threads(request, send, split=split)
+            compute_in_threads(request, send) if split else send(request)
         gradient = request.gradient()
         return gradient if out is None else out

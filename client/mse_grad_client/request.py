@@ -63,7 +63,7 @@ class Operands(NamedTuple):
         dtype = dtype_of(predict_array.dtype, field="predict")
         upstream = dout_array(dout, dtype)
         count, parsed, scalar_dout = _checked(
-            dtype,
+            predict_array.dtype,
             predict_array.shape,
             label_array.dtype,
             label_array.shape,
@@ -239,7 +239,7 @@ class GradientRequest:
 # Cached, because a training loop repeats the same shapes; errors are not cached.
 @lru_cache(maxsize=1024)
 def _checked(
-    dtype: DType,
+    predict_dtype: np.dtype[Any],
     shape: tuple[int, ...],
     label_dtype: np.dtype[Any],
     label_shape: tuple[int, ...],
@@ -249,6 +249,7 @@ def _checked(
     numel: int,
 ) -> tuple[int, Reduction, bool]:
     """Returns the element count, the reduction and whether dout is a scalar; raises ContractError."""
+    dtype = dtype_of(predict_dtype, field="predict")
     check_same_dtype(dtype, dtype_of(label_dtype, field="label"), field="label")
     check_same_dtype(dtype, dtype_of(dout_dtype, field="dout"), field="dout")
     count = element_count(shape, dtype, field="predict")

@@ -28,15 +28,14 @@ _MOST_AT_ONCE = 16
 _END_TIMEOUT_S = 1.0
 
 
-def compute_in_threads(request: GradientRequest, send: Callable[[GradientRequest], None], *, split: bool) -> None:
-    """Computes `request`; raises the first error.
+def compute_in_threads(request: GradientRequest, send: Callable[[GradientRequest], None]) -> None:
+    """Computes `request`, in parts if it is large: several at a time, each in a thread; raises the first error.
 
     Args:
         request: The request.
         send: Fills the gradient of a request; raises MseGradError.
-        split: Whether to send a large request in parts, several at a time, each in a thread.
     """
-    parts = _parts_of(request) if split else ()
+    parts = _parts_of(request)
     if len(parts) < 2:
         send(request)
         return
@@ -50,11 +49,9 @@ def compute_in_threads(request: GradientRequest, send: Callable[[GradientRequest
         raise work.error
 
 
-async def compute_in_tasks(
-    request: GradientRequest, send: Callable[[GradientRequest], Awaitable[None]], *, split: bool
-) -> None:
+async def compute_in_tasks(request: GradientRequest, send: Callable[[GradientRequest], Awaitable[None]]) -> None:
     """As `compute_in_threads`, for a task: with tasks of the same event loop, which end with it."""
-    parts = _parts_of(request) if split else ()
+    parts = _parts_of(request)
     if len(parts) < 2:
         await send(request)
         return

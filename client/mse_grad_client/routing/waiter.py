@@ -15,7 +15,7 @@ from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.connection import Connection
-from mse_grad_client.routing.session import Session
+from mse_grad_client.routing.session import Session, Visit
 from mse_grad_client.routing.worker_pool import WorkerAssignment, WorkerPool
 
 __all__ = ["BLOCKING", "Waiter", "open_for", "run"]
@@ -51,7 +51,7 @@ class _BlockingWaiter(Waiter):
     blocks = True
 
     def visit(self, session: Session, request: GradientRequest | None = None) -> AbstractContextManager[WorkerPool]:
-        return session.visit(request)
+        return Visit(session, request)
 
     async def open(self, connection: Connection, deadline: float | None) -> None:
         return

@@ -112,10 +112,12 @@ class Exchange:
     def next_chunk(self, id: int) -> Chunk | None:
         """Returns the next chunk, views of the caller's arrays; None if no chunk may be sent now."""
         request, offset = self._request, self._sent
-        elements = min(self._chunk_elements, request.count - offset)
-        open_chunks = min(self._first_chunks + self._answered_chunks, self._window_chunks)
-        if elements == 0 or self._sent_chunks - self._answered_chunks >= open_chunks:
+        if offset == request.count:
             return None
+        open_chunks = min(self._first_chunks + self._answered_chunks, self._window_chunks)
+        if self._sent_chunks - self._answered_chunks >= open_chunks:
+            return None
+        elements = min(self._chunk_elements, request.count - offset)
         self._sent += elements
         self._sent_chunks += 1
         size = request.dtype.itemsize_bytes

@@ -24,16 +24,16 @@ class _Part:
     Attributes:
         id: Id of the request.
         buffers: Buffers to join, the operands among them.
-        size_bytes: Bytes of the operands.
+        size_bytes: Bytes of the buffers.
         opens: Whether the part holds the header of the request.
     """
 
     __slots__ = ("buffers", "id", "opens", "size_bytes")
 
-    def __init__(self, id: int, buffers: list[Buffer], size_bytes: int = 0, *, opens: bool = False) -> None:
+    def __init__(self, id: int, buffers: list[Buffer], *, opens: bool = False) -> None:
         self.id = id
         self.buffers = buffers
-        self.size_bytes = size_bytes
+        self.size_bytes = sum(map(len, buffers))
         self.opens = opens
 
 
@@ -48,14 +48,14 @@ class Outbox:
 
     def open_request(self, id: int, header: Header, chunks: Sequence[Chunk]) -> None:
         """Queues the header of a request with its first chunks; queues nothing if one cannot be encoded."""
-        parts = [_part(id, (header,), chunks[:1])]
+        parts = [_Part(id, stream_request_parts((header,), chunks[:1]), opens=True)]
         for chunk in chunks[1:]:
-            parts.append(_part(id, (), (chunk,)))
+            parts.append(_Part(id, stream_request_parts((), (chunk,))))
         self._parts.extend(parts)
 
     def add_chunk(self, id: int, chunk: Chunk) -> None:
         """Queues a further chunk."""
-        self._parts.append(_part(id, (), (chunk,)))
+        self._parts.append(_Part(id, stream_request_parts((), (chunk,))))
 
     def add_cancellation(self, id: int) -> None:
         """Queues the cancellation of a request."""
@@ -103,10 +103,3 @@ class Outbox:
             buffers += part.buffers
             size_bytes += part.size_bytes
         return buffers or None
-
-
-def _part(id: int, headers: Sequence[Header], chunks: Sequence[Chunk]) -> _Part:
-    size_bytes = 0
-    for chunk in chunks:
-        size_bytes += len(chunk.predict) + len(chunk.label) + len(chunk.dout)
-    return _Part(id, stream_request_parts(headers, chunks), size_bytes, opens=bool(headers))
