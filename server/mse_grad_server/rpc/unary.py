@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -20,7 +21,6 @@ from mse_grad_server.process.timeline import Timeline
 from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call
 from mse_grad_server.rpc.admission.places import Places
 from mse_grad_server.rpc.admission.reading import EOF, Reading
-from mse_grad_server.rpc.admission.rpc_tasks import on_rpc_end
 from mse_grad_server.rpc.request_rules import Work, check_unary
 from mse_grad_server.settings.model import Settings, size_text
 
@@ -134,17 +134,13 @@ class WholeGradients:
         reading = Reading(context, self.clock, silence_s=limits.silence_s, max_expansion=limits.max_expansion)
         self.places.take(reading)
         # The answer is in memory until gRPC has sent it.
-        on_rpc_end(lambda: self.places.leave(reading))
+        CURRENT_CALL.get().at_end.append(lambda: self.places.leave(reading))
         return reading
 
     async def read(self, reading: Reading, method: str) -> Any:
         """Returns the next message of an RPC, or EOF; raises as `Reading.message` does."""
         most_bytes = self._limits.max_message_bytes
-        advice = (
-            f"{method} takes at most {most_bytes} ({size_text(most_bytes)}). "
-            "StreamGradients takes tensors of any size, in chunks"
-        )
-        return await reading.message(most_bytes=most_bytes, advice=advice)
+        return await reading.message(most_bytes=most_bytes, advice=_advice(method, most_bytes))
 
     def no_message(self) -> ContractError:
         """Returns the error of an RPC without a message.
@@ -272,3 +268,11 @@ class UnaryMethod:
             if message is EOF:
                 raise gradients.no_message()
             return await admission.answer(self._form, bytes(message), CURRENT_CALL.get(), context.time_remaining())
+
+
+@cache
+def _advice(method: str, most_bytes: int) -> str:
+    return (
+        f"{method} takes at most {most_bytes} ({size_text(most_bytes)}). "
+        "StreamGradients takes tensors of any size, in chunks"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class Call:
         token_digest: SHA-256 of the token that the RPC began with; b"" without a token.
         streams: Streams of the RPC, which drain if the token is removed.
         cutting_off: Timer that cuts these streams off after the drain timeout.
+        at_end: Calls when gRPC has sent everything of the RPC, or has abandoned it.
     """
 
     method: str
@@ -41,6 +43,7 @@ class Call:
     token_digest: bytes = b""
     streams: list[Drainable] = field(default_factory=list)
     cutting_off: Timer | None = None
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def request_id(self) -> str:

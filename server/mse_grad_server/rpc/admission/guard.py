@@ -115,6 +115,9 @@ class CallGuard:
         return task
 
     def _done(self) -> None:
+        for call in self._call.at_end:
+            call()
+        self._call.at_end.clear()
         if self._ending is not None:
             self._ending.cancel()
         if self._aborted is not None:

@@ -19,12 +19,11 @@ from mse_grad_server.errors import Draining, ServerError
 from mse_grad_server.metrics.recorder import Origin, Recorder
 from mse_grad_server.process.clock import Clock
 from mse_grad_server.rpc.admission.authentication import Authenticator
-from mse_grad_server.rpc.admission.call import Call, trace_id_of
+from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call, trace_id_of
 from mse_grad_server.rpc.admission.guard import REQUEST_ID_KEY, CallGuard
 from mse_grad_server.rpc.admission.interruption import Interruption
 from mse_grad_server.rpc.admission.places import Places
 from mse_grad_server.rpc.admission.reading import EOF, Reading
-from mse_grad_server.rpc.admission.rpc_tasks import on_rpc_end
 from mse_grad_server.settings.model import Settings
 
 __all__ = ["CallInterceptor", "CallLimits"]
@@ -177,7 +176,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             limits = self._limits
             reading = Reading(context, self._clock, silence_s=limits.silence_s, max_expansion=limits.max_expansion)
             self._calls.take(reading)
-            on_rpc_end(lambda: leave(reading))
+            CURRENT_CALL.get().at_end.append(lambda: leave(reading))
             return reading
 
         def leave(reading: Reading) -> None:

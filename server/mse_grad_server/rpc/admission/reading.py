@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
@@ -88,8 +87,7 @@ class Reading(Occupant):
             DeadlineExceeded: The message did not arrive in time.
             MessageTooLarge: The message is larger.
         """
-        with self._waiting("the message did not arrive"):
-            message = await self._context.read()
+        message = await self._waited(self._context.read(), late="the message did not arrive")
         if message is EOF:
             return EOF
         if is_compressed(message):
@@ -104,20 +102,21 @@ class Reading(Occupant):
         Raises:
             DeadlineExceeded: The caller did not read in time.
         """
-        with self._waiting("the caller did not read the answer"):
-            await self._context.write(message)
+        await self._waited(self._context.write(message), late="the caller did not read the answer")
 
-    @contextmanager
-    def _waiting(self, late: str) -> Iterator[None]:
-        """Waits for the caller, as long as it may be silent."""
+    async def _waited(self, operation: Awaitable[Any], *, late: str) -> Any:
+        """Returns the result of `operation`, which waits for the caller, as long as it may be silent."""
         self.idle_since_s = began_s = self._clock.now()
-        error = DeadlineExceeded(f"{late} within {self._silence_s:g} s")
-        timer = self._clock.call_at(began_s + self._silence_s, lambda: self._interruption.set(error))
+        timer = self._clock.call_at(began_s + self._silence_s, lambda: self._end_late(late))
         try:
-            yield
+            result = await operation
         finally:
             timer.cancel()
         self.idle_since_s = None
+        return result
+
+    def _end_late(self, late: str) -> None:
+        self._interruption.set(DeadlineExceeded(f"{late} within {self._silence_s:g} s"))
 
 
 def is_compressed(message: bytes) -> bool:

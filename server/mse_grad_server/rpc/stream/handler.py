@@ -13,7 +13,6 @@ from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock
 from mse_grad_server.rpc.admission.call import CURRENT_CALL
 from mse_grad_server.rpc.admission.places import Places
-from mse_grad_server.rpc.admission.rpc_tasks import on_rpc_end
 from mse_grad_server.rpc.stream.client_streams import ClientStreams, StreamFactory
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.settings.address import is_on_this_host
@@ -66,9 +65,10 @@ class StreamGradients:
         name = f"{self._name}-s{next(self._numbers)}"
         self._engine.require_open()
         peer = context.peer()
-        streams = ClientStreams(self._factory, CURRENT_CALL.get(), context, peer=peer, name=name, opened=self._opened)
+        call = CURRENT_CALL.get()
+        streams = ClientStreams(self._factory, call, context, peer=peer, name=name, opened=self._opened)
         self.places.take(streams)
-        on_rpc_end(lambda: self._leave(streams))
+        call.at_end.append(lambda: self._leave(streams))
         # A client on another host could not reach the socket.
         await streams.run(self._lease_of if is_on_this_host(peer) else None, self._offer_of)
 
