@@ -67,6 +67,7 @@ class Recorder:
         self.phases = metrics.phases
         self.traffic = metrics.traffic
         self._margins = metrics.margins
+        self._requests = metrics.requests
         self._metrics = metrics
         self._log = log
         self.counts_kernel = counts_kernel
@@ -104,7 +105,7 @@ class Recorder:
                 seconds=round(seconds, 6),
                 **_logged(origin.metadata),
             )
-        self._metrics.request_ended(
+        self._requests.ended(
             method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds, trace_id=origin.trace_id
         )
         if margin_s != math.inf:
@@ -152,7 +153,7 @@ class Recorder:
         """Counts a request that failed because its stream failed; that failure is logged once, not for each request."""
         reason = reason_of(error)
         dtype, reduction = (spec.dtype.name, _REDUCTIONS[spec.reduction]) if spec else ("unknown", "unknown")
-        self._metrics.request_ended(method, dtype, reduction, reason.code.name, seconds)
+        self._requests.ended(method, dtype, reduction, reason.code.name, seconds)
         if isinstance(error, Refused):
             self._metrics.refused(reason.value)
 

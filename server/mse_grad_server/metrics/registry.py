@@ -6,36 +6,13 @@ Thread-safe, except attributes that say they belong to the event loop.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
-from prometheus_client.samples import Sample
 
 from mse_grad_server.metrics.collectors import COARSE_BUCKETS_S, DeadlineMargin, Phases, Traffic
+from mse_grad_server.metrics.requests import Requests
 
-__all__ = ["Metrics", "RequestTotals"]
-
-# Most label combinations of the request counter. All dtypes, reductions and codes together would give more series than
-# are worth storing. Requests beyond it count as "other".
-_MOST_REQUEST_CHILDREN = 100
-_OTHER = "other"
-_REQUEST_BUCKETS_S = (
-    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
-)  # fmt: skip
-
-
-class RequestTotals(NamedTuple):
-    """Totals of requests that ended.
-
-    Attributes:
-        succeeded: Number of those that were answered.
-        failed: Number of those that failed.
-        seconds: Time of both kinds.
-    """
-
-    succeeded: int
-    failed: int
-    seconds: float
+__all__ = ["Metrics"]
 
 
 class Metrics:
@@ -46,6 +23,7 @@ class Metrics:
         phases: Time of messages by phase.
         traffic: Transferred elements and bytes by transport; belongs to the event loop.
         margins: Histogram of deadline margins; belongs to the event loop.
+        requests: Requests that ended; belongs to the event loop.
     """
 
     def __init__(self) -> None:
@@ -58,21 +36,8 @@ class Metrics:
         deadline_margin = DeadlineMargin()
         self.registry.register(deadline_margin)
         self.margins = deadline_margin.histogram
-        self._requests = self._counter(
-            "mse_grad_requests_total",
-            "Requests for a gradient that ended, by gRPC code.",
-            "method",
-            "dtype",
-            "reduction",
-            "code",
-        )
-        self._seconds = Histogram(
-            "mse_grad_request_seconds",
-            "Time from the arrival of a request to its last answer.",
-            ["method"],
-            buckets=_REQUEST_BUCKETS_S,
-            registry=self.registry,
-        )
+        self.requests = Requests()
+        self.registry.register(self.requests)
         self._refusals = self._counter("mse_grad_refusals_total", "Refused requests, by reason.", "reason")
         self._unauthenticated = self._counter(
             "mse_grad_unauthenticated_total", "RPCs rejected for lack of a valid token, by reason.", "reason"
@@ -175,39 +140,6 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._soc = self._cann = ""
-        # Cache of child metrics: labels() hashes its strings on every call, and a request needs two children.
-        self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
-
-    def request_ended(
-        self, method: str, dtype: str, reduction: str, code: str, seconds: float, *, trace_id: str = ""
-    ) -> None:
-        """Counts a request for a gradient that ended.
-
-        Args:
-            method: "ComputeGradient" or "StreamGradients".
-            dtype: Name of its dtype; "unknown" if the request has none.
-            reduction: Name of its reduction; "unknown" if the request has none.
-            code: Name of the gRPC code that it ended with.
-            seconds: Time from its arrival to its last answer.
-            trace_id: Its trace, which becomes the exemplar of its bucket; "" for none.
-        """
-        key = (method, dtype, reduction, code)
-        children = self._children.get(key)
-        if children is None:
-            children = self._new_children(key)
-        children[0].inc()
-        children[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
-
-    def request_totals(self) -> RequestTotals:
-        """Returns the totals of all requests that ended, over all methods, dtypes and reductions."""
-        succeeded = failed = 0
-        for sample in self._samples(self._requests, "mse_grad_requests_total"):
-            if sample.labels["code"] == "OK":
-                succeeded += int(sample.value)
-            else:
-                failed += int(sample.value)
-        seconds = sum(sample.value for sample in self._samples(self._seconds, "mse_grad_request_seconds_sum"))
-        return RequestTotals(succeeded, failed, seconds)
 
     def sampled(self, *, elements: int, nonfinite: int, underflowed: int) -> None:
         """Counts the elements of one inspected gradient."""
@@ -258,19 +190,6 @@ class Metrics:
     def built(self, *, version: str, backend: str, device: str, kernel_hash: str) -> None:
         """Records the version, the backend and the device."""
         self._build.labels(version, backend, device, self._soc, self._cann, kernel_hash).set(1)
-
-    def _new_children(self, key: tuple[str, str, str, str]) -> tuple[Counter, Histogram]:
-        method, dtype, reduction, code = key
-        if len(self._children) >= _MOST_REQUEST_CHILDREN:
-            dtype = reduction = _OTHER
-        children = (self._requests.labels(method, dtype, reduction, code), self._seconds.labels(method))
-        if dtype is not _OTHER:
-            self._children[key] = children
-        return children
-
-    @staticmethod
-    def _samples(metric: Counter | Histogram, name: str) -> Iterable[Sample]:
-        return (sample for family in metric.collect() for sample in family.samples if sample.name == name)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

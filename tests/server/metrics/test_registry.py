@@ -97,7 +97,7 @@ def test_whatever_happens_a_worker_has_at_most_400_series() -> None:
     for method, dtype, reduction, code in itertools.product(
         ("ComputeGradient", "StreamGradients"), dtypes, reductions, {reason.code.name for reason in Reason} | {"OK"}
     ):
-        metrics.request_ended(method, dtype, reduction, code, 1)
+        metrics.requests.ended(method, dtype, reduction, code, 1)
     for reason in Reason:
         if reason.retryable:
             metrics.refused(reason.value)
@@ -124,7 +124,7 @@ def test_combinations_beyond_the_bound_count_as_other() -> None:
     metrics = Metrics()
     for number in range(200):
         for _ in range(2):
-            metrics.request_ended("StreamGradients", f"dtype{number}", "mean", "OK", 1)
+            metrics.requests.ended("StreamGradients", f"dtype{number}", "mean", "OK", 1)
     counts = [
         (sample.labels["dtype"], sample.value)
         for family in metrics.registry.collect()

@@ -105,7 +105,7 @@ class Descriptions:
         """
         if request.name:
             check_model(request.name, request.version)
-        totals = self._metrics.request_totals()
+        totals = self._metrics.requests.totals()
         phases = self._metrics.phases
 
         def step(duration: DurationHistogram) -> oip.StatisticDuration:
