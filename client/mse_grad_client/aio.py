@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from mse_grad.reasons import Reason
 from mse_grad.tensor import Array
-from mse_grad_client.base import ClientBase, close_both, prepared
+from mse_grad_client.base import ClientBase, close_both
 from mse_grad_client.batching import PackedGradients
 from mse_grad_client.errors import InvalidArgument, MseGradError
 from mse_grad_client.interceptor import CallInfo
@@ -211,7 +211,7 @@ class AsyncMseGradClient(ClientBase):
                 reason=Reason.OPERAND_UNSUPPORTED,
             )
         deadline = self._transport.deadline(timeout_s)
-        request = prepared(*operands, reduction, out=out, numel=numel)
+        request = GradientRequest.prepare(*operands, reduction, out=out, numel=numel)
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
 
         async def send(part: GradientRequest) -> None:

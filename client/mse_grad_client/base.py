@@ -7,19 +7,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
-from mse_grad.reasons import ContractError
 from mse_grad.tensor import Array
 from mse_grad_client.calls import Calls
-from mse_grad_client.errors import from_contract_error
 from mse_grad_client.options import ClientOptions
-from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing import fork
 from mse_grad_client.routing.transport import Transport
 from mse_grad_client.submissions import Submissions
 
-__all__ = ["ClientBase", "close_both", "prepared"]
+__all__ = ["ClientBase", "close_both"]
 
 
 class ClientBase:
@@ -69,16 +66,6 @@ class ClientBase:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles address and options; each process has its own connections."""
         return partial(type(self), options=self._options), (self._given,)
-
-
-def prepared(
-    predict: ArrayLike, label: ArrayLike, dout: ArrayLike, reduction: object, *, out: object, numel: object
-) -> GradientRequest:
-    """Returns the checked request; raises InvalidArgument or Unimplemented."""
-    try:
-        return GradientRequest.prepare(predict, label, dout, reduction, out=out, numel=numel)
-    except ContractError as broken:
-        raise from_contract_error(broken) from None
 
 
 def close_both(transport: Transport, submissions: Submissions) -> None:

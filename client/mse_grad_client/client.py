@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Literal, overload
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from mse_grad.reasons import Reason
 from mse_grad.tensor import Array
-from mse_grad_client.base import ClientBase, close_both, prepared
+from mse_grad_client.base import ClientBase, close_both
 from mse_grad_client.batching import PackedGradients, all_results
 from mse_grad_client.errors import InvalidArgument, MseGradError
 from mse_grad_client.options import ClientOptions
@@ -111,7 +112,7 @@ class MseGradClient(ClientBase):
             ClientClosed: The client was closed.
         """
         operands = (predict, label, dout)
-        return self._compute("compute", operands, reduction, out, numel, timeout_s, request_id, metadata, split=split)
+        return self._compute("compute", reduction, numel, timeout_s, request_id, metadata, split, operands, out=out)
 
     def submit(
         self,
@@ -140,7 +141,7 @@ class MseGradClient(ClientBase):
         if "torch" in sys.modules and are_tensors(predict, label, out):
             raise InvalidArgument("submit takes arrays; compute takes tensors too", reason=Reason.OPERAND_UNSUPPORTED)
         deadline = self._transport.deadline(timeout_s)
-        request = prepared(predict, label, dout, reduction, out=out, numel=numel)
+        request = GradientRequest.prepare(predict, label, dout, reduction, out=out, numel=numel)
         return self._submissions.submit(request, out=out, deadline=deadline, request_id=request_id, metadata=metadata)
 
     def compute_unary(
@@ -162,7 +163,9 @@ class MseGradClient(ClientBase):
         `compute` is faster and has no such bound.
         """
         operands = (predict, label, dout)
-        return self._compute("compute_unary", operands, reduction, out, numel, timeout_s, request_id, metadata)
+        return self._compute(
+            "compute_unary", reduction, numel, timeout_s, request_id, metadata, False, operands, out=out
+        )
 
     @overload
     def compute_many(
@@ -269,32 +272,28 @@ class MseGradClient(ClientBase):
     def _compute(
         self,
         method: str,
-        operands: tuple[ArrayLike, ArrayLike, ArrayLike],
         reduction: str,
-        out: Array | None,
         numel: int,
         timeout_s: float | None,
         request_id: str,
         metadata: Mapping[str, str] | None,
-        split: bool = False,
+        split: bool,
+        operands: tuple[ArrayLike, ArrayLike, ArrayLike],
+        *,
+        out: Array | None,
     ) -> Array:
         # A tensor as `dout` of arrays is an array-like as any other.
         if "torch" in sys.modules and are_tensors(*operands[:2], out):
-
-            def of_arrays(predict: Array, label: Array, dout: ArrayLike, *, out: Array) -> None:
-                arrays = (predict, label, dout)
-                self._compute(method, arrays, reduction, out, numel, timeout_s, request_id, metadata, split=split)
-
+            of_arrays = partial(self._compute, method, reduction, numel, timeout_s, request_id, metadata, split)
             tensor: Array = compute_tensors(of_arrays, *operands, out)  # from Any
             return tensor
         deadline = self._transport.deadline(timeout_s)
-        request = prepared(*operands, reduction, out=out, numel=numel)
+        request = GradientRequest.prepare(*operands, reduction, out=out, numel=numel)
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run
-
-        def send(part: GradientRequest) -> None:
-            run(lambda: transmit(part, deadline=deadline))
-
         with self._calls.around_one(method, request, request_id, metadata):
-            compute_in_threads(request, send) if split else send(request)
+            if split:
+                compute_in_threads(request, lambda part: run(lambda: transmit(part, deadline=deadline)))
+            else:
+                run(lambda: transmit(request, deadline=deadline))
         gradient = request.gradient()
         return gradient if out is None else out

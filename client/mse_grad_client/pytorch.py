@@ -48,11 +48,12 @@ def are_tensors(*operands: object) -> bool:
     return any(isinstance(operand, tensor) for operand in operands)
 
 
-def compute_tensors(compute: Callable[..., None], predict: Any, label: Any, dout: Any, out: Any) -> Any:
+def compute_tensors(compute: Callable[..., object], predict: Any, label: Any, dout: Any, out: Any) -> Any:
     """Returns the gradient as a detached tensor on predict's device.
 
     Args:
-        compute: Fills `out`, an array, from the arrays predict, label and dout; dout may be a number.
+        compute: Fills `out`, an array, from the arrays predict, label and dout, its first argument; dout may be a
+            number.
         predict: A tensor on the CPU or an NPU, of any strides.
         label: A tensor on the same device.
         dout: A tensor on the same device or the CPU, an array or a number.
@@ -86,11 +87,11 @@ def compute_tensors(compute: Callable[..., None], predict: Any, label: Any, dout
         with _readable("out"):
             array = array_of(y.detach())
         with _noted_by_autograd(y):
-            compute(*host, out=array)
+            compute(host, out=array)
         return y
     # NPU memory, or elements whose sign flips when they are read: neither can be written in place.
     staging = torch.empty(predict.shape, dtype=predict.dtype, device="cpu", pin_memory=not is_near)
-    compute(*host, out=array_of(staging))
+    compute(host, out=array_of(staging))
     y = torch.empty(predict.shape, dtype=predict.dtype, device=predict.device) if out is None else out
     y.detach().copy_(staging)  # blocks, so that the pinned memory may be reused
     return y

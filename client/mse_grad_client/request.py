@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mse_grad.reasons import ContractError
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
 from mse_grad_client.attempt import Holder, Task
+from mse_grad_client.errors import from_contract_error
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.kinds import Restore, restore_of
 from mse_grad_client.operand import dout_array, operand_array, out_array, result_array, whole_number
@@ -151,10 +153,13 @@ class GradientRequest:
         """Returns the request, without a copy of any operand that is C-contiguous and little-endian already.
 
         Raises:
-            ContractError: A rule of the operator is broken; names it by reason and field.
+            InvalidArgument, Unimplemented: A rule of the operator is broken; names it by reason and field.
         """
-        numel = whole_number(numel)
-        return cls.of(Operands.checked(predict, label, dout, reduction, numel=numel), out=out, numel=numel)
+        try:
+            numel = whole_number(numel)
+            return cls.of(Operands.checked(predict, label, dout, reduction, numel=numel), out=out, numel=numel)
+        except ContractError as broken:
+            raise from_contract_error(broken) from None
 
     @classmethod
     def of(cls, operands: Operands, *, out: object = None, numel: int = 0) -> GradientRequest:

@@ -105,7 +105,7 @@ class Channel:
     def _why_closed(self) -> MseGradError | None:
         if self._closed.is_set():
             return ClientClosed("the client was closed; make another one")
-        return copy.copy(self._close_error)
+        return self._close_error and copy.copy(self._close_error)
 
     def _open_channel(self) -> grpc.Channel:
         closed = self._why_closed()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Iterator
 
 from mse_grad.codec import Chunk, Header, MetadataEntry, Result
 from mse_grad.reasons import Reason
@@ -104,10 +103,12 @@ class Exchange:
             header.metadata = tuple(MetadataEntry(key, value) for key, value in call.metadata.items())
         return header
 
-    def first_chunks(self, id: int) -> Iterator[Chunk]:
-        """Yields the chunks of the first window."""
+    def first_chunks(self, id: int) -> list[Chunk]:
+        """Returns the chunks of the first window."""
+        chunks = []
         while (chunk := self.next_chunk(id)) is not None:
-            yield chunk
+            chunks.append(chunk)
+        return chunks
 
     def next_chunk(self, id: int) -> Chunk | None:
         """Returns the next chunk, views of the caller's arrays; None if no chunk may be sent now."""

@@ -37,11 +37,13 @@ class Stream(Reader):
 
     Attributes:
         opened: The server's first message on the stream; None before it came.
+        takes_requests: Whether a request may still be started here.
     """
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
         self.opened: pb.StreamOpened | None = None
+        self.takes_requests = True
         self._outbox = Outbox()
         self._lock = threading.Lock()
         self._pending: dict[int, Exchange] = {}
@@ -69,11 +71,6 @@ class Stream(Reader):
         """Whether a request is under way."""
         return bool(self._pending)
 
-    @property
-    def takes_requests(self) -> bool:
-        """Whether a request may still be started here."""
-        return self._end_error is None and not self._going_away
-
     def wait_opened(self, timeout_s: float | None) -> pb.Limits | None:
         """Returns the server's limits once the stream is open, or None if it is not open within `timeout_s`.
 
@@ -97,7 +94,7 @@ class Stream(Reader):
                 raise self._refusal()
             id = self._last_id + 1
             # No chunks if it has no elements.
-            self._outbox.open_request(id, exchange.header(id), list(exchange.first_chunks(id)))
+            self._outbox.open_request(id, exchange.header(id), exchange.first_chunks(id))
             self._last_id = id
             self._pending[id] = exchange
         self._send_for(exchange)
@@ -134,7 +131,7 @@ class Stream(Reader):
         with self._lock:
             if self._pending:
                 return False
-            self._going_away = True
+            self.takes_requests, self._going_away = False, True
         self._finish()
         self._reader_wanted.ring()  # no caller waits to see the end
         return True
@@ -220,7 +217,7 @@ class Stream(Reader):
         # The server has not accepted the requests after last_id: they start again on another stream.
         error = from_status(go_away.status)
         with self._lock:
-            self._going_away = True
+            self.takes_requests, self._going_away = False, True
             refused = [(id, exchange) for id, exchange in self._pending.items() if id > go_away.last_id]
         self._reader_wanted.ring()  # no caller waits to see the end
         for id, exchange in refused:
@@ -240,6 +237,7 @@ class Stream(Reader):
         if call is not None:
             call.cancel()
         with self._lock:
+            self.takes_requests = False
             self._end_error = error = self._end_error or self._close_error or error
             orphans = tuple(self._pending.items())
         self._outbox.clear()

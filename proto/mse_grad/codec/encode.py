@@ -126,7 +126,7 @@ def open_unary_response(
     Raises:
         ValueError: A number does not fit into its field, or the message would pass protobuf's 2^31 - 1 bytes.
     """
-    head = _tensor_head(dtype, shape, size_bytes)
+    head = _tensor_head(dtype, tuple(shape), size_bytes)
     head = b"\x0a" + uint64_bytes(len(head) + size_bytes) + head  # y = 1
     tail = b"\x10\x01" if fallback else b""
     stop = len(head) + size_bytes
@@ -140,7 +140,7 @@ def _header_body(header: Header) -> bytes:
     body = b"\x08" + uint64_bytes(header.id) if header.id else b""
     body += _kind(header.dtype, tuple(header.shape), header.reduction)
     if header.scalar_dout is not None:
-        body += b"\x2a" + uint64_bytes(_size_bytes(header.scalar_dout)) + bytes(header.scalar_dout)
+        body += b"\x2a" + uint64_bytes(memoryview(header.scalar_dout).nbytes) + bytes(header.scalar_dout)
     if header.numel:
         body += b"\x30" + int64_bytes(header.numel)
     if header.time_left_us:
@@ -177,7 +177,7 @@ def _kind(dtype: int, shape: tuple[int, ...], reduction: int) -> bytes:
 def _append_chunk(parts: list[Buffer], chunk: Chunk) -> None:
     predict, label, dout = chunk.predict, chunk.label, chunk.dout
     predict_head, label_head, dout_head, size_bytes = _operand_heads(
-        _size_bytes(predict), _size_bytes(label), _size_bytes(dout)
+        memoryview(predict).nbytes, memoryview(label).nbytes, memoryview(dout).nbytes
     )
     head = b"\x08" + uint64_bytes(chunk.id) if chunk.id else b""
     if chunk.offset:
@@ -224,12 +224,14 @@ def _shared_body(shared: SharedRange) -> bytes:
 
 
 def _append_tensor(parts: list[Buffer], tag: bytes, tensor: TensorFrame) -> None:
-    data_bytes = _size_bytes(tensor.data)
-    head = _tensor_head(tensor.dtype, tensor.shape, data_bytes)
+    data_bytes = memoryview(tensor.data).nbytes
+    head = _tensor_head(tensor.dtype, tuple(tensor.shape), data_bytes)
     parts += (tag, uint64_bytes(len(head) + data_bytes), head, tensor.data)
 
 
-def _tensor_head(dtype: int, shape: Sequence[int], data_bytes: int) -> bytes:
+# Cached for the same reason.
+@lru_cache(maxsize=1024)
+def _tensor_head(dtype: int, shape: tuple[int, ...], data_bytes: int) -> bytes:
     """Returns the bytes before the elements in a `Tensor`."""
     head = b"\x08" + enum_bytes(dtype) if dtype else b""
     head += _shape(b"\x12", shape)
@@ -243,7 +245,3 @@ def _shape(tag: bytes, shape: Sequence[int]) -> bytes:
         return b""
     packed = b"".join(map(int64_bytes, shape))
     return tag + uint64_bytes(len(packed)) + packed
-
-
-def _size_bytes(buffer: Buffer) -> int:
-    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
