@@ -129,30 +129,29 @@ class Exchange:
 
     def receive(self, result: Result) -> bool:
         """Writes the gradient of one chunk; returns whether the request has ended with it."""
-        request = self._request
-        size = request.dtype.itemsize_bytes
-        elements = len(result.y) // size
+        request, received = self._request, self._received
+        elements, rest = divmod(len(result.y), request.dtype.itemsize_bytes)
         with self._guard:
             if self._abandoned:
                 return True
             if (
-                result.offset != self._received
-                or self._received + elements > self._sent
-                or len(result.y) % size
+                result.offset != received
+                or received + elements > self._sent
+                or rest
                 or (elements == 0 and request.count > 0)
             ):
                 self._end(
                     InternalError(
                         f"the server answered {len(result.y)} bytes at element {result.offset}; "
-                        f"expected elements from {self._received} to {self._sent} of {request.dtype.name}",
+                        f"expected elements from {received} to {self._sent} of {request.dtype.name}",
                         request_id=self._request_id,
                     )
                 )
                 return True
             request.fill(result.offset, result.y)
-            self._received += elements
+            self._received = received = received + elements
             self._answered_chunks += 1
-            if self._received < request.count:
+            if received < request.count:
                 return False
             self._end(None)
             return True

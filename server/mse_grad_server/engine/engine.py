@@ -98,7 +98,6 @@ class Engine:
         self._metrics = metrics
         self._dtypes = frozenset(dtype.wire for dtype in backend.dtypes)
         self._inline_bytes = 0
-        self._published = (0, 0)
         self._in_messages = MessageAdmission(limits.in_flight_bytes)
         self._in_shared_memory = SharedAdmission(limits.in_flight_bytes, most_waiting=limits.waiting_requests)
         self._streams = OpenStreams(metrics, most=limits.streams, give_way_s=limits.give_way_s)
@@ -112,6 +111,8 @@ class Engine:
         self.state = State.READY
         self._inline_bytes = inline_bytes
         self._metrics.ready.set(1)
+        self._metrics.in_flight_requests.set_function(lambda: self.in_flight_requests)
+        self._metrics.in_flight_bytes.set_function(lambda: self.in_flight_bytes)
 
     def set_available(self, is_available: bool) -> None:
         """Records whether the device accepts gradients. Requests are admitted either way: they wait or fail there."""
@@ -251,14 +252,6 @@ class Engine:
         running = self._threads.submit(timed_job)
         running.add_done_callback(ended)
         return asyncio.wrap_future(running)
-
-    def publish(self) -> None:
-        """Updates the metrics of requests in flight. Called once per message; once per request would cost more."""
-        in_flight = (self.in_flight_requests, self.in_flight_bytes)
-        if in_flight != self._published:
-            self._published = in_flight
-            self._metrics.in_flight_requests.set(self.in_flight_requests)
-            self._metrics.in_flight_bytes.set(self.in_flight_bytes)
 
     async def drain(self, timeout_s: float) -> bool:
         """Stops admission and waits for admitted requests; returns whether all of them ended within `timeout_s`."""

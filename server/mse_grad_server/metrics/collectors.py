@@ -6,6 +6,7 @@ Every message of 50 us does four of each.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -16,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-__all__ = ["COARSE_BUCKETS_S", "DeadlineMargin", "DurationHistogram", "Phases", "Traffic", "TransferCounter"]
+__all__ = ["COARSE_BUCKETS_S", "DeadlineMargin", "DurationHistogram", "Phases", "Total", "Traffic", "TransferCounter"]
 
 COARSE_BUCKETS_S = (0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 """Bucket bounds of histograms with many children: half the number of those of the histogram of requests."""
@@ -111,6 +112,29 @@ class DeadlineMargin(Collector):
         )
         family.add_metric([], *self.histogram.snapshot())
         return [family]
+
+
+class Total(Collector):
+    """A counter without labels. Belongs to the event loop; any thread may read it.
+
+    Args:
+        name: Name of the counter, without "_total".
+        text: Its description.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._text = text
+        self._value = 0
+        self._created_s = time.time()
+
+    def inc(self, amount: int) -> None:
+        """Adds `amount`."""
+        self._value += amount
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._text, self._value, created=self._created_s)]
 
 
 class TransferCounter:

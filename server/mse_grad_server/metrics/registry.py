@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 
-from mse_grad_server.metrics.collectors import COARSE_BUCKETS_S, DeadlineMargin, Phases, Traffic
+from mse_grad_server.metrics.collectors import COARSE_BUCKETS_S, DeadlineMargin, Phases, Total, Traffic
 from mse_grad_server.metrics.requests import Requests
 
 __all__ = ["Metrics"]
@@ -24,6 +24,7 @@ class Metrics:
         traffic: Transferred elements and bytes by transport; belongs to the event loop.
         margins: Histogram of deadline margins; belongs to the event loop.
         requests: Requests that ended; belongs to the event loop.
+        elements: Elements of computed gradients; belongs to the event loop.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,8 @@ class Metrics:
             "mse_grad_credentials_stale",
             "1 while a file of certificates, keys or tokens is unusable and its former content stays in use.",
         )
-        self.elements = self._counter("mse_grad_elements_total", "Elements of computed gradients.")
+        self.elements = Total("mse_grad_elements", "Elements of computed gradients.")
+        self.registry.register(self.elements)
         self.in_flight_requests = self._gauge("mse_grad_in_flight_requests", "Requests admitted and not ended.")
         self.in_flight_bytes = self._gauge("mse_grad_in_flight_bytes", "Operand bytes of admitted requests.")
         self.queued_messages = self._gauge(

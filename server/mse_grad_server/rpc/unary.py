@@ -218,9 +218,7 @@ class Admission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        engine = self._gradients.engine
-        engine.release(self._bytes)
-        engine.publish()
+        self._gradients.engine.release(self._bytes)
 
     async def answer(self, form: Form, message: bytes, call: Call, time_left_s: float | None) -> bytes:
         """Returns the answer to `message`, and notes its spec and deadline in `call`."""
@@ -232,7 +230,6 @@ class Admission:
         call.spec = work.spec
         engine.charge(work.operand_bytes, work.spec.dtype)
         self._bytes = work.operand_bytes
-        engine.publish()
         now_s = clock.now()
         gradients.recorder.phases.decode.observe_unlocked(now_s - arrived_s)
         call.deadline_s = math.inf if time_left_s is None else now_s + time_left_s

@@ -79,7 +79,6 @@ class Computation:
             return
         answered.set_result(computing.result())
         self._settle(batch)
-        self._engine.publish()
 
     def _settle(self, batch: Batch) -> None:
         self._requests.settle(batch, self._clock.now())

@@ -236,7 +236,6 @@ class Stream(Drainable):
             self._computation.answer(batch)
         if requests and requests.next_deadline_s < self._timer_due_s:
             self._schedule_check()
-        self._engine.publish()
 
     async def _handle_in_turns(self, request: StreamRequest) -> None:
         self._requests.errors.of_message = 0
@@ -254,7 +253,6 @@ class Stream(Drainable):
     def _send(self) -> None:
         self._computation.put_errors()
         self._outbox.flush_in_task(self._on_flushed)
-        self._engine.publish()
 
     def _on_flushed(self, error: BaseException | None) -> None:
         if error is not None:
@@ -297,4 +295,3 @@ class Stream(Drainable):
         self._outbox.close()
         self._requests.close(error, self._clock.now())
         self._engine.leave(self)
-        self._engine.publish()
