@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
+from mse_grad.codec.writable import unfilled_message
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import Buffer
 
@@ -50,7 +49,9 @@ class FrameBuffer:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._begin = self._end = 0  # of the bytes in the buffer that are not taken yet
-        self._large: bytearray | None = None
+        # The large message, its contents that can be written, and how many of them have come.
+        self._large: bytes | None = None
+        self._contents = self._view
         self._filled = 0
 
     @property
@@ -69,7 +70,8 @@ class FrameBuffer:
             if self._filled < len(large):
                 return None
             self._large = None
-            return cast(bytes, large)  # nobody changes it any longer
+            self._contents = self._view
+            return large
         begin, received = self._begin, self._end - self._begin
         if received < HEAD_BYTES:
             return None
@@ -85,16 +87,16 @@ class FrameBuffer:
             self._begin = body + size
             return bytes(self._view[body : body + size])
         if HEAD_BYTES + size > _BUFFER_BYTES:
-            self._large = bytearray(size)
+            self._large, self._contents = unfilled_message(size)
             self._filled = received - HEAD_BYTES
-            self._large[: self._filled] = self._view[body : self._end]
+            self._contents[: self._filled] = self._view[body : self._end]
             self._begin = self._end = 0
         return None
 
     def room(self) -> memoryview:
         """Returns the place for the next bytes; it is not empty once `next_message` has returned None."""
         if self._large is not None:
-            return memoryview(self._large)[self._filled :]
+            return self._contents[self._filled :]
         if self._begin:
             rest = bytes(self._view[self._begin : self._end])
             self._view[: len(rest)] = rest

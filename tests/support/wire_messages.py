@@ -196,7 +196,12 @@ def stream_responses(*, wild: bool) -> SearchStrategy[bytes]:
     most = {number: _varints(number, wide=wild) for number in (3, 4)}
     path = _TEXTS.map(lambda text: length_delimited(5, text))
     offer = _message({1: instance, 2: _bytes(2), **most, 5: path}, wild=wild)
-    opened = _message({1: instance, 2: _submessages(2, limits), 3: _submessages(3, offer)}, wild=wild)
+    host = _TEXTS.map(lambda text: length_delimited(1, text))
+    numbers = {number: _varints(number, wide=wild) for number in (2, 4)}
+    direct = _message({1: host, **numbers, 3: _bytes(3)}, wild=wild)
+    opened = _message(
+        {1: instance, 2: _submessages(2, limits), 3: _submessages(3, offer), 4: _submessages(4, direct)}, wild=wild
+    )
     known = {
         1: _submessages(1, opened),
         2: _submessages(2, _results(wild=wild)),
