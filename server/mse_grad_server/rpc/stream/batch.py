@@ -66,8 +66,8 @@ class Batch:
         self.failures: list[tuple[OpenRequest, BaseException]] = []
         self._items: list[_Item] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
+    def __len__(self) -> int:
+        return len(self._items)
 
     def add(self, request: OpenRequest, chunk: Chunk, n: int) -> None:
         """Appends a checked chunk of n elements."""

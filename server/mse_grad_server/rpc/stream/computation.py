@@ -13,6 +13,11 @@ from mse_grad_server.shared_memory.lease import Lease
 
 __all__ = ["Computation"]
 
+# Memory of a batch that waits for a thread, besides operands and gradients: its job and future, and each of its chunks.
+# Without it, chunks of a few bytes, or in shared memory, would wait in any number.
+_JOB_BYTES = 5 * 1024
+_CHUNK_BYTES = 1024
+
 
 class Computation:
     """Computes batches and puts answers and errors into the outbox; belongs to the event loop.
@@ -62,7 +67,8 @@ class Computation:
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         computing.add_done_callback(lambda _: self._on_computed(batch, computing, answered))
         in_message = batch.in_message
-        self._outbox.put(answered, in_message.operand_bytes + in_message.gradient_bytes)
+        held_bytes = _JOB_BYTES + _CHUNK_BYTES * len(batch)
+        self._outbox.put(answered, in_message.operand_bytes + in_message.gradient_bytes + held_bytes)
 
     def _compute(self, batch: Batch) -> bytes:
         return batch.compute(self._engine.compute_all, self._clock.now, fallback=self._engine.fallback)

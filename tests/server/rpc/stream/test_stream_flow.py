@@ -125,6 +125,24 @@ async def test_reading_goes_on_while_an_answer_is_written_and_stops_at_the_windo
         await context.deliver(message(chunk(1, 256 * 3, values)))  # now there is room for another chunk
 
 
+async def test_reading_stops_while_many_tiny_chunks_wait_for_a_thread() -> None:
+    async with flowing(chunk_bytes=2**15, window_chunks=1, inline_bytes=0, compute_threads=1) as flow:
+        context = flow.context
+        flow.backend.gate.clear()
+        await context.deliver(message(chunk(1, 0, [1.0]), opens=1, count=1000))
+        await settled()
+        read = 1
+        while not context.reads.empty() and read < 1000:
+            await context.deliver(message(chunk(1, read, [1.0])))
+            await settled()
+            read += 1
+        # The window has 128 KiB. Each message that waits holds about 6 KiB, its job among them.
+        assert read <= 128 // 6 + 1, "it continues to read"
+        flow.backend.gate.set()
+        await context.written()
+        await context.deliver(message(chunk(1, read, [1.0])))
+
+
 async def test_small_answers_that_wait_together_are_written_together() -> None:
     async with flowing() as flow:
         context = flow.context
