@@ -22,10 +22,10 @@ from mse_grad_client.errors import (
 )
 from mse_grad_client.interceptor import CallInfo, ClientMetrics, Interceptor
 from mse_grad_client.options import ClientOptions, RetryOptions
-from mse_grad_client.server_info import ServerInfo
 
 if TYPE_CHECKING:
     from mse_grad_client.aio import AsyncMseGradClient
+    from mse_grad_client.server_info import ServerInfo
 
 __all__ = [
     "AsyncMseGradClient",
@@ -53,9 +53,13 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
     def __getattr__(name: str) -> object:
-        # Programs without tasks need not wait for the import of its modules.
+        # Programs that do not use these names need not wait for the import of their modules.
         if name == "AsyncMseGradClient":
             from mse_grad_client.aio import AsyncMseGradClient
 
             return AsyncMseGradClient
+        if name == "ServerInfo":
+            from mse_grad_client.server_info import ServerInfo
+
+            return ServerInfo
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from mse_grad_client.errors import InvalidArgument, MseGradError
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.pytorch import are_tensors
-from mse_grad_client.readiness import wait_ready, with_transport
+from mse_grad_client.readiness import server_info, wait_ready
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.tasks import Tasks
 from mse_grad_client.server_info import ServerInfo
@@ -169,11 +169,7 @@ class AsyncMseGradClient(ClientBase):
         """Returns the server's description of itself; raises MseGradError as `compute` does."""
         deadline, waiter = self._transport.deadline(timeout_s), self._tasks.waiter()
         with self._calls.around("server_info", request_id=request_id) as call:
-            answer = await self._tasks.run(
-                lambda: self._transport.server_info(deadline=deadline, request_id=call.request_id, waiter=waiter)
-            )
-            info = ServerInfo.of_wire(answer)
-            return await self._tasks.run(lambda: with_transport(self._transport, info, deadline, waiter))
+            return await self._tasks.run(lambda: server_info(self._transport, deadline, call.request_id, waiter))
 
     async def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Waits until a worker of the server accepts requests; see MseGradClient.wait_ready."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from numpy.typing import ArrayLike
 
@@ -19,11 +19,13 @@ from mse_grad_client.batching import PackedGradients, all_results
 from mse_grad_client.errors import InvalidArgument, MseGradError
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.pytorch import are_tensors, compute_tensors
-from mse_grad_client.readiness import wait_ready, with_transport
+from mse_grad_client.readiness import server_info, wait_ready
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.waiter import BLOCKING, run
-from mse_grad_client.server_info import ServerInfo
 from mse_grad_client.splitting import compute_in_threads
+
+if TYPE_CHECKING:
+    from mse_grad_client.server_info import ServerInfo
 
 __all__ = ["MseGradClient"]
 
@@ -244,9 +246,7 @@ class MseGradClient(ClientBase):
         """Returns the server's description of itself; raises MseGradError as `compute` does."""
         deadline = self._transport.deadline(timeout_s)
         with self._calls.around("server_info", request_id=request_id) as call:
-            answer = run(lambda: self._transport.server_info(deadline=deadline, request_id=call.request_id))
-            info = ServerInfo.of_wire(answer)
-            return run(lambda: with_transport(self._transport, info, deadline, BLOCKING))
+            return run(lambda: server_info(self._transport, deadline, call.request_id, BLOCKING))
 
     def wait_ready(self, timeout_s: float) -> ServerInfo:
         """Blocks until a worker of the server accepts requests; returns the server's description of itself.

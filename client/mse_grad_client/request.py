@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,11 +13,13 @@ from numpy.typing import ArrayLike
 from mse_grad.reasons import ContractError
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
-from mse_grad_client.attempt import Holder, Task
 from mse_grad_client.errors import from_contract_error
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.kinds import Restore, restore_of
 from mse_grad_client.operand import dout_array, operand_array, out_array, result_array, whole_number
+
+if TYPE_CHECKING:
+    from mse_grad_client.attempt import Holder, Task
 
 __all__ = ["Empty", "GradientRequest", "Operands"]
 
@@ -97,7 +99,7 @@ class Operands(NamedTuple):
         return Operands(dtype, copy(predict), copy(label), copy(dout), reduction, elements, scalar_dout, restore)
 
 
-@dataclass(slots=True, eq=False)  # not frozen: that would take two microseconds more for each
+@dataclass(slots=True, eq=False, repr=False)  # not frozen: that would take two microseconds more for each
 class GradientRequest:
     """A gradient to compute: operands as little-endian bytes in C order, and memory for the gradient.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from typing import TypeVar
 import grpc
 
 from mse_grad.reasons import Reason
+from mse_grad_client.chance import uniform
 from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.events import Events
 from mse_grad_client.options import RetryOptions
@@ -199,7 +199,7 @@ class Retries:
         if left_s < options.initial_backoff_s:
             return Step.GIVE_UP, 0.0
         # The last attempts share the time that is left, so that a server that comes back late is still found.
-        pause_s += min(random.uniform(self._bound_s / 2, self._bound_s), left_s / 2)
+        pause_s += min(uniform(self._bound_s / 2, self._bound_s), left_s / 2)
         self._attempts += 1
         self._has_moved = False
         return Step.WAIT, pause_s

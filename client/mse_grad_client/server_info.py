@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from mse_grad.tensor import DTYPES
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.routing.info_call import state_name
 
 __all__ = ["Endpoint", "Limits", "Numerics", "ServerInfo"]
 
 _DTYPE_NAMES = {dtype.wire: dtype.name for dtype in DTYPES}
-_STATE_NAMES = {number: name.removeprefix("WORKER_STATE_").lower() for name, number in pb.WorkerState.items()}
-
 _OVERFLOW_NAMES = {number: name.removeprefix("OVERFLOW_MODE_").lower() for name, number in pb.OverflowMode.items()}
 
 
@@ -103,9 +102,7 @@ class ServerInfo:
             device=answer.device,
             kernel_hash=answer.kernel_hash,
             instance_id=answer.instance_id,
-            endpoints=tuple(
-                Endpoint(at.address, at.device, _STATE_NAMES.get(at.state, str(at.state))) for at in answer.endpoints
-            ),
+            endpoints=tuple(Endpoint(at.address, at.device, state_name(at.state)) for at in answer.endpoints),
             dtypes=tuple(_DTYPE_NAMES.get(number, str(number)) for number in answer.dtypes),
             limits=Limits(
                 max_unary_bytes=answer.limits.max_unary_bytes,

@@ -5,8 +5,8 @@ Each side words its own errors and adds its own rules: a server may listen on po
 
 from __future__ import annotations
 
-import ipaddress
 import socket
+from contextlib import suppress
 
 __all__ = [
     "MAX_PATH_BYTES",
@@ -23,6 +23,8 @@ MAX_PATH_BYTES = 107
 MEMORY_SUFFIX = ".memory"
 """End of the path of the socket for shared memory, behind the path of a server's own socket."""
 _MAX_PORT = 65535
+_BYTES_4, _LOOPBACK_4 = 4, 127
+_LOOPBACK_6 = bytes(15) + b"\1"
 _MOST_DIGITS = len(str(_MAX_PORT))
 
 
@@ -41,16 +43,13 @@ def is_socket_path_text(path: str) -> bool:
 
 def is_ip(host: str) -> bool:
     """Whether `host`, without brackets, is an IPv4 or IPv6 address rather than a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return bool(_packed(host))
 
 
 def is_loopback_ip(host: str) -> bool:
     """Whether `host`, without brackets, is an IP address in 127.0.0.0/8, or ::1."""
-    return is_ip(host) and ipaddress.ip_address(host).is_loopback
+    packed = _packed(host)
+    return packed == _LOOPBACK_6 or (len(packed) == _BYTES_4 and packed[0] == _LOOPBACK_4)
 
 
 def is_own_ip(host: str) -> bool:
@@ -62,3 +61,14 @@ def is_own_ip(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return True
+
+
+def _packed(host: str) -> bytes:
+    """Returns the bytes of an IPv4 or IPv6 address; none for anything else."""
+    address, percent, zone = host.partition("%")
+    if percent and (not zone or "%" in zone or ":" not in address):
+        return b""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):  # ValueError: half of a surrogate pair, or a NUL
+            return socket.inet_pton(family, address)
+    return b""

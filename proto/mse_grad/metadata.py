@@ -34,14 +34,13 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})
 REQUEST_ID_TEXT = "1 to 128 characters of printable ASCII"
 """The bounds of a request id, for messages."""
 
-_KEY = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_VALUE = re.compile(r"[ -~]{0,256}")
-_REQUEST_ID = re.compile(r"[ -~]{1,128}")
+_KEY = r"[a-z0-9][a-z0-9_.-]{0,63}"
+_MOST_VALUE, _MOST_REQUEST_ID = 256, 128
 
 
 def is_request_id(text: object) -> bool:
     """Whether `text` can name a request: a str of 1 to 128 characters of printable ASCII."""
-    return isinstance(text, str) and _REQUEST_ID.fullmatch(text) is not None
+    return isinstance(text, str) and 0 < len(text) <= _MOST_REQUEST_ID and _is_printable_ascii(text)
 
 
 def is_metadata_entry(key: object, value: object) -> bool:
@@ -49,8 +48,9 @@ def is_metadata_entry(key: object, value: object) -> bool:
     return (
         isinstance(key, str)
         and isinstance(value, str)
-        and _KEY.fullmatch(key) is not None
-        and _VALUE.fullmatch(value) is not None
+        and re.fullmatch(_KEY, key) is not None
+        and len(value) <= _MOST_VALUE
+        and _is_printable_ascii(value)
     )
 
 
@@ -61,3 +61,7 @@ def valid_metadata(entries: Iterable[tuple[str, str]]) -> Mapping[str, str]:
         if is_metadata_entry(key, value):
             kept[key] = value
     return kept
+
+
+def _is_printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()

@@ -74,7 +74,7 @@ class Reduction(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, as there is one object for each
 class DType:
     """An element type of the contract.
 
@@ -91,6 +91,9 @@ class DType:
     numpy: np.dtype[Any]
     itemsize_bytes: int
     compute: np.dtype[Any]
+
+    def __reduce__(self) -> str:
+        return self.name.upper()  # a copy or an unpickled one is the constant below
 
 
 FLOAT32 = DType("float32", 1, np.dtype(np.float32), 4, np.dtype(np.float32))

@@ -37,7 +37,7 @@ def test_every_public_name_and_method_is_used_in_code_that_mypy_checks() -> None
 
 def test_all_names_exactly_what_the_package_imports_for_users() -> None:
     imported = {name for name, value in vars(mse_grad_client).items() if inspect.isclass(value) and name[0] != "_"}
-    imported_on_demand = {"AsyncMseGradClient"}
+    imported_on_demand = {"AsyncMseGradClient", "ServerInfo"}
     assert imported | imported_on_demand == set(mse_grad_client.__all__)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import ml_dtypes
@@ -171,3 +173,9 @@ def test_elements_of_nothing_are_none() -> None:
 def test_elements_refuses_a_part_of_an_element() -> None:
     with pytest.raises(ValueError, match="multiple of element size"):
         elements(b"abc", FLOAT16)
+
+
+@every_dtype
+def test_there_is_one_object_for_each_dtype(dtype: DType) -> None:
+    for copied in (pickle.loads(pickle.dumps(dtype)), copy.deepcopy(dtype), copy.copy(dtype)):
+        assert copied is dtype

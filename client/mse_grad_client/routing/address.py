@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import socket
 from typing import TypeGuard
-from urllib.parse import quote
 
 from mse_grad.address import MAX_PATH_BYTES, is_loopback_ip, is_own_ip, is_socket_path_text, split_host_port
 
 __all__ = ["grpc_target", "host_and_port", "is_on_this_host", "is_own", "worker_address"]
 
-_HOST = re.compile(r"\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+")
+# Bytes of a path that stand for themselves in a URI (RFC 3986, section 2.3), and the slash.
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
+_HOST = r"\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+"
 
 
 def grpc_target(address: str) -> str:
@@ -23,7 +24,7 @@ def grpc_target(address: str) -> str:
     if not _is_text(address):
         raise _not_an_address(address)
     if address.startswith("unix:") and len(address) > len("unix:"):
-        path = quote(_checked_path(address.removeprefix("unix:")))
+        path = _quoted(_checked_path(address.removeprefix("unix:")))
         # gRPC takes a URI. There a path that begins with two slashes follows an authority, here an empty one.
         return f"unix://{path}" if path.startswith("//") else f"unix:{path}"
     host, port = host_and_port(address)
@@ -33,7 +34,7 @@ def grpc_target(address: str) -> str:
 def host_and_port(address: str) -> tuple[str, int]:
     """Returns both parts of "host:port" or "[ipv6]:port"; raises ValueError for any other form."""
     found = split_host_port(address)
-    if found is None or _HOST.fullmatch(found[0]) is None or found[1] == 0:
+    if found is None or re.fullmatch(_HOST, found[0]) is None or found[1] == 0:
         raise _not_an_address(address)
     return found
 
@@ -98,6 +99,11 @@ def _checked_path(path: str) -> str:
             f"the path of a unix socket has at most {MAX_PATH_BYTES} bytes; that of 'unix:{path}' has more"
         )
     return path
+
+
+def _quoted(path: str) -> str:
+    """Returns `path` as it is written in a URI."""
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in path.encode())
 
 
 def _is_loopback(address: str) -> bool:

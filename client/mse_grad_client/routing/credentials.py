@@ -19,7 +19,7 @@ from mse_grad_client.stream.call import Metadata
 
 __all__ = ["Credentials"]
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")
+_TOKEN = r"[\x21-\x7e]+"
 
 
 class Credentials:
@@ -122,7 +122,7 @@ class Credentials:
             except (OSError, UnicodeDecodeError) as cause:
                 why = cause.strerror if isinstance(cause, OSError) else "is no UTF-8 text"
                 raise Unauthenticated(f"{where}: {why}", reason=Reason.TOKEN_MISSING) from None
-        if not _TOKEN.fullmatch(token):
+        if not re.fullmatch(_TOKEN, token):
             raise Unauthenticated(
                 f"{where} must be one token: letters, digits and signs without spaces", reason=Reason.TOKEN_MISSING
             )

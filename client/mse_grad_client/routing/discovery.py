@@ -8,6 +8,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.errors import (
     ClientClosed,
     DeadlineExceeded,
@@ -24,7 +25,6 @@ from mse_grad_client.routing.info_call import Answer, InfoCall, answer_of
 from mse_grad_client.routing.lookup import Lookup
 from mse_grad_client.routing.target import Server
 from mse_grad_client.routing.worker_pool import WorkerPool
-from mse_grad_client.server_info import Endpoint
 
 __all__ = ["Discovery"]
 
@@ -64,7 +64,7 @@ class Discovery:
         self._thread: threading.Thread | None = None
         self._stopping = Latch()
         self._calls: list[InfoCall] = []
-        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}  # address of the server -> its workers
+        self._endpoints: dict[str, tuple[pb.Endpoint, ...]] = {}  # address of the server -> its workers
         self._instances: dict[Connection, str] = {}
 
     def start(self) -> None:
@@ -122,7 +122,7 @@ class Discovery:
         for connection, answer in self._ask(tuple(asked)):
             address = connection.address
             if answer.info is not None:
-                self._endpoints[address] = answer.info.endpoints if self._all_workers else ()
+                self._endpoints[address] = tuple(answer.info.endpoints) if self._all_workers else ()
             failure = answer.failure(address)
             if failure is None:
                 usable.append(connection)
@@ -139,7 +139,7 @@ class Discovery:
             self._use_servers_themselves(asked, usable)
         return failures
 
-    def _workers(self, server: str) -> dict[str, Endpoint]:
+    def _workers(self, server: str) -> dict[str, pb.Endpoint]:
         """Returns the workers behind the address of a server by their addresses; none if it has no others."""
         endpoints = self._endpoints.get(server, ())
         if len(endpoints) < 2:  # the given address is the only worker
@@ -168,7 +168,7 @@ class Discovery:
         doubtful = {}
         for address, (endpoint, given) in workers.items():
             worker = pool.worker(address, given)
-            if endpoint.state != "ready" or worker not in pool.in_use:
+            if endpoint.state != pb.WORKER_STATE_READY or worker not in pool.in_use:
                 doubtful[worker] = endpoint.address
         failures = []
         for worker, answer in self._ask(tuple(doubtful)):

@@ -10,9 +10,10 @@ import grpc
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.errors import MseGradError, Unavailable, Unimplemented, from_rpc_error
-from mse_grad_client.server_info import ServerInfo
 
-__all__ = ["Answer", "InfoCall", "answer_of"]
+__all__ = ["Answer", "InfoCall", "answer_of", "state_name"]
+
+_STATE_NAMES = {number: name.removeprefix("WORKER_STATE_").lower() for name, number in pb.WorkerState.items()}
 
 
 class InfoCall(Protocol):
@@ -40,7 +41,7 @@ class InfoCall(Protocol):
 class Answer(NamedTuple):
     """The answer of a server: its description, or the error of the RPC."""
 
-    info: ServerInfo | None
+    info: pb.GetServerInfoResponse | None
     error: MseGradError | None
 
     def failure(self, address: str, *, named: str = "") -> MseGradError | None:
@@ -53,9 +54,9 @@ class Answer(NamedTuple):
         if self.info is None:
             return None if isinstance(self.error, Unimplemented) and not named else self.error
         for endpoint in self.info.endpoints:
-            if endpoint.state == "ready" and named in ("", endpoint.address):
+            if endpoint.state == pb.WORKER_STATE_READY and named in ("", endpoint.address):
                 return None
-        states = ", ".join(dict.fromkeys(endpoint.state for endpoint in self.info.endpoints))
+        states = ", ".join(dict.fromkeys(state_name(endpoint.state) for endpoint in self.info.endpoints))
         return Unavailable(f"{address} is not ready ({states})", reason=Reason.NOT_READY)
 
 
@@ -64,5 +65,10 @@ def answer_of(call: InfoCall, address: str) -> Answer:
     # Check the code instead of catching the exception: gRPC raises the call object itself, and its traceback would
     # create a reference cycle.
     if call.code() is grpc.StatusCode.OK:
-        return Answer(ServerInfo.of_wire(call.result()), None)
+        return Answer(call.result(), None)
     return Answer(None, from_rpc_error(call, address=address))
+
+
+def state_name(state: int) -> str:
+    """Returns the name of a worker's state; its number if only a newer version has a name for it."""
+    return _STATE_NAMES.get(state, str(state))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable
 
 import grpc
 
+from mse_grad_client.chance import uniform
 from mse_grad_client.errors import MseGradError
 from mse_grad_client.stream.direct_call import release_locks
 from mse_grad_client.stream.stream import Stream
@@ -50,7 +50,7 @@ class OldStreams:
     def opened(self) -> None:
         """A stream was opened."""
         self._is_used = False
-        self._old_from_s = self._now() + self._max_age_s * random.uniform(1 - _JITTER, 1 + _JITTER)
+        self._old_from_s = self._now() + self._max_age_s * uniform(1 - _JITTER, 1 + _JITTER)
 
     def used(self) -> None:
         """The newest stream, or packets beside it, takes a request."""

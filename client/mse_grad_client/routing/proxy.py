@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from mse_grad_client.routing.address import host_and_port, is_own
 
@@ -37,6 +35,8 @@ def proxy_of(address: str) -> Proxy | None:
     variable = next((name for name in _PROXIES if os.environ.get(name)), None)
     if variable is None or _is_left_out(*host_and_port(address)):
         return None
+    from urllib.parse import urlsplit  # few programs have a proxy, and this import takes 3 ms
+
     try:
         url = urlsplit(os.environ[variable])
     except ValueError:
@@ -54,6 +54,8 @@ def _covers(entry: str, host: str, port: int) -> bool:
     name = entry.removesuffix(f":{port}").removeprefix("*").removeprefix(".").strip("[]")
     if entry == "*" or (name and f".{host}".endswith(f".{name}")):
         return True
+    import ipaddress  # as above
+
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
     except ValueError:  # a name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mse_grad.address import is_ip
@@ -42,8 +41,7 @@ class Given(NamedTuple):
     is_name: bool
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """The entries of an address, in the order given, each once.
 
     Attributes:

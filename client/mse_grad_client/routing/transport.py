@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
@@ -14,6 +13,7 @@ import numpy as np
 from mse_grad.methods import COMPUTE_GRADIENT, GET_SERVER_INFO
 from mse_grad.tensor import Array
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.chance import token
 from mse_grad_client.errors import ClientClosed, InvalidArgument, MseGradError
 from mse_grad_client.events import Events
 from mse_grad_client.interceptor import CallInfo
@@ -239,7 +239,7 @@ class Transport:
         self._session = Session(self._target, self._routes, all_workers=self._options.all_workers)
         self._retry_budget = RetryBudget(self._options.retry.max_per_s)
         self._room = Room(self.closed)
-        self._client_token = secrets.token_hex(4)
+        self._client_token = token()
         self._request_numbers = count(1)
 
     def _retries(self, options: RetryOptions, deadline: float | None, waiter: Waiter, size_bytes: int = 0) -> Retries:

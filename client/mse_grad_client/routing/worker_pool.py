@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from mse_grad.reasons import Reason
+from mse_grad_client.chance import two_below
 from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.retry import Replaced
@@ -83,7 +83,9 @@ class WorkerPool:
         with self._lock:
             chosen = self.given
             while self.in_use:
-                among = self.in_use if len(self.in_use) < _MANY else random.sample(self.in_use, 2)
+                among: Iterable[Connection] = self.in_use
+                if len(self.in_use) >= _MANY:
+                    among = (self.in_use[index] for index in two_below(len(self.in_use)))
                 chosen = min(among, key=self._rank)
                 self.in_use.remove(chosen)
                 if chosen.takes_requests:

@@ -28,7 +28,7 @@ from mse_grad_client.shared_memory.segment import Segment
 __all__ = ["Handover", "HandoverFailed", "connect_for_requests"]
 
 # A server's own sockets have such names, or such paths. The client connects to no other.
-_SOCKET_NAME = re.compile(r"mse-grad-[0-9A-Za-z-]{1,90}")
+_SOCKET_NAME = r"mse-grad-[0-9A-Za-z-]{1,90}"
 _UNIX = "unix:"
 # The server answers in its event loop, which is never blocked for long.
 _ANSWER_TIMEOUT_S = 2.0
@@ -256,7 +256,7 @@ def _connect(offer: pb.SharedMemoryOffer, address: str) -> socket.socket:
 
 def _places(offer: pb.SharedMemoryOffer, address: str) -> list[str]:
     """Returns the abstract address, and the path of the socket file beside the unix address that the client uses."""
-    places = [f"\0{offer.socket_name}"] if _SOCKET_NAME.fullmatch(offer.socket_name) else []
+    places = [f"\0{offer.socket_name}"] if re.fullmatch(_SOCKET_NAME, offer.socket_name) else []
     name = os.path.basename(offer.socket_path)
     if address.startswith(_UNIX) and name.endswith(MEMORY_SUFFIX):
         places.append(os.path.join(os.path.dirname(address.removeprefix(_UNIX)), name))

@@ -22,16 +22,33 @@ __all__ = [
 ]
 
 
-@dataclass(slots=True)
-class MetadataEntry:
+class _Message:
+    """Equality and representation by the fields: a dataclass would compile its own for each class at every import."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class MetadataEntry(_Message):
     """`mse_grad.v1.MetadataEntry`; as received, unchecked."""
 
     key: str
     value: str
 
 
-@dataclass(slots=True)
-class Header:
+@dataclass(slots=True, eq=False, repr=False)
+class Header(_Message):
     """`mse_grad.v1.GradientHeader`; numbers as received, unchecked."""
 
     id: int
@@ -47,8 +64,8 @@ class Header:
     metadata: tuple[MetadataEntry, ...] = ()
 
 
-@dataclass(slots=True)
-class SharedRange:
+@dataclass(slots=True, eq=False, repr=False)
+class SharedRange(_Message):
     """`mse_grad.v1.SharedRange`; numbers as received, unchecked."""
 
     elements: int
@@ -62,8 +79,8 @@ class SharedRange:
     y_offset: int
 
 
-@dataclass(slots=True)
-class Chunk:
+@dataclass(slots=True, eq=False, repr=False)
+class Chunk(_Message):
     """`mse_grad.v1.GradientChunk`."""
 
     id: int
@@ -74,8 +91,8 @@ class Chunk:
     shared: SharedRange | None = None
 
 
-@dataclass(slots=True)
-class StreamRequest:
+@dataclass(slots=True, eq=False, repr=False)
+class StreamRequest(_Message):
     """`mse_grad.v1.StreamGradientsRequest`."""
 
     headers: list[Header] = field(default_factory=list)
@@ -95,8 +112,8 @@ class StreamRequest:
             yield StreamRequest(cancel_ids=self.cancel_ids[at : at + most])
 
 
-@dataclass(slots=True)
-class Result:
+@dataclass(slots=True, eq=False, repr=False)
+class Result(_Message):
     """`mse_grad.v1.GradientResult`."""
 
     id: int
@@ -105,8 +122,8 @@ class Result:
     fallback: bool = False
 
 
-@dataclass(slots=True)
-class StreamResponse:
+@dataclass(slots=True, eq=False, repr=False)
+class StreamResponse(_Message):
     """`mse_grad.v1.StreamGradientsResponse`; rare parts stay generated messages."""
 
     opened: pb.StreamOpened | None = None
@@ -115,8 +132,8 @@ class StreamResponse:
     go_away: pb.GoAway | None = None
 
 
-@dataclass(slots=True)
-class TensorFrame:
+@dataclass(slots=True, eq=False, repr=False)
+class TensorFrame(_Message):
     """`mse_grad.v1.Tensor`; numbers as received, unchecked."""
 
     dtype: int
@@ -124,8 +141,8 @@ class TensorFrame:
     data: Buffer
 
 
-@dataclass(slots=True)
-class UnaryRequest:
+@dataclass(slots=True, eq=False, repr=False)
+class UnaryRequest(_Message):
     """`mse_grad.v1.ComputeGradientRequest`; an operand that is not set is an empty frame of dtype 0."""
 
     predict: TensorFrame
@@ -135,8 +152,8 @@ class UnaryRequest:
     numel: int = 0
 
 
-@dataclass(slots=True)
-class UnaryResponse:
+@dataclass(slots=True, eq=False, repr=False)
+class UnaryResponse(_Message):
     """`mse_grad.v1.ComputeGradientResponse`."""
 
     y: TensorFrame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from urllib.parse import quote
 
 import pytest
 
@@ -75,6 +76,9 @@ def test_a_path_that_no_socket_can_have_is_refused(address: str) -> None:
 def test_grpc_takes_a_path_as_a_uri() -> None:
     assert grpc_target("unix:/d/a%20b?c#d.sock") == "unix:/d/a%2520b%3Fc%23d.sock"
     assert grpc_target("unix://d/a.sock") == "unix:////d/a.sock"
+    every = "/" + "".join(chr(code) for code in range(33, 127) if chr(code) != ",")
+    assert grpc_target(f"unix:{every}") == f"unix:{quote(every)}"
+    assert grpc_target("unix:/ü ñ") == f"unix:{quote('/ü ñ')}"
 
 
 @pytest.mark.parametrize(
