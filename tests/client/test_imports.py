@@ -8,13 +8,9 @@ import sys
 
 import pytest
 
+from benchmarks.imports import DEPENDENCIES
 from support.client.scripted_server import ScriptedServer
 
-# What `pip install mse-grad` installs, as far as the SDK uses it.
-DEPENDENCIES = """
-import google.protobuf.message, google.rpc.error_details_pb2, google.rpc.status_pb2
-import grpc, ml_dtypes, numpy, typing_extensions
-"""
 COUNT = """
 import json, sys
 print(json.dumps(sorted(name for name in sys.modules if not name.startswith(("mse_grad.", "mse_grad_client")))))

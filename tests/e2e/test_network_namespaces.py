@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.same_host.namespaces import require_network_namespaces
 from support.server.server_process import running_server
-from support.tools import require_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces need Linux")
 
@@ -39,11 +38,7 @@ def folder() -> Iterator[Path]:
 
 def transport_of_client(address: str, *prefix: str) -> str:
     """Returns the transport that a client in another network namespace reports; `prefix` starts its process."""
-    unshare = require_program("unshare")
-    if subprocess.run([unshare, "--net", "true"], capture_output=True, check=False).returncode:
-        if os.environ.get("CI"):
-            pytest.fail("this user may make no network namespace, and CI runs every test", pytrace=False)
-        pytest.skip("this user may make no network namespace")
+    unshare = require_network_namespaces()
     ran = subprocess.run(
         [unshare, "--net", *prefix, sys.executable, "-c", CLIENT, address],
         capture_output=True,
