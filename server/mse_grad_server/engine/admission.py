@@ -13,6 +13,8 @@ __all__ = ["MessageAdmission", "SharedAdmission", "Waiting"]
 # Share of the bound for requests whose operands are still to come. The rest is for requests that arrive with their
 # operands: those are computed at once, and requests that only announce operands cannot keep them out.
 _ANNOUNCED_SHARE = 7 / 8
+# Most waiting requests that begin in one turn of the event loop, which may compute small ones itself.
+_BEGINS_PER_TURN = 8
 
 
 class MessageAdmission:
@@ -118,11 +120,13 @@ class SharedAdmission:
             asyncio.get_running_loop().call_soon(self._begin_next)
 
     def _begin_next(self) -> None:
+        for _ in range(_BEGINS_PER_TURN):
+            if not self._waiting or self.is_blocked:
+                break
+            request = next(iter(self._waiting))
+            del self._waiting[request]
+            self.in_flight_bytes += request.size_bytes
+            request.begin()
         self._begins_soon = False
-        if not self._waiting or self.is_blocked:
-            return
-        request = next(iter(self._waiting))
-        del self._waiting[request]
-        self.in_flight_bytes += request.size_bytes
-        request.begin()
-        self._begin_soon()  # one in each turn of the loop, which may compute it itself
+        if not self.is_blocked:
+            self._begin_soon()
