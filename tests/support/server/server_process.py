@@ -17,8 +17,8 @@ from support.waiting import wait_until
 
 __all__ = ["ServerProcess", "running_server", "stopped"]
 
-READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 120.0
 
 
 class ServerProcess:
