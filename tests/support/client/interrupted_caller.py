@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,6 +30,8 @@ KINDS = ("sigint", "sigterm", "timer")
 # A call that takes longer than this hangs.
 _HANG_S = 15.0
 _LATEST_S = 0.012
+# Python drops what a handler raises in a finalizer or in the callback of a weak reference. Then the signal comes again.
+_AGAIN_S = 5.0
 _SENTINEL = 12345.0
 
 
@@ -44,6 +45,31 @@ def _raise_alarm(number: int, frame: Any) -> NoReturn:
 
 def _exit(number: int, frame: Any) -> NoReturn:
     raise SystemExit(3)
+
+
+class _Signals:
+    """Signals to this process: one after a time, and more until the round ends them."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._ended = threading.Event()
+
+    def begin(self, delay_s: float) -> None:
+        self._ended = threading.Event()
+        if self._number == signal.SIGALRM:
+            signal.setitimer(signal.ITIMER_REAL, max(delay_s, 1e-6), _AGAIN_S)
+        else:
+            threading.Thread(target=self._send, args=(delay_s, self._ended), daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+        if self._number == signal.SIGALRM:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _send(self, delay_s: float, ended: threading.Event) -> None:
+        while not ended.wait(delay_s):
+            os.kill(os.getpid(), self._number)
+            delay_s = _AGAIN_S
 
 
 class _Round:
@@ -65,7 +91,7 @@ class _Round:
         self._neighbour_error: BaseException | None = None
         self._neighbour_calls = 0
 
-    def run(self, interrupt: Callable[[float], None], kinds: tuple[type[BaseException], ...]) -> dict[str, Any]:
+    def run(self, signals: _Signals, kinds: tuple[type[BaseException], ...]) -> dict[str, Any]:
         predict, label, dout, out = self._arrays
         expected = (predict - label) * np.float32(2) * dout
         self._compute(out)
@@ -78,12 +104,13 @@ class _Round:
         caught: BaseException | None = None
         calls = 0
         try:
-            interrupt(self._random.uniform(0, _LATEST_S))
+            signals.begin(self._random.uniform(0, _LATEST_S))
             while True:
                 self._compute(out)
                 calls += 1
         except kinds as error:
             caught = error
+        signals.end()
         out[:] = _SENTINEL
         again = np.empty_like(out)
         began_s = time.monotonic()
@@ -143,18 +170,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit)
     number = {"sigint": signal.SIGINT, "sigterm": signal.SIGTERM, "timer": signal.SIGALRM}[arguments.kind]
 
-    def interrupt(delay_s: float) -> None:
-        if number == signal.SIGALRM:
-            signal.setitimer(signal.ITIMER_REAL, max(delay_s, 1e-6))
-        else:
-            timer = threading.Timer(delay_s, os.kill, [os.getpid(), number])
-            timer.daemon = True
-            timer.start()
-
+    signals = _Signals(number)
     for seed in range(arguments.seed, arguments.seed + arguments.rounds):
         faulthandler.dump_traceback_later(_HANG_S, exit=True)
         found = _Round(arguments.address, arguments.transport, seed).run(
-            interrupt, (KeyboardInterrupt, SystemExit, _Alarm)
+            signals, (KeyboardInterrupt, SystemExit, _Alarm)
         )
         print(json.dumps({"seed": seed, **found}), flush=True)
         faulthandler.cancel_dump_traceback_later()
