@@ -17,9 +17,10 @@ from mse_grad_client.interrupts import LONGEST_SLEEP_S
 
 __all__ = ["IS_SUPPORTED", "TlsWire", "Wire", "connect"]
 
-IS_SUPPORTED = hasattr(select, "poll") and hasattr(socket.socket, "sendmsg")
-"""Whether this system has the calls that direct connections need; Windows has not."""
+IS_SUPPORTED = sys.platform != "win32"
+"""Whether this system has the calls that direct connections need."""
 
+_NOT_HERE = "direct connections need poll and sendmsg, which Windows lacks"
 # Most buffers of one system call: IOV_MAX of Linux.
 _MOST_BUFFERS = 1024
 # Messages up to this size take one record of TLS with the head before them.
@@ -87,6 +88,8 @@ class Wire:
         Returns:
             The number of bytes.
         """
+        if sys.platform == "win32":
+            raise OSError(_NOT_HERE)
         try:
             return self._connection.sendmsg(buffers[:_MOST_BUFFERS], (), _SEND_NOW)
         except BlockingIOError:
@@ -94,7 +97,9 @@ class Wire:
 
     def wait(self) -> bool:
         """Blocks until the socket is readable or writable; returns whether it is readable."""
-        return bool(self._poll(select.POLLIN | select.POLLOUT) & ~select.POLLOUT)
+        while (is_readable := _is_readable(self._connection, or_writable=True)) is None:
+            pass
+        return is_readable
 
     def shut_down(self, how: int) -> None:
         """Closes one side or both; raises OSError if the connection has ended already."""
@@ -103,13 +108,6 @@ class Wire:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
-
-    def _poll(self, events: int) -> int:
-        poll = select.poll()
-        poll.register(self._connection, events)
-        while not (found := poll.poll(1000 * LONGEST_SLEEP_S)):
-            pass
-        return found[0][1]
 
 
 class TlsWire(Wire):
@@ -132,11 +130,8 @@ class TlsWire(Wire):
     @override
     def receive(self, room: memoryview) -> int | None:
         received = self._receive_now(room)
-        if received is None:
-            poll = select.poll()
-            poll.register(self._connection, select.POLLIN)
-            if poll.poll(1000 * LONGEST_SLEEP_S):
-                received = self._receive_now(room)
+        if received is None and _is_readable(self._connection, or_writable=False):
+            received = self._receive_now(room)
         return received
 
     @override
@@ -175,3 +170,13 @@ class TlsWire(Wire):
             return None
         except ssl.SSLEOFError:  # the server has closed the connection without a word of TLS
             return 0
+
+
+def _is_readable(connection: socket.socket, *, or_writable: bool) -> bool | None:
+    """Waits at most LONGEST_SLEEP_S for a socket; returns whether it is readable, or None if nothing happened."""
+    if sys.platform == "win32":
+        raise OSError(_NOT_HERE)
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | (select.POLLOUT if or_writable else 0))
+    found = poll.poll(1000 * LONGEST_SLEEP_S)
+    return bool(found[0][1] & ~select.POLLOUT) if found else None
