@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,10 @@ class _Client:
 @contextmanager
 def _running(address: str, elements: int, prefix: Sequence[str]) -> Iterator[_Client]:
     command = [*prefix, sys.executable, "-m", "benchmarks.namespaces", "--client", address, "--elements", str(elements)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # as pytest set it in this process
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         client = _Client(process)
         for arrays in ARRAYS:
             for _ in range(3):  # hands the memory over, and fills the caches
