@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
+from mse_grad.frames import send_each
 from mse_grad.tensor import Buffer
 from mse_grad_client.interrupts import LONGEST_SLEEP_S
 
@@ -23,8 +24,6 @@ IS_SUPPORTED = sys.platform != "win32"
 _NOT_HERE = "direct connections need poll and sendmsg, which Windows lacks"
 # Most buffers of one system call: IOV_MAX of Linux.
 _MOST_BUFFERS = 1024
-# Messages up to this size take one record of TLS with the head before them.
-_JOINED_BYTES = 16 * 1024
 # A server that says nothing more is noticed after this time: probes, and data without acknowledgement.
 _IDLE_S, _INTERVAL_S, _PROBES = 20, 5, 4
 _SEND_NOW = int(getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0))
@@ -136,19 +135,7 @@ class TlsWire(Wire):
 
     @override
     def send(self, buffers: Sequence[Buffer]) -> int:
-        sent = 0
-        total = sum(map(len, buffers))
-        for buffer in [b"".join(buffers)] if total <= _JOINED_BYTES else buffers:
-            rest = memoryview(buffer)
-            while rest:
-                try:
-                    with self._lock:
-                        taken = self._connection.send(rest)
-                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    return sent
-                sent += taken
-                rest = rest[taken:]
-        return sent
+        return send_each(self._send_now, buffers)
 
     @override
     def wait(self) -> bool:
@@ -161,6 +148,13 @@ class TlsWire(Wire):
     def shut_down(self, how: int) -> None:
         # The method of an SSLSocket would end the encryption, while another thread may be using it.
         socket.socket.shutdown(self._connection, how)
+
+    def _send_now(self, view: memoryview) -> int | None:
+        try:
+            with self._lock:
+                return self._connection.send(view)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
 
     def _receive_now(self, room: memoryview) -> int | None:
         try:

@@ -11,12 +11,11 @@ from typing import Any
 
 from typing_extensions import override
 
+from mse_grad.frames import send_each
 from mse_grad.tensor import Buffer
 
 __all__ = ["TlsWire", "Wire"]
 
-# Messages up to this size take one record of TLS with the head before them.
-_JOINED_BYTES = 16 * 1024
 # Unread bytes that are dropped before a connection is closed; a client that sends more loses the last answers.
 _MOST_UNREAD_BYTES = 2**20
 
@@ -154,18 +153,13 @@ class TlsWire(Wire):
 
     @override
     def send(self, buffers: Sequence[Buffer]) -> int:
-        sent = 0
-        total = sum(map(len, buffers))
-        for buffer in [b"".join(buffers)] if total <= _JOINED_BYTES else buffers:
-            rest = memoryview(buffer)
-            while rest:
-                try:
-                    taken = self._connection.send(rest)
-                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    return sent
-                sent += taken
-                rest = rest[taken:]
-        return sent
+        return send_each(self._send_now, buffers)
+
+    def _send_now(self, view: memoryview) -> int | None:
+        try:
+            return self._connection.send(view)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
 
 
 def _complete(waiting: asyncio.Future[Any]) -> None:
