@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
 
 import grpc
@@ -13,12 +12,13 @@ from mse_grad.frames import FrameBuffer, drop_sent, head
 from mse_grad.tensor import Buffer
 from mse_grad_client.direct.wire import Wire
 from mse_grad_client.interrupts import raise_foreign
-from mse_grad_client.stream.call import Call, EndedCall
+from mse_grad_client.stream.call import EndedCall
+from mse_grad_client.stream.socket_call import SocketCall
 
 __all__ = ["FrameCall"]
 
 
-class FrameCall(Call):
+class FrameCall(SocketCall):
     """Sends in the thread that wakes it, and receives in the thread that reads, without gRPC.
 
     Args:
@@ -29,9 +29,9 @@ class FrameCall(Call):
     """
 
     def __init__(self, wire: Wire, pull: Callable[[], list[Buffer] | None], *, most_bytes: int) -> None:
+        super().__init__(wire)
         self._wire = wire
         self._pull = pull
-        self._lock = threading.Lock()
         self._unsent: list[Buffer] = []
         # Whether a thread was interrupted between sending bytes and noting how many: then nobody may send the rest.
         self._is_torn = False
@@ -46,21 +46,6 @@ class FrameCall(Call):
     @override
     def descriptor(self) -> int | None:
         return None  # a readable socket may hold only a part of a message, for which a loop must not wait
-
-    @override
-    def wake(self) -> None:
-        with self._lock:
-            self._send()
-
-    @override
-    def finish(self) -> None:
-        """Closes this side unless a message, for which the kernel had no room, is still to be sent."""
-        if not self.is_sending:
-            self._shut_down(socket.SHUT_WR)
-
-    @override
-    def cancel(self) -> None:
-        self._shut_down(socket.SHUT_RDWR)
 
     @override
     def __next__(self) -> bytes:
@@ -81,14 +66,8 @@ class FrameCall(Call):
             raise EndedCall(grpc.StatusCode.UNAVAILABLE, str(cause)) from None
         return message
 
-    def _shut_down(self, how: int) -> None:
-        try:
-            self._wire.shut_down(how)
-        except OSError as error:  # the connection has ended already
-            raise_foreign(error)
-
+    @override
     def _send(self) -> None:
-        """Sends all messages; `_lock` is held. What the kernel has no room for, a later read sends."""
         if self._is_torn:
             self._shut_down(socket.SHUT_RDWR)
             return

@@ -100,7 +100,7 @@ class Wire:
             pass
         return is_readable
 
-    def shut_down(self, how: int) -> None:
+    def shutdown(self, how: int, /) -> None:
         """Closes one side or both; raises OSError if the connection has ended already."""
         self._connection.shutdown(how)
 
@@ -145,7 +145,7 @@ class TlsWire(Wire):
         return super().wait()
 
     @override
-    def shut_down(self, how: int) -> None:
+    def shutdown(self, how: int, /) -> None:
         # The method of an SSLSocket would end the encryption, while another thread may be using it.
         socket.socket.shutdown(self._connection, how)
 

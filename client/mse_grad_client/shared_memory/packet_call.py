@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
 
 import grpc
@@ -11,12 +10,13 @@ from typing_extensions import override
 
 from mse_grad_client.interrupts import raise_foreign
 from mse_grad_client.shared_memory.local_socket import receive_soon, send_now, wait_readable
-from mse_grad_client.stream.call import Call, EndedCall
+from mse_grad_client.stream.call import EndedCall
+from mse_grad_client.stream.socket_call import SocketCall
 
 __all__ = ["PacketCall"]
 
 
-class PacketCall(Call):
+class PacketCall(SocketCall):
     """Sends in the thread that wakes it, and receives in the thread that reads, without gRPC.
 
     Args:
@@ -26,9 +26,9 @@ class PacketCall(Call):
     """
 
     def __init__(self, connection: socket.socket, pull: Callable[[], bytes | None], *, max_packet_bytes: int) -> None:
+        super().__init__(connection)
         self._connection = connection
         self._pull = pull
-        self._lock = threading.Lock()
         self._unsent: bytes | None = None
         self._buffer = bytearray(max_packet_bytes)
 
@@ -44,21 +44,6 @@ class PacketCall(Call):
         return number if number >= 0 else None  # it may have been closed meanwhile
 
     @override
-    def wake(self) -> None:
-        with self._lock:
-            self._send()
-
-    @override
-    def finish(self) -> None:
-        """Closes this side unless a message, for which the kernel had no room, is still to be sent."""
-        if not self.is_sending:
-            self._shut_down(socket.SHUT_WR)
-
-    @override
-    def cancel(self) -> None:
-        self._shut_down(socket.SHUT_RDWR)
-
-    @override
     def __next__(self) -> bytes:
         try:
             try:
@@ -72,12 +57,6 @@ class PacketCall(Call):
             raise StopIteration
         return bytes(memoryview(self._buffer)[:size_bytes])
 
-    def _shut_down(self, how: int) -> None:
-        try:
-            self._connection.shutdown(how)
-        except OSError as error:  # the connection has ended already
-            raise_foreign(error)
-
     def _receive(self) -> int:
         while True:
             # The server may make room only once its answers are read: do whichever is possible first. A message that
@@ -89,8 +68,8 @@ class PacketCall(Call):
             if size_bytes is not None:
                 return size_bytes
 
+    @override
     def _send(self) -> None:
-        """Sends all messages; `_lock` is held. If the kernel has no room for one, a later read sends it."""
         while True:
             message = self._pull() if self._unsent is None else self._unsent
             if message is None:

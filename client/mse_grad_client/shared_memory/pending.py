@@ -8,7 +8,7 @@ from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover
-from mse_grad_client.stream.pending import Assignment, PendingRequest, finished
+from mse_grad_client.stream.pending import Assignment, BesidePending
 from mse_grad_client.stream.stream import Stream
 
 __all__ = ["SharedPending"]
@@ -17,7 +17,7 @@ __all__ = ["SharedPending"]
 _NOT_MAPPED = (Reason.SEGMENT_UNKNOWN, Reason.SHARED_RANGE_INVALID)
 
 
-class SharedPending(PendingRequest):
+class SharedPending(BesidePending):
     """A request whose tensors lie in shared memory.
 
     Args:
@@ -31,16 +31,14 @@ class SharedPending(PendingRequest):
     def __init__(
         self, stream: Stream, exchange: SharedExchange, id: int, *, handover: Handover, assignment: Assignment
     ) -> None:
-        super().__init__(assignment)
-        self._stream = stream
-        self._exchange = exchange
-        self._id = id
+        super().__init__(stream, exchange, id, assignment=assignment)
+        self._shared = exchange
         self._handover = handover
 
     @override
     def should_fall_back(self, error: MseGradError) -> bool:
         """Also disables the handover, unless this side has withdrawn the memory."""
-        if self._exchange.is_cut_off:
+        if self._shared.is_cut_off:
             return True
         has_ended = isinstance(error, Unavailable) and not self._stream.takes_requests
         if has_ended or error.reason in _NOT_MAPPED:
@@ -50,9 +48,9 @@ class SharedPending(PendingRequest):
 
     @override
     async def _wait(self) -> None:
-        stream, id, exchange = self._stream, self._id, self._exchange
+        stream, id, exchange = self._stream, self._id, self._shared
         try:
-            await self._finish()
+            await super()._wait()
             while not exchange.is_complete:
                 try:
                     exchange.advance()
@@ -61,7 +59,7 @@ class SharedPending(PendingRequest):
                     stream.abandon(id, exchange)
                     raise
                 if not exchange.is_complete:
-                    await self._finish()
+                    await super()._wait()
         except GeneratorExit:  # nobody awaits the gradient any longer, so nobody awaits this either
             exchange.revoke()
             raise
@@ -72,13 +70,7 @@ class SharedPending(PendingRequest):
         if exchange.is_cut_off:
             raise Unavailable("its memory was withdrawn", reason=Reason.SEGMENT_UNKNOWN)
 
-    async def _finish(self) -> None:
-        if self._exchange.task is None:
-            self._stream.finish(self._id, self._exchange)
-        else:
-            await finished(self._stream, self._id, self._exchange)
-
     @override
     async def _abandon(self) -> None:
-        self._stream.abandon(self._id, self._exchange)
-        await self._exchange.revoked()
+        await super()._abandon()
+        await self._shared.revoked()
