@@ -67,6 +67,8 @@ def test_a_short_run_of_the_preset_bench_has_a_figure_for_every_row(tmp_path: Pa
         assert 0 < line["p50_us"] <= line["p99_us"]
         assert line["gb_per_s"] > 0
         assert line["gradients_per_s"] > 0
+        assert line["client_s_per_gb"] > 0
+        assert (line["server_s_per_gb"] is None) is (line["name"] in ("native kernel", "NumPy", "PyTorch"))
 
 
 @pytest.mark.slow

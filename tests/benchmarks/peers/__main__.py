@@ -38,6 +38,8 @@ PEERS = sorted({row.peer for row in ROWS})
 DTYPE_NAMES = sorted({dtype for preset in PRESETS.values() for dtype in preset.dtypes})
 # The size for the measurements with several clients and with several gradients in a call.
 SMALL = "1K"
+# Sizes for the table of processor time: a call has to be long beside the command that asks for it.
+PROCESSOR_SIZES = ("1M", "16M")
 # With "sum" every result is a normal number in every dtype; with "mean", float16 would measure the CPU's subnormals.
 REDUCTION = Reduction.SUM
 PLOT_SCRIPT = Path(__file__).with_name("plot.py")
@@ -57,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(screen.time_table(figures, dtype, sizes))
     if SMALL in sizes:
         console.print(screen.rate_table(figures, SIZES[SMALL]))
+    for size in PROCESSOR_SIZES:
+        if size in sizes:
+            console.print(screen.processor_table(figures, sizes[size]))
     console.print(screen.target_table(figures, rows))
     if absences:
         console.print(screen.absence_table(absences))

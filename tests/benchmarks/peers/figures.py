@@ -30,6 +30,10 @@ class Figure:
         gb_per_s: Bytes of three operands and one gradient over the median, in 1e9 bytes a second; None as for
             `p50_us`.
         gradients_per_s: By the median time; with several clients, the median over the rounds.
+        client_s_per_gb: Processor time of the client for 1e9 bytes of three operands and one gradient, in seconds; None
+            if several clients were counted together.
+        server_s_per_gb: That of the server, with its kernel; None as for `client_s_per_gb`, and if the row has no
+            server.
     """
 
     name: str
@@ -43,10 +47,22 @@ class Figure:
     p99_us: float | None
     gb_per_s: float | None
     gradients_per_s: float
+    client_s_per_gb: float | None = None
+    server_s_per_gb: float | None = None
 
     @classmethod
-    def of_times(cls, row: Row, version: str, elements: int, dtype: str, times_ns: Sequence[int]) -> Figure:
-        """Returns the figure of one client."""
+    def of_times(
+        cls,
+        row: Row,
+        version: str,
+        elements: int,
+        dtype: str,
+        times_ns: Sequence[int],
+        *,
+        client_ns: float | None = None,
+        server_ns: float | None = None,
+    ) -> Figure:
+        """Returns the figure of one client, from the times of its calls and the processor time of a call."""
         median_ns = statistics.median(times_ns)
         moved_bytes = 4 * row.items * elements * np.dtype(dtype).itemsize
         return cls(
@@ -60,6 +76,8 @@ class Figure:
             p99_us=float(np.quantile(times_ns, 0.99)) / 1e3,
             gb_per_s=moved_bytes / median_ns,
             gradients_per_s=row.items * 1e9 / median_ns,
+            client_s_per_gb=None if client_ns is None else client_ns / moved_bytes,
+            server_s_per_gb=None if server_ns is None else server_ns / moved_bytes,
         )
 
     @property

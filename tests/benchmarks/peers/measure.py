@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
 
 from benchmarks.peers.environments import NotAvailable
 from benchmarks.peers.figures import Absence, Figure
@@ -74,6 +78,32 @@ def absence_of(participant: Participant, course: Course, why: NotAvailable) -> A
     return Absence(*participant.row.key, during=course.name, not_available=str(why))
 
 
+class _Processors:
+    """Processor time of a process and its children over several turns.
+
+    Attributes:
+        ns: The sum over the turns, in nanoseconds.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.ns = 0
+        self._process = psutil.Process(pid)
+
+    def __enter__(self) -> Self:
+        self.ns -= self._used_ns()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.ns += self._used_ns()
+
+    def _used_ns(self) -> int:
+        # The clock of another process, by Linux's numbering; psutil's figures have steps of 10 ms.
+        pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
+        return sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in pids)
+
+
 class _Runner:
     def __init__(self, participant: Participant, course: Course, share_s: float, turn_s: float) -> None:
         self.absence: Absence | None = None
@@ -82,6 +112,10 @@ class _Runner:
         self._share_ns = share_s * 1e9
         self._turn_s = turn_s
         self._times_ns: list[int] = []
+        self._calls = 0
+        server_pid = participant.server_pid
+        self._client = _Processors(participant.client.pid)
+        self._server = None if server_pid is None else _Processors(server_pid)
 
     def prepare(self) -> None:
         row = self._participant.row
@@ -92,9 +126,11 @@ class _Runner:
     def take_turn(self) -> None:
         if self.absence is not None or sum(self._times_ns) >= self._share_ns:
             return
-        answer = self._ask("turn", budget_s=self._turn_s, calls=_CALLS_AT_MOST)
+        with self._client, self._server or nullcontext():
+            answer = self._ask("turn", budget_s=self._turn_s, calls=_CALLS_AT_MOST)
         if answer is not None:
             self._times_ns += answer["times_ns"]
+            self._calls += answer["calls"]
 
     def figure(self) -> Figure | None:
         if self.absence is None:
@@ -102,7 +138,15 @@ class _Runner:
         if not self._times_ns:
             return None
         course, participant = self._course, self._participant
-        return Figure.of_times(participant.row, participant.version, course.elements, course.dtype, self._times_ns)
+        return Figure.of_times(
+            participant.row,
+            participant.version,
+            course.elements,
+            course.dtype,
+            self._times_ns,
+            client_ns=self._client.ns / self._calls if self._calls else None,
+            server_ns=self._server.ns / self._calls if self._server is not None and self._calls else None,
+        )
 
     def _ask(self, do: str, **arguments: object) -> Any:
         try:

@@ -29,6 +29,7 @@ class Participant:
         address: Address of its server; "" if it has none.
         python: Interpreter of its environment.
         folder: Folder for logs.
+        server_pid: Process id of its server; None if it has none.
     """
 
     row: Row
@@ -37,6 +38,7 @@ class Participant:
     address: str
     python: str
     folder: Path
+    server_pid: int | None = None
 
     def another_client(self, number: int) -> Client:
         """Starts one more client process; ask it for its `version` first."""
@@ -54,10 +56,10 @@ def started(rows: Sequence[Row], folder: Path) -> Iterator[tuple[list[Participan
     authority = Authority(folder)
     pair = authority.issue("server")
     with ExitStack() as stack:
-        addresses, failures = _started_servers({row.server for row in rows if row.server}, folder, pair, stack)
+        servers, failures = _started_servers({row.server for row in rows if row.server}, folder, pair, stack)
         participants: list[Participant] = []
         absences: list[Absence] = []
-        clients: list[tuple[Row, str, Client]] = []
+        clients: list[tuple[Row, str, Client, str, int | None]] = []
         for row in rows:
             if row.server in failures:
                 absences.append(Absence(*row.key, during="start", not_available=failures[row.server]))
@@ -65,32 +67,33 @@ def started(rows: Sequence[Row], folder: Path) -> Iterator[tuple[list[Participan
             python = python_of(SERVERS[row.server].environment if row.server else "")
             trusted = {CERTIFICATE: str(authority.certificate)} if row.server and SERVERS[row.server].tls else {}
             row = replace(row, variables={**row.variables, **trusted})
-            client = _start_client(row, python, addresses.get(row.server, ""), folder)
+            address, server_pid = servers.get(row.server, ("", None))
+            client = _start_client(row, python, address, folder)
             stack.callback(client.close)
-            clients.append((row, python, client))
-        for row, python, client in clients:
+            clients.append((row, python, client, address, server_pid))
+        for row, python, client, address, server_pid in clients:
             try:
                 version = client.version()
             except NotAvailable as why:
                 absences.append(Absence(*row.key, during="start", not_available=str(why)))
                 continue
-            participants.append(Participant(row, client, version, addresses.get(row.server, ""), python, folder))
-        for _, _, client in clients:
+            participants.append(Participant(row, client, version, address, python, folder, server_pid))
+        for _, _, client, _, _ in clients:
             stack.callback(client.ask_to_end)  # sends the request to all of them before it waits for the first
         yield participants, absences
 
 
 def _started_servers(
     names: set[str], folder: Path, pair: Pair, stack: ExitStack
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the addresses of the servers that listen, and the errors of the others."""
-    addresses: dict[str, str] = {}
+) -> tuple[dict[str, tuple[str, int]], dict[str, str]]:
+    """Returns the addresses and process ids of the servers that listen, and the errors of the others."""
+    servers: dict[str, tuple[str, int]] = {}
     failures: dict[str, str] = {}
     starting: dict[str, PeerServer] = {}
     for name in sorted(names):
         server = SERVERS[name]
         if not server.module:
-            addresses[name] = _product(server, folder, pair, stack)
+            servers[name] = _product(server, folder, pair, stack)
             continue
         try:
             python = python_of(server.environment)
@@ -115,14 +118,15 @@ def _started_servers(
         except NotAvailable as why:
             failures[name] = str(why)
         else:
-            addresses[name] = process.address
-    return addresses, failures
+            servers[name] = process.address, process.pid
+    return servers, failures
 
 
-def _product(server: Server, folder: Path, pair: Pair, stack: ExitStack) -> str:
+def _product(server: Server, folder: Path, pair: Pair, stack: ExitStack) -> tuple[str, int]:
     listen = f"unix:{folder / 'product.sock'}" if server.unix else "127.0.0.1:0"
     flags = pair.flags if server.tls else ()
-    return stack.enter_context(running_server(*flags, listen=listen, environment=server.variables)).address
+    server_process = stack.enter_context(running_server(*flags, listen=listen, environment=server.variables))
+    return server_process.address, server_process.process.pid
 
 
 def _names_of(pair: Pair) -> Mapping[str, str]:

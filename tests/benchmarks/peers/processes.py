@@ -61,6 +61,11 @@ class PeerServer:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def wait_until_listening(self) -> None:
         """Raises NotAvailable if the server ends, or does not listen within a minute."""
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -113,6 +118,11 @@ class Client:
                 env=_environment(environment),
                 text=True,
             )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def version(self) -> str:
         """Returns the release of the package that is measured; call it first, and once."""

@@ -10,7 +10,7 @@ from benchmarks.peers.figures import Absence, Figure
 from benchmarks.peers.rows import ROWS, Row
 from benchmarks.peers.targets import TARGETS
 
-__all__ = ["absence_table", "rate_table", "target_table", "time_table"]
+__all__ = ["absence_table", "processor_table", "rate_table", "target_table", "time_table"]
 
 
 def time_table(figures: Sequence[Figure], dtype: str, sizes: Mapping[str, int]) -> Table:
@@ -46,6 +46,22 @@ def rate_table(figures: Sequence[Figure], elements: int) -> Table:
         rates = [measured.get((row.key, count)) for count in counts]
         if any(rates):
             table.add_row(*row.key, *("" if rate is None else f"{rate:,.0f}" for rate in rates))
+    return table
+
+
+def processor_table(figures: Sequence[Figure], elements: int) -> Table:
+    """Returns the processor time of client and server for a gigabyte, which counts where the network is fast."""
+    title = f"float32, {elements:,} elements: seconds of processor time for 1e9 bytes of operands and gradient"
+    table = _table(title, "row", "transport")
+    table.caption = "the server's with its kernel"
+    for heading in ("client", "server", "both"):
+        table.add_column(heading, justify="right")
+    for row in ROWS:
+        for figure in figures:
+            if (figure.key, figure.elements, figure.dtype) == (row.key, elements, "float32"):
+                client_s, server_s = figure.client_s_per_gb, figure.server_s_per_gb
+                if client_s is not None and server_s is not None:
+                    table.add_row(*row.key, f"{client_s:.2f}", f"{server_s:.2f}", f"{client_s + server_s:.2f}")
     return table
 
 
