@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from mse_grad.codec.writable import unfilled_message
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import Buffer
 
-__all__ = ["HEAD_BYTES", "MAX_GREETING_BYTES", "FrameBuffer", "drop_sent", "head", "send_each"]
+__all__ = ["HEAD_BYTES", "MAX_GREETING_BYTES", "FrameBuffer", "drop_sent", "head"]
 
 HEAD_BYTES = 4
 """Size of the length before each message."""
@@ -17,8 +15,6 @@ MAX_GREETING_BYTES = 256
 
 # Small messages arrive in one buffer of this size, several at a time; a larger one gets its own.
 _BUFFER_BYTES = 64 * 1024
-# Size of a record of TLS.
-_RECORD_BYTES = 16 * 1024
 
 
 def head(size_bytes: int) -> bytes:
@@ -37,28 +33,6 @@ def drop_sent(buffers: list[Buffer], sent_bytes: int) -> None:
     del buffers[:whole]
     if sent_bytes:
         buffers[0] = memoryview(buffers[0])[sent_bytes:]
-
-
-def send_each(send: Callable[[memoryview], int | None], buffers: Sequence[Buffer]) -> int:
-    """Sends buffers over a connection that takes one at a time, such as TLS; small ones go as one record.
-
-    Args:
-        send: Sends the first bytes of a view; returns how many, or None if there is no room for any.
-        buffers: The buffers of a message.
-
-    Returns:
-        The number of bytes that were sent.
-    """
-    sent_bytes = 0
-    for buffer in [b"".join(buffers)] if sum(map(len, buffers)) <= _RECORD_BYTES else buffers:
-        rest = memoryview(buffer)
-        while rest:
-            taken = send(rest)
-            if taken is None:
-                return sent_bytes
-            sent_bytes += taken
-            rest = rest[taken:]
-    return sent_bytes
 
 
 class FrameBuffer:

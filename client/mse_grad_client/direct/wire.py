@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from mse_grad.frames import send_each
 from mse_grad.tensor import Buffer
+from mse_grad.tls_socket import TlsSocket
 from mse_grad_client.interrupts import LONGEST_SLEEP_S
 
 __all__ = ["IS_SUPPORTED", "TlsWire", "Wire", "connect"]
@@ -84,6 +84,9 @@ class Wire:
     def send(self, buffers: Sequence[Buffer]) -> int:
         """Sends as much of `buffers`, one after the other, as the kernel has room for; raises OSError.
 
+        Args:
+            buffers: They begin with the bytes that earlier calls did not count as sent.
+
         Returns:
             The number of bytes.
         """
@@ -110,17 +113,31 @@ class Wire:
 
 
 class TlsWire(Wire):
-    """A TCP connection over TLS, after its handshake. One thread at a time sends, and one receives.
+    """A TCP connection over TLS. One thread at a time sends, and one receives.
 
     Args:
-        connection: A connected socket; owned by this object.
+        connection: A connected socket, which blocks; owned by this object, even if an error is raised.
+        context: Certificates, and what is asked of the server.
+        server_name: Name that the server's certificate must have.
+
+    Raises:
+        OSError: The handshake fails.
     """
 
-    _connection: ssl.SSLSocket
-
-    def __init__(self, connection: ssl.SSLSocket) -> None:
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext, *, server_name: str) -> None:
         super().__init__(connection)
         self._lock = threading.Lock()  # OpenSSL allows one call at a time on a connection
+        try:
+            self._tls = TlsSocket(connection, context, server_hostname=server_name)
+            while not self._tls.shake_hands():
+                pass  # the socket blocks
+        except OSError:
+            connection.close()
+            raise
+
+    @override
+    def send_all(self, message: bytes) -> None:
+        self._tls.send([message])
 
     @override
     def begin(self) -> None:
@@ -135,35 +152,16 @@ class TlsWire(Wire):
 
     @override
     def send(self, buffers: Sequence[Buffer]) -> int:
-        return send_each(self._send_now, buffers)
+        with self._lock:
+            return self._tls.send(buffers)
 
     @override
     def wait(self) -> bool:
-        with self._lock:
-            if self._connection.pending():
-                return True
-        return super().wait()
-
-    @override
-    def shutdown(self, how: int, /) -> None:
-        # The method of an SSLSocket would end the encryption, while another thread may be using it.
-        socket.socket.shutdown(self._connection, how)
-
-    def _send_now(self, view: memoryview) -> int | None:
-        try:
-            with self._lock:
-                return self._connection.send(view)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
+        return self._tls.may_hold_more or super().wait()
 
     def _receive_now(self, room: memoryview) -> int | None:
-        try:
-            with self._lock:
-                return self._connection.recv_into(room)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
-        except ssl.SSLEOFError:  # the server has closed the connection without a word of TLS
-            return 0
+        with self._lock:
+            return self._tls.receive_into(room)
 
 
 def _is_readable(connection: socket.socket, *, or_writable: bool) -> bool | None:

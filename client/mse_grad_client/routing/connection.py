@@ -264,9 +264,11 @@ class Connection(Channel):
         if self._credentials.proxy(self.address) is not None:
             raise OSError("a proxy leads to the server")
         host = offer.host or host_and_port(self.address)[0].strip("[]")
+        context = self._credentials.context(self.address)
         connection = connect(host, offer.port, timeout_s=_CONNECT_S)
-        secured = self._credentials.secured(connection, self.address)
-        return Wire(connection) if secured is None else TlsWire(secured)
+        if context is None:
+            return Wire(connection)
+        return TlsWire(connection, context, server_name=self._credentials.server_name)
 
     def _has_requests_beside(self, stream: Stream) -> bool:
         return any(link is not None and link.has_requests(stream) for link in (self._link, self._direct))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import os
 import re
-import socket
 import ssl
 
 import grpc
@@ -74,31 +73,28 @@ class Credentials:
         arguments = tuple({**own, **dict(self._options.channel_options)}.items())
         if not self._encrypts(address):
             return grpc.insecure_channel(target, options=arguments)
-        named = () if self._name == _host(address) else (("grpc.ssl_target_name_override", self._name),)
+        named = () if self.server_name == _host(address) else (("grpc.ssl_target_name_override", self.server_name),)
         return grpc.secure_channel(target, self._read()[1], options=(*arguments, *named))
 
-    def secured(self, connection: socket.socket, address: str) -> ssl.SSLSocket | None:
-        """Returns `connection` over TLS 1.3 after its handshake; None if connections to `address` have no TLS.
+    def context(self, address: str) -> ssl.SSLContext | None:
+        """Returns the context of TLS 1.3 with a server; None if connections to `address` have no TLS.
 
-        The server must have the same name, and its certificate an issuer, as for a channel.
+        The server must have the name `server_name`, and its certificate an issuer, as for a channel.
 
         Raises:
-            OSError, TlsFailed: The handshake fails, or a file cannot be used; `connection` is closed then.
+            TlsFailed: A file cannot be used.
         """
         if not self._encrypts(address):
             return None
-        try:
-            context, _ = self._read()
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            if not self._options.tls_ca:
-                context.load_default_certs()
-            return context.wrap_socket(connection, server_hostname=self._name)
-        except (OSError, TlsFailed):
-            connection.close()
-            raise
+        context, _ = self._read()
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if not self._options.tls_ca:
+            context.load_default_certs()
+        return context
 
     @property
-    def _name(self) -> str:
+    def server_name(self) -> str:
+        """The name that a server's certificate must have."""
         return self._options.tls_server_name or _host(self._given)
 
     def proxy(self, address: str) -> Proxy | None:

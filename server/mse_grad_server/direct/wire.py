@@ -11,8 +11,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from mse_grad.frames import send_each
 from mse_grad.tensor import Buffer
+from mse_grad.tls_socket import BATCH_BYTES, TlsSocket
 
 __all__ = ["TlsWire", "Wire"]
 
@@ -60,6 +60,9 @@ class Wire:
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         """Sends as much of `buffers`, one after the other, as the kernel has room for; raises OSError.
+
+        Args:
+            buffers: They begin with the bytes that earlier calls did not count as sent.
 
         Returns:
             The number of bytes.
@@ -120,46 +123,30 @@ class TlsWire(Wire):
         context: Context with the server's certificate.
     """
 
-    _connection: ssl.SSLSocket
+    # One for all connections: the event loop empties it before it reads another one.
+    _room = bytearray(BATCH_BYTES)
 
     def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         super().__init__(connection)
-        self._connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        self._tls = TlsSocket(connection, context, server_side=True, room=self._room)
 
     @property
     @override
     def has_pending(self) -> bool:
-        return self._connection.pending() > 0
+        return self._tls.may_hold_more
 
     @override
     async def open(self) -> None:
-        while True:
-            try:
-                self._connection.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                await self._until_readable()
-            except ssl.SSLWantWriteError:
-                await self._until_writable()
+        while not self._tls.shake_hands():
+            await (self._until_writable() if self._tls.has_unsent else self._until_readable())
 
     @override
     def receive_into(self, room: memoryview) -> int | None:
-        try:
-            return self._connection.recv_into(room)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
-        except ssl.SSLEOFError:
-            return 0
+        return self._tls.receive_into(room)
 
     @override
     def send(self, buffers: Sequence[Buffer]) -> int:
-        return send_each(self._send_now, buffers)
-
-    def _send_now(self, view: memoryview) -> int | None:
-        try:
-            return self._connection.send(view)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
+        return self._tls.send(buffers)
 
 
 def _complete(waiting: asyncio.Future[Any]) -> None:

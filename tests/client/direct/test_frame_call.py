@@ -67,8 +67,7 @@ def _wires(contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None) -> tuple[Wire
     client, server = contexts
     with ThreadPoolExecutor(1) as threads:
         accepting = threads.submit(server.wrap_socket, theirs, server_side=True)
-        secured = client.wrap_socket(ours, server_hostname="localhost")
-        return TlsWire(secured), accepting.result(PATIENCE_S)
+        return TlsWire(ours, client, server_name="localhost"), accepting.result(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
