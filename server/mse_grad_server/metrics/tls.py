@@ -11,6 +11,7 @@ import socket
 import ssl
 
 from mse_grad_server.process.exits import CredentialsError
+from mse_grad_server.security.contexts import server_context
 
 __all__ = ["MetricsTls", "TlsConnection"]
 
@@ -49,8 +50,7 @@ class MetricsTls:
 
     def _read(self) -> None:
         times = self._changed()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = server_context(ssl.TLSVersion.TLSv1_2)
         context.load_cert_chain(*self._files)
         self._context, self._times = context, times
 

@@ -1,4 +1,4 @@
-"""TLS contexts of the standard library with the server's certificate, which follow its rotation."""
+"""TLS contexts of the standard library: the versions and ciphers of the server, and its certificate's rotation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from mse_grad_server.security.credentials import Rotated
 if TYPE_CHECKING:
     from mse_grad_server.security.certificates import Certificates
 
-__all__ = ["RotatedContext"]
+__all__ = ["RotatedContext", "server_context"]
+
+# Ciphers of TLS 1.2: forward secrecy and authenticated encryption alone, as in gRPC's own TLS. Every cipher of TLS 1.3
+# has both.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+def server_context(least: ssl.TLSVersion) -> ssl.SSLContext:
+    """Returns a context without a certificate, for TLS of version `least` or later."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = least
+    context.set_ciphers(_CIPHERS)
+    return context
 
 
 class RotatedContext:
@@ -39,8 +51,7 @@ class RotatedContext:
 
 
 def _context(certificates: Certificates) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context = server_context(ssl.TLSVersion.TLSv1_3)
     with _file_of(certificates.chain) as chain, _file_of(certificates.key) as key:
         context.load_cert_chain(chain, key)
     if certificates.client_ca is not None:

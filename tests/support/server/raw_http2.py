@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 __all__ = ["Http2", "compressed", "framed"]
@@ -48,11 +48,27 @@ class Http2:
     ) -> None:
         self._socket.close()
 
-    def open(self, method: str, data: bytes = b"", *, ends: bool = False, encoding: str = "") -> int:
-        """Begins an RPC, sends `data` on it, which may be half a message, and returns its number."""
+    def open(
+        self,
+        method: str,
+        data: bytes = b"",
+        *,
+        ends: bool = False,
+        encoding: str = "",
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> int:
+        """Begins an RPC, sends `data` on it, which may be half a message, and returns its number.
+
+        Args:
+            method: The path, which need not be one that gRPC allows.
+            data: Bytes of the RPC.
+            ends: Whether the client has said all.
+            encoding: Compression that the client names.
+            metadata: Further headers.
+        """
         number = self._next_stream
         self._next_stream += 2
-        headers = _headers(method, encoding)
+        headers = _headers(method, encoding, metadata)
         frames = _frame(_HEADERS, _END_HEADERS | (_END_STREAM if ends and not data else 0), number, headers)
         self._send(frames + _data_frames(number, data, ends=ends))
         return number
@@ -142,7 +158,7 @@ def compressed(message: bytes) -> bytes:
     return framed(gzip.compress(message, 9), is_compressed=True)
 
 
-def _headers(method: str, encoding: str) -> bytes:
+def _headers(method: str, encoding: str, metadata: Sequence[tuple[str, str]]) -> bytes:
     fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -154,7 +170,7 @@ def _headers(method: str, encoding: str) -> bytes:
     if encoding:
         fields.append(("grpc-encoding", encoding))
     # Literals without indexing, RFC 7541 section 6.2.2; no name or value here is longer than 126 bytes.
-    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
+    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in (*fields, *metadata))
 
 
 def _text(text: str) -> bytes:

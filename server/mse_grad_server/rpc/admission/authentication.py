@@ -18,7 +18,8 @@ __all__ = ["Authenticator"]
 _KEY = "authorization"
 _SCHEME = "bearer "
 # Health checks of Docker, Kubernetes and load balancers carry no token. They learn only whether the server is ready.
-_OPEN_SERVICE = "/grpc.health.v1.Health/"
+# Whole names, because a prefix would also let in a path that leads on from there.
+_OPEN_METHODS = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "List", "Watch"))
 
 
 class Authenticator:
@@ -58,7 +59,7 @@ class Authenticator:
             method: Full name of the method, "/package.Service/Method".
             metadata: Metadata of the caller, pairs of key and value.
         """
-        if self._tokens is None or method.startswith(_OPEN_SERVICE):
+        if self._tokens is None or method in _OPEN_METHODS:
             return None
         token = _token(metadata)
         refusal: Unauthenticated | None = None
