@@ -16,8 +16,8 @@ from mse_grad_client.base import ClientBase, close_both
 from mse_grad_client.batching import PackedGradients
 from mse_grad_client.errors import InvalidArgument, MseGradError
 from mse_grad_client.interceptor import CallInfo
+from mse_grad_client.kinds import are_tensors
 from mse_grad_client.options import ClientOptions
-from mse_grad_client.pytorch import are_tensors
 from mse_grad_client.readiness import server_info, wait_ready
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.tasks import Tasks

@@ -17,8 +17,8 @@ from mse_grad.tensor import Array
 from mse_grad_client.base import ClientBase, close_both
 from mse_grad_client.batching import PackedGradients, all_results
 from mse_grad_client.errors import InvalidArgument, MseGradError
+from mse_grad_client.kinds import are_tensors
 from mse_grad_client.options import ClientOptions
-from mse_grad_client.pytorch import are_tensors, compute_tensors
 from mse_grad_client.readiness import server_info, wait_ready
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.waiter import BLOCKING, run
@@ -284,9 +284,10 @@ class MseGradClient(ClientBase):
     ) -> Array:
         # A tensor as `dout` of arrays is an array-like as any other.
         if "torch" in sys.modules and are_tensors(*operands[:2], out):
+            from mse_grad_client import pytorch
+
             of_arrays = partial(self._compute, method, reduction, numel, timeout_s, request_id, metadata, split)
-            tensor: Array = compute_tensors(of_arrays, *operands, out)  # from Any
-            return tensor
+            return pytorch.compute_tensors(of_arrays, *operands, out)  # type: ignore[no-any-return]
         deadline = self._transport.deadline(timeout_s)
         request = GradientRequest.prepare(*operands, reduction, out=out, numel=numel)
         transmit = self._transport.run_unary if method == "compute_unary" else self._transport.run

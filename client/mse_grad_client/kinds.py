@@ -15,12 +15,18 @@ import numpy as np
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import Array
 
-__all__ = ["Restore", "check_complete", "may_be_incomplete", "restore_of"]
+__all__ = ["Restore", "are_tensors", "check_complete", "may_be_incomplete", "restore_of"]
 
 Restore: TypeAlias = Callable[[Array], Any]
 
 # The attributes that `check_complete` looks at.
 _SIGNS = ("null_count", "isna", "schema")
+
+
+def are_tensors(*operands: object) -> bool:
+    """Returns whether one of `operands` is a PyTorch tensor."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", ())
+    return any(isinstance(operand, tensor) for operand in operands)
 
 
 def restore_of(predict: Any, label: Any, dout: Any) -> Restore | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -23,8 +23,26 @@ _MOST_BYTES = 2**63 - 1
 _MOST_PER_S = 1e6
 
 
-@dataclass(frozen=True)
-class RetryOptions:
+class _Options:
+    """Equality, hash and representation by the fields.
+
+    A dataclass would compile its own for each class, at every import.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.__dict__.values()))
+
+    def __repr__(self) -> str:
+        known = fields(self)  # type: ignore[arg-type]  # a subclass is a dataclass
+        shown = (f"{one.name}={getattr(self, one.name)!r}" for one in known if one.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RetryOptions(_Options):
     """Retries of failed requests. A gradient is a pure function, so sending a request twice is always safe.
 
     A call is tried until its `timeout_s` is over, so that it outlives the restart of a server. A call without a timeout
@@ -63,8 +81,8 @@ class RetryOptions:
         _check_seconds("max_per_s", self.max_per_s, most=_MOST_PER_S)
 
 
-@dataclass(frozen=True)
-class ClientOptions:
+@dataclass(frozen=True, eq=False, repr=False)
+class ClientOptions(_Options):
     """Options of `MseGradClient`.
 
     Attributes:

@@ -17,13 +17,13 @@ import numpy as np
 from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, DTYPES, Array
 from mse_grad_client.errors import InvalidArgument
+from mse_grad_client.kinds import are_tensors
 
 if TYPE_CHECKING:
     from mse_grad_client.loss import MSELoss, mse_loss
 
 __all__ = [
     "MSELoss",
-    "are_tensors",
     "array_of",
     "check_kind",
     "check_not_traced",
@@ -40,12 +40,6 @@ def __getattr__(name: str) -> Any:
     if name not in ("MSELoss", "mse_loss"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("mse_grad_client.loss"), name)
-
-
-def are_tensors(*operands: object) -> bool:
-    """Returns whether one of `operands` is a PyTorch tensor."""
-    tensor = getattr(sys.modules.get("torch"), "Tensor", ())
-    return any(isinstance(operand, tensor) for operand in operands)
 
 
 def compute_tensors(compute: Callable[..., object], predict: Any, label: Any, dout: Any, out: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mse_grad.reasons import ContractError
+from mse_grad.record import Record
 from mse_grad.rules import check_dout_shape, check_numel, check_same_dtype, check_same_shape, element_count
 from mse_grad.tensor import Array, Buffer, DType, Reduction, dtype_of, little_endian_bytes
 from mse_grad_client.errors import from_contract_error
@@ -31,7 +31,7 @@ class Empty(Protocol):
         """As `numpy.empty`."""
 
 
-class Operands(NamedTuple):
+class Operands(Record):
     """Operands of one gradient, as arrays that fit together.
 
     Attributes:
@@ -45,14 +45,27 @@ class Operands(NamedTuple):
         restore: Makes an array of the kind of predict, as given, from the gradient; None for NumPy's.
     """
 
-    dtype: DType
-    predict: Array
-    label: Array
-    dout: Array
-    reduction: Reduction
-    elements: int
-    scalar_dout: bool
-    restore: Restore | None
+    __slots__ = ("dout", "dtype", "elements", "label", "predict", "reduction", "restore", "scalar_dout")
+
+    def __init__(
+        self,
+        dtype: DType,
+        predict: Array,
+        label: Array,
+        dout: Array,
+        reduction: Reduction,
+        elements: int,
+        scalar_dout: bool,
+        restore: Restore | None,
+    ) -> None:
+        self.dtype = dtype
+        self.predict = predict
+        self.label = label
+        self.dout = dout
+        self.reduction = reduction
+        self.elements = elements
+        self.scalar_dout = scalar_dout
+        self.restore = restore
 
     @classmethod
     def checked(
@@ -94,12 +107,18 @@ class Operands(NamedTuple):
             empty: Makes that memory, as `numpy.empty` does; None for ordinary memory.
         """
         copy = np.ndarray.copy if empty is None else partial(_copy, empty=empty)
-        # Not `_replace`, which takes a microsecond longer.
-        dtype, predict, label, dout, reduction, elements, scalar_dout, restore = self
-        return Operands(dtype, copy(predict), copy(label), copy(dout), reduction, elements, scalar_dout, restore)
+        return Operands(
+            self.dtype,
+            copy(self.predict),
+            copy(self.label),
+            copy(self.dout),
+            self.reduction,
+            self.elements,
+            self.scalar_dout,
+            self.restore,
+        )
 
 
-@dataclass(slots=True, eq=False, repr=False)  # not frozen: that would take two microseconds more for each
 class GradientRequest:
     """A gradient to compute: operands as little-endian bytes in C order, and memory for the gradient.
 
@@ -121,25 +140,68 @@ class GradientRequest:
         call: Its call, if that has a name, metadata or a trace for the server.
     """
 
-    dtype: DType
-    shape: tuple[int, ...]
-    tensors: int
-    count: int
-    reduction: Reduction
-    numel: int
-    predict: memoryview
-    label: memoryview
-    dout: memoryview
-    dout_shape: tuple[int, ...]
-    scalar_dout: bool
-    y: memoryview
-    _result: Array
-    _target: Array | None
-    _restore: Restore | None = None
-    holder: Holder | None = None
-    task: Task | None = None
-    is_cancelled: bool | None = None
-    call: CallInfo | None = None
+    __slots__ = (
+        "_restore",
+        "_result",
+        "_target",
+        "call",
+        "count",
+        "dout",
+        "dout_shape",
+        "dtype",
+        "holder",
+        "is_cancelled",
+        "label",
+        "numel",
+        "predict",
+        "reduction",
+        "scalar_dout",
+        "shape",
+        "task",
+        "tensors",
+        "y",
+    )
+
+    def __init__(
+        self,
+        *,
+        dtype: DType,
+        shape: tuple[int, ...],
+        tensors: int,
+        count: int,
+        reduction: Reduction,
+        numel: int,
+        predict: memoryview,
+        label: memoryview,
+        dout: memoryview,
+        dout_shape: tuple[int, ...],
+        scalar_dout: bool,
+        y: memoryview,
+        result: Array,
+        target: Array | None,
+        restore: Restore | None = None,
+        task: Task | None = None,
+        is_cancelled: bool | None = None,
+    ) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.tensors = tensors
+        self.count = count
+        self.reduction = reduction
+        self.numel = numel
+        self.predict = predict
+        self.label = label
+        self.dout = dout
+        self.dout_shape = dout_shape
+        self.scalar_dout = scalar_dout
+        self.y = y
+        self._result = result
+        self._target = target
+        self._restore = restore
+        self.holder: Holder | None = None
+        self.task = task
+        self.is_cancelled = is_cancelled
+        self.call: CallInfo | None = None
 
     @classmethod
     def prepare(
@@ -183,9 +245,9 @@ class GradientRequest:
             dout_shape=dout_array.shape,
             scalar_dout=operands.scalar_dout,
             y=result.reshape(-1).view(np.uint8).data,
-            _result=result,
-            _target=_target_or_swapped(target, predict_array),
-            _restore=operands.restore if out is None else None,
+            result=result,
+            target=_target_or_swapped(target, predict_array),
+            restore=operands.restore if out is None else None,
         )
 
     @classmethod
@@ -221,8 +283,8 @@ class GradientRequest:
             dout_shape=dout.shape,
             scalar_dout=first.scalar_dout,
             y=result.reshape(-1).view(np.uint8).data,
-            _result=result,
-            _target=None,
+            result=result,
+            target=None,
         )
 
     def fill(self, offset: int, elements: Buffer) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from mse_grad.reasons import Reason
 from mse_grad.tensor import Reduction
@@ -86,20 +86,12 @@ def _parts_of(request: GradientRequest) -> list[GradientRequest]:
     for start in range(0, request.count, step):
         count = min(step, request.count - start)
         part = slice(start * size, (start + count) * size)
-        parts.append(
-            replace(
-                request,
-                shape=(count,),
-                count=count,
-                numel=numel,
-                predict=request.predict[part],
-                label=request.label[part],
-                dout=request.dout if request.scalar_dout else request.dout[part],
-                dout_shape=request.dout_shape if request.scalar_dout else (count,),
-                y=request.y[part],
-                is_cancelled=False,
-            )
-        )
+        one = copy.copy(request)
+        one.shape, one.count, one.numel, one.is_cancelled = (count,), count, numel, False
+        one.predict, one.label, one.y = request.predict[part], request.label[part], request.y[part]
+        if not request.scalar_dout:
+            one.dout, one.dout_shape = request.dout[part], (count,)
+        parts.append(one)
     return parts
 
 

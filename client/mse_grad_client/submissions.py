@@ -11,7 +11,6 @@ from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -63,13 +62,24 @@ class GradientFuture(Future[Array]):
         return is_cancelled
 
 
-class _Submitted(NamedTuple):
-    future: GradientFuture
-    request: GradientRequest
-    deadline: float | None
-    out: Array | None
-    around: ExitStack
-    context: Context
+class _Submitted:
+    __slots__ = ("around", "context", "deadline", "future", "out", "request")
+
+    def __init__(
+        self,
+        future: GradientFuture,
+        request: GradientRequest,
+        deadline: float | None,
+        out: Array | None,
+        around: ExitStack,
+        context: Context,
+    ) -> None:
+        self.future = future
+        self.request = request
+        self.deadline = deadline
+        self.out = out
+        self.around = around
+        self.context = context
 
 
 class Submissions:

@@ -6,13 +6,13 @@ Written separately from the codec under test; the two share no code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from mse_grad.record import Record
 from mse_grad.v1 import mse_grad_pb2 as pb
 
 __all__ = [
@@ -53,8 +53,8 @@ def length_delimited(number: int, content: bytes) -> bytes:
 
 def plain(value: Any) -> Any:
     """Returns a decoded value, or the generated message that it mirrors, as dicts, lists and bytes that compare."""
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Record):
+        return {name: plain(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, Message):
         return {field.name: plain(_get(value, field.name)) for field in value.DESCRIPTOR.fields}
     if isinstance(value, bytes | bytearray | memoryview):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -38,11 +38,14 @@ class InfoCall(Protocol):
         """Returns the answer of an RPC that ended with OK."""
 
 
-class Answer(NamedTuple):
+class Answer:
     """The answer of a server: its description, or the error of the RPC."""
 
-    info: pb.GetServerInfoResponse | None
-    error: MseGradError | None
+    __slots__ = ("error", "info")
+
+    def __init__(self, info: pb.GetServerInfoResponse | None, error: MseGradError | None) -> None:
+        self.info = info
+        self.error = error
 
     def failure(self, address: str, *, named: str = "") -> MseGradError | None:
         """Returns why no request may go to `address`; None if it is ready.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
+from mse_grad.record import Record
 from mse_grad_client.routing.address import host_and_port, is_own
 
 __all__ = ["Proxy", "proxy_of"]
@@ -15,11 +15,14 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 
 
-class Proxy(NamedTuple):
+class Proxy(Record):
     """A proxy: its "host:port", without the password of its URL, and the variable that names it."""
 
-    address: str
-    variable: str
+    __slots__ = ("address", "variable")
+
+    def __init__(self, address: str, variable: str) -> None:
+        self.address = address
+        self.variable = variable
 
     def __str__(self) -> str:
         return f"the proxy {self.address} ({self.variable})"

@@ -6,7 +6,7 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from typing_extensions import override
@@ -21,14 +21,17 @@ from mse_grad_client.stream.exchange import Exchange
 __all__ = ["CopySlot", "Memory", "SharedExchange", "SharedTensor"]
 
 
-class CopySlot(NamedTuple):
+class CopySlot:
     """Shared memory for a chunk of one tensor: its bytes, and the place where they lie."""
 
-    contents: Array
-    place: Place
+    __slots__ = ("contents", "place")
+
+    def __init__(self, contents: Array, place: Place) -> None:
+        self.contents = contents
+        self.place = place
 
 
-class SharedTensor(NamedTuple):
+class SharedTensor:
     """One tensor of a request.
 
     Attributes:
@@ -37,9 +40,12 @@ class SharedTensor(NamedTuple):
         slots: The memory through which the chunks of a tensor that lies elsewhere are copied.
     """
 
-    contents: memoryview
-    place: Place | None
-    slots: Sequence[CopySlot] = ()
+    __slots__ = ("contents", "place", "slots")
+
+    def __init__(self, contents: memoryview, place: Place | None, slots: Sequence[CopySlot] = ()) -> None:
+        self.contents = contents
+        self.place = place
+        self.slots = slots
 
 
 class Memory(Protocol):
@@ -56,10 +62,13 @@ class Memory(Protocol):
         """Returns once the server no longer writes to the gradient, or writes only to memory that no caller sees."""
 
 
-class _Part(NamedTuple):
-    offset: int
-    elements: int
-    slot: int
+class _Part:
+    __slots__ = ("elements", "offset", "slot")
+
+    def __init__(self, offset: int, elements: int, slot: int) -> None:
+        self.offset = offset
+        self.elements = elements
+        self.slot = slot
 
 
 class SharedExchange(Exchange):

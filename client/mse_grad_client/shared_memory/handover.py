@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -40,7 +39,7 @@ class HandoverFailed(Exception):
     """The server cannot or will not map memory of this process; gradients go over the stream."""
 
 
-class _Question(NamedTuple):
+class _Question:
     """A packet that the server has not answered yet.
 
     Attributes:
@@ -49,9 +48,12 @@ class _Question(NamedTuple):
         give_up_s: Time on the clock of time.monotonic after which no answer is expected.
     """
 
-    segment: Segment | None
-    withdrawn: frozenset[int]
-    give_up_s: float
+    __slots__ = ("give_up_s", "segment", "withdrawn")
+
+    def __init__(self, segment: Segment | None, withdrawn: frozenset[int], give_up_s: float) -> None:
+        self.segment = segment
+        self.withdrawn = withdrawn
+        self.give_up_s = give_up_s
 
 
 class Handover:
@@ -204,7 +206,7 @@ class Handover:
 
     def _end_question(self, *, is_done: bool) -> None:
         assert self._question is not None
-        segment, withdrawn, _ = self._question
+        segment, withdrawn = self._question.segment, self._question.withdrawn
         self._question = None
         if segment is not None and is_done:
             self._mapped |= {segment.number}

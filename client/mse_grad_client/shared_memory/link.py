@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from functools import partial
-from typing import NamedTuple
 
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
@@ -71,13 +70,18 @@ class _LentMemory:
         return exchange.wait_server_done(timeout_s) or self._handover.wait_ended(0)
 
 
-class _Channel(NamedTuple):
+class _Channel:
     """The local connections beside one stream of an RPC: the handover of memory, and the stream of packets."""
 
-    handover: Handover
-    memory: _LentMemory
-    packets: Stream | None
-    connection: socket.socket | None
+    __slots__ = ("connection", "handover", "memory", "packets")
+
+    def __init__(
+        self, handover: Handover, memory: _LentMemory, packets: Stream | None, connection: socket.socket | None
+    ) -> None:
+        self.handover = handover
+        self.memory = memory
+        self.packets = packets
+        self.connection = connection
 
     def fastest(self, stream: Stream) -> Stream:
         """Returns the packets if they take requests, else `stream`."""

@@ -9,11 +9,12 @@ import weakref
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mse_grad.pointer import is_known, pointer_of
+from mse_grad.record import Record
 from mse_grad.tensor import Array
 from mse_grad_client.interrupts import raise_foreign
 from mse_grad_client.shared_memory.segment import IS_SUPPORTED, Segment
@@ -29,11 +30,14 @@ _LEAST_SEGMENT_BYTES = 64 * 2**20
 _KEPT_BYTES = 512 * 2**20
 
 
-class Place(NamedTuple):
+class Place(Record):
     """Place of an array: its segment, and its offset there in bytes."""
 
-    segment: Segment
-    offset: int
+    __slots__ = ("offset", "segment")
+
+    def __init__(self, segment: Segment, offset: int) -> None:
+        self.segment = segment
+        self.offset = offset
 
 
 class FreeRanges:
@@ -79,10 +83,13 @@ class FreeRanges:
             self._sizes.insert(index, size_bytes)
 
 
-class _Block(NamedTuple):
-    ranges: FreeRanges  # not the segment, whose descriptor would then stay open as long as the array
-    offset: int
-    size_bytes: int
+class _Block:
+    __slots__ = ("offset", "ranges", "size_bytes")
+
+    def __init__(self, ranges: FreeRanges, offset: int, size_bytes: int) -> None:
+        self.ranges = ranges  # not the segment, whose descriptor would then stay open as long as the array
+        self.offset = offset
+        self.size_bytes = size_bytes
 
 
 class _Lent(weakref.ref[Array]):
@@ -92,10 +99,13 @@ class _Lent(weakref.ref[Array]):
     block: _Block
 
 
-class _Span(NamedTuple):
-    start: int
-    stop: int
-    segment: Segment
+class _Span:
+    __slots__ = ("segment", "start", "stop")
+
+    def __init__(self, start: int, stop: int, segment: Segment) -> None:
+        self.start = start
+        self.stop = stop
+        self.segment = segment
 
 
 class Region:
@@ -148,9 +158,9 @@ class Region:
         if not spans:
             return None
         address = _address_of(contents)
-        for start, stop, segment in spans:
-            if start <= address < stop:
-                return Place(segment, address - start)
+        for span in spans:
+            if span.start <= address < span.stop:
+                return Place(span.segment, address - span.start)
         return None
 
     def settle(self) -> None:

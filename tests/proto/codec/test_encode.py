@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,9 @@ def generated_chunk(chunk: Chunk) -> pb.GradientChunk:
         predict=bytes(chunk.predict),
         label=bytes(chunk.label),
         dout=bytes(chunk.dout),
-        shared=None if chunk.shared is None else pb.SharedRange(**asdict(chunk.shared)),
+        shared=None
+        if chunk.shared is None
+        else pb.SharedRange(**{name: getattr(chunk.shared, name) for name in SharedRange.__slots__}),
     )
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ from mse_grad.reasons import Reason
 from mse_grad.tensor import DTYPES, FLOAT16, FLOAT32, FLOAT64, DType, Reduction
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.errors import BackendError
+from support.messages import changed
 from support.server.fakes import FakeBackend
 from support.server.raw_stream import detail, gradient, operands, pairs, rich_status, told, trailing
 from support.server.server_in_loop import Serving, serving
@@ -32,9 +32,9 @@ def request(
     }
     for key in [key for key in fields if "_" in key]:
         name, _, part = key.partition("_")
-        frames[name] = replace(frames[name], **{part: fields.pop(key)})
+        frames[name] = changed(frames[name], **{part: fields.pop(key)})
     whole = UnaryRequest(frames["predict"], frames["label"], frames["dout"], Reduction.MEAN)
-    return encode_unary_request(replace(whole, **fields))
+    return encode_unary_request(changed(whole, **fields))
 
 
 async def compute(server: Serving, message: bytes, **options: Any) -> pb.ComputeGradientResponse:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.settings.model import Settings
 from mse_grad_server.shared_memory.segments import Budget, Segments
 from mse_grad_server.shared_memory.socket import SharedMemoryLimits
+from support.messages import changed
 from support.same_host.handover import SEALS, SharedBytes, memfd
 from support.waiting import until
 
@@ -65,28 +65,28 @@ async def test_a_scalar_dout_has_no_range() -> None:
     mapped = Mapped()
     with memfd(PAGE_BYTES) as descriptor:
         mapped.segments.add([1], [descriptor])
-        shared = replace(RANGE, dout_segment=0, dout_offset=0)
+        shared = changed(RANGE, dout_segment=0, dout_offset=0)
         assert mapped.segments.operands(shared, FLOAT32, scalar_dout=True).dout is None
 
 
 BAD_RANGES = {
-    "unknown segment": (replace(RANGE, predict_segment=2), Reason.SEGMENT_UNKNOWN, "shared.predict_segment"),
-    "segment 0": (replace(RANGE, y_segment=0), Reason.SEGMENT_UNKNOWN, "shared.y_segment"),
-    "no dout": (replace(RANGE, dout_segment=0), Reason.SEGMENT_UNKNOWN, "shared.dout_segment"),
-    "largest segment": (replace(RANGE, label_segment=2**64 - 1), Reason.SEGMENT_UNKNOWN, "shared.label_segment"),
-    "before the start": (replace(RANGE, predict_offset=-16), Reason.SHARED_RANGE_INVALID, "shared.predict_offset"),
-    "past the end": (replace(RANGE, y_offset=PAGE_BYTES - 12), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
-    "at the end": (replace(RANGE, dout_offset=PAGE_BYTES), Reason.SHARED_RANGE_INVALID, "shared.dout_offset"),
+    "unknown segment": (changed(RANGE, predict_segment=2), Reason.SEGMENT_UNKNOWN, "shared.predict_segment"),
+    "segment 0": (changed(RANGE, y_segment=0), Reason.SEGMENT_UNKNOWN, "shared.y_segment"),
+    "no dout": (changed(RANGE, dout_segment=0), Reason.SEGMENT_UNKNOWN, "shared.dout_segment"),
+    "largest segment": (changed(RANGE, label_segment=2**64 - 1), Reason.SEGMENT_UNKNOWN, "shared.label_segment"),
+    "before the start": (changed(RANGE, predict_offset=-16), Reason.SHARED_RANGE_INVALID, "shared.predict_offset"),
+    "past the end": (changed(RANGE, y_offset=PAGE_BYTES - 12), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
+    "at the end": (changed(RANGE, dout_offset=PAGE_BYTES), Reason.SHARED_RANGE_INVALID, "shared.dout_offset"),
     "offset that overflows": (
-        replace(RANGE, label_offset=2**63 - 4),
+        changed(RANGE, label_offset=2**63 - 4),
         Reason.SHARED_RANGE_INVALID,
         "shared.label_offset",
     ),
-    "count that overflows": (replace(RANGE, elements=2**62), Reason.SHARED_RANGE_INVALID, "shared.predict_offset"),
-    "not aligned": (replace(RANGE, predict_offset=2), Reason.SHARED_RANGE_INVALID, "shared.predict_offset"),
-    "y is predict": (replace(RANGE, y_offset=0), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
-    "y overlaps label": (replace(RANGE, y_offset=76), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
-    "y overlaps dout": (replace(RANGE, y_offset=116), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
+    "count that overflows": (changed(RANGE, elements=2**62), Reason.SHARED_RANGE_INVALID, "shared.predict_offset"),
+    "not aligned": (changed(RANGE, predict_offset=2), Reason.SHARED_RANGE_INVALID, "shared.predict_offset"),
+    "y is predict": (changed(RANGE, y_offset=0), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
+    "y overlaps label": (changed(RANGE, y_offset=76), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
+    "y overlaps dout": (changed(RANGE, y_offset=116), Reason.SHARED_RANGE_INVALID, "shared.y_offset"),
 }
 
 
@@ -142,7 +142,7 @@ async def test_y_in_read_only_memory_is_refused() -> None:
         with pytest.raises(ContractError, match="sealed against writing") as refused:
             mapped.segments.operands(RANGE, FLOAT32, scalar_dout=False)
         assert refused.value.reason is Reason.SHARED_RANGE_INVALID
-        mapped.segments.operands(replace(RANGE, y_segment=2), FLOAT32, scalar_dout=False)
+        mapped.segments.operands(changed(RANGE, y_segment=2), FLOAT32, scalar_dout=False)
 
 
 @pytest.mark.parametrize("numbers", [[0], [1, 1], [1, 2, 3], [1]], ids=str)

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +25,7 @@ from mse_grad_server.process.log import open_log
 from mse_grad_server.settings.model import Settings
 from mse_grad_server.shared_memory.lease import Lease
 from mse_grad_server.shared_memory.socket import SharedMemory, SharedMemoryLimits
+from support.messages import changed
 from support.same_host.descriptors import few_descriptors
 from support.same_host.frozen_file import frozen_file
 from support.same_host.handover import RawHandover, SharedBytes, memfd, punch_hole
@@ -120,7 +120,7 @@ async def test_a_gradient_is_computed_in_the_memory_of_the_operands(dtype: DType
 async def test_a_scalar_dout_is_in_the_header() -> None:
     async with serving() as server, sharing(server) as shared:
         scalar = np.float32(3.0).tobytes()
-        chunk = shared_chunk(1, replace(RANGE, dout_segment=0, dout_offset=0))
+        chunk = shared_chunk(1, changed(RANGE, dout_segment=0, dout_offset=0))
         await shared.stream.send([header(1, (4,), scalar_dout=scalar)], [chunk])
         assert [result.id for result in (await shared.stream.receive()).results] == [1]
         threes = np.frombuffer(scalar * 4, np.float32)
@@ -133,7 +133,7 @@ async def test_a_scalar_dout_is_in_the_header() -> None:
 
 async def test_chunks_in_messages_and_in_shared_memory_may_make_up_one_request() -> None:
     async with serving() as server, sharing(server) as shared:
-        half = replace(RANGE, elements=2)
+        half = changed(RANGE, elements=2)
         predict, label, dout = (array[2:].tobytes() for array in operands(FOUR))
         await shared.stream.send([header(1, (4,))], [shared_chunk(1, half), Chunk(1, 2, predict, label, dout)])
         first, second = (await shared.stream.receive()).results
@@ -179,12 +179,12 @@ async def test_a_lone_gradient_is_computed_at_once_and_one_beside_others_in_a_th
 
 
 BAD_CHUNKS = {
-    "unknown segment": (shared_chunk(1, replace(RANGE, y_segment=9)), Reason.SEGMENT_UNKNOWN),
-    "range past the end": (shared_chunk(1, replace(RANGE, label_offset=4090)), Reason.SHARED_RANGE_INVALID),
-    "no element": (shared_chunk(1, replace(RANGE, elements=0)), Reason.BYTE_COUNT_MISMATCH),
-    "negative count": (shared_chunk(1, replace(RANGE, elements=-4)), Reason.BYTE_COUNT_MISMATCH),
-    "operands in the message too": (replace(shared_chunk(1), predict=b"1234"), Reason.BYTE_COUNT_MISMATCH),
-    "more than the shape": (shared_chunk(1, replace(RANGE, elements=5)), Reason.CHUNK_OUT_OF_RANGE),
+    "unknown segment": (shared_chunk(1, changed(RANGE, y_segment=9)), Reason.SEGMENT_UNKNOWN),
+    "range past the end": (shared_chunk(1, changed(RANGE, label_offset=4090)), Reason.SHARED_RANGE_INVALID),
+    "no element": (shared_chunk(1, changed(RANGE, elements=0)), Reason.BYTE_COUNT_MISMATCH),
+    "negative count": (shared_chunk(1, changed(RANGE, elements=-4)), Reason.BYTE_COUNT_MISMATCH),
+    "operands in the message too": (changed(shared_chunk(1), predict=b"1234"), Reason.BYTE_COUNT_MISMATCH),
+    "more than the shape": (shared_chunk(1, changed(RANGE, elements=5)), Reason.CHUNK_OUT_OF_RANGE),
     "gap": (shared_chunk(1, offset=1), Reason.CHUNK_OUT_OF_ORDER),
 }
 
@@ -216,7 +216,7 @@ async def test_a_failing_neighbour_leaves_the_others_their_gradients() -> None:
     async with serving(inline_bytes=0) as server, sharing(server) as shared:
         server.backend.error = RuntimeError("no")
         server.backend.fails_on = lambda predict: predict.size == 3
-        three = replace(RANGE, elements=3, y_offset=256)
+        three = changed(RANGE, elements=3, y_offset=256)
         await shared.stream.send([header(1, (3,)), header(2, (4,))], [shared_chunk(1, three), shared_chunk(2)])
         results: list[Any] = []
         errors: list[Any] = []

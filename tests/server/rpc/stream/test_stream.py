@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,6 +10,7 @@ from google.rpc import error_details_pb2
 from mse_grad.codec import Chunk, Header
 from mse_grad.reasons import Reason
 from mse_grad.tensor import BFLOAT16, DTYPES, FLOAT32, FLOAT64, DType, Reduction
+from support.messages import changed
 from support.server.fakes import FakeBackend
 from support.server.raw_stream import chunk, detail, error_info, gradient, header
 from support.server.server_in_loop import serving
@@ -21,7 +21,7 @@ WHOLE = chunk(1, 0, FOUR)
 
 def cut(whole: Chunk, **fields: Any) -> Chunk:
     """Returns the chunk with some fields replaced."""
-    return replace(whole, **fields)
+    return changed(whole, **fields)
 
 
 async def test_the_first_message_says_what_the_server_accepts() -> None:
