@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, RetryOptions, Unavailable
-from mse_grad_client.routing.proxy import proxy_of
+from mse_grad_client.routing.proxy import Proxy, proxy_of
 from support.client.proxy import TunnelProxy
 from support.client.scripted_server import ScriptedServer
 from support.values import expected, operands
@@ -116,9 +116,9 @@ def test_the_first_variable_with_a_value_counts(monkeypatch: pytest.MonkeyPatch)
     assert proxy_of(ELSEWHERE) is None
     for variable in reversed(VARIABLES):
         monkeypatch.setenv(variable, f"http://{variable}:1")
-        assert proxy_of(ELSEWHERE) == (f"{variable}:1", variable)
+        assert proxy_of(ELSEWHERE) == Proxy(f"{variable}:1", variable)
     monkeypatch.setenv("grpc_proxy", "")
-    assert proxy_of(ELSEWHERE) == ("https_proxy:1", "https_proxy")
+    assert proxy_of(ELSEWHERE) == Proxy("https_proxy:1", "https_proxy")
 
 
 @pytest.mark.parametrize("url", ["proxy:3128", "socks5://proxy:1080", "https://proxy:3128", "http://", "http://[::1"])
