@@ -67,6 +67,7 @@ class Reason(Enum):
     TOKEN_MISSING = "TOKEN_MISSING", grpc.StatusCode.UNAUTHENTICATED
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN", grpc.StatusCode.UNAUTHENTICATED
     TOKEN_REMOVED = "TOKEN_REMOVED", grpc.StatusCode.UNAVAILABLE, True
+    SCOPE_MISSING = "SCOPE_MISSING", grpc.StatusCode.PERMISSION_DENIED
     TLS_FAILED = "TLS_FAILED", grpc.StatusCode.UNAVAILABLE
     # Limits and states of the server.
     DTYPE_NOT_ON_BACKEND = "DTYPE_NOT_ON_BACKEND", grpc.StatusCode.UNIMPLEMENTED

@@ -27,6 +27,7 @@ from mse_grad_server.metrics.tracing import Tracing
 from mse_grad_server.process.clock import Clock, LoopClock
 from mse_grad_server.process.exits import StartError
 from mse_grad_server.process.state import State
+from mse_grad_server.rpc.access import SCOPES
 from mse_grad_server.rpc.admission.authentication import Authenticator
 from mse_grad_server.rpc.admission.interceptor import CallInterceptor, CallLimits
 from mse_grad_server.rpc.admission.rpc_tasks import watch_rpc_tasks
@@ -93,8 +94,7 @@ class Server:
         self.metrics = Metrics()
         if lost_lines is not None:
             self.metrics.registry.register(lost_lines)
-        self._settings = settings
-        self._log = log
+        self._settings, self._log = settings, log
         self.lost: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
         device_events = DeviceEvents(
             self.metrics, log, on_available=self._device_is_available, on_lost=self._device_is_lost
@@ -112,6 +112,7 @@ class Server:
         self._credentials = Credentials(CredentialFiles.of(settings), log, prove=require_handshake)
         self._authenticator = Authenticator(
             self._credentials.tokens,
+            SCOPES,
             clock,
             log,
             on_refusal=self.metrics.unauthenticated,

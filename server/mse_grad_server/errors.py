@@ -9,6 +9,7 @@ ServerError                   one request fails
 +-- Unauthenticated           the caller has no valid token
 |   +-- TokenMissing
 |   +-- TokenUnknown
++-- ScopeMissing              PERMISSION_DENIED; the caller's token does not allow the method
 +-- Refused                   the same request may succeed later
 |   +-- ServerBusy
 |   +-- TooManyOpenRequests
@@ -51,6 +52,7 @@ __all__ = [
     "NotOffered",
     "NotReady",
     "Refused",
+    "ScopeMissing",
     "ServerBusy",
     "ServerError",
     "SharedMemoryDenied",
@@ -131,6 +133,12 @@ class TokenMissing(Unauthenticated):
 
 class TokenUnknown(Unauthenticated):
     """The token of the call is not one of the server's."""
+
+
+class ScopeMissing(ServerError):
+    """The token of the call is valid and does not allow the method."""
+
+    reason = Reason.SCOPE_MISSING
 
 
 class Refused(ServerError):

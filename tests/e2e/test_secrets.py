@@ -60,7 +60,7 @@ def secrets_of(pair: Pair) -> list[str]:
 def test_no_secret_shows_anywhere(tmp_path: Path) -> None:
     ca, tokens = Authority(tmp_path), tmp_path / "tokens"
     pair = ca.issue("server")
-    tokens.write_text(f"{TOKEN}\nsha256:{sha256(HASHED.encode()).hexdigest()}\n")
+    tokens.write_text(f"{TOKEN} name=trainer-a scope=compute\nsha256:{sha256(HASHED.encode()).hexdigest()}\n")
     flags = [*pair.flags, "--token-file", str(tokens)]
     shown = []
     with running_server("--workers", "2", "--ready-when", "all", "--log-level", "debug", *flags) as server:
@@ -80,6 +80,8 @@ def test_no_secret_shows_anywhere(tmp_path: Path) -> None:
         rewrite(tokens, f"{TOKEN}\n{SPOILT}\n")
         wait_until(lambda: "credentials_kept" in server.log)
         shown += [server.log, metrics(server), command_lines(server)]
+        assert '"caller": "trainer-a"' in shown[-3]
+        assert 'caller="trainer-a"' in shown[-2]
         assert "multiprocessing" in shown[-1] or shown[-1].count("python") > 2
     shown.append(server.log)
     shown.append(output("--print-config", *flags))

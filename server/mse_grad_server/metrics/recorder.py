@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from copy import copy
 from typing import NamedTuple
 
 from structlog.typing import FilteringBoundLogger
@@ -14,6 +15,7 @@ from mse_grad.reasons import Reason
 from mse_grad.tensor import Reduction
 from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.errors import Refused, reason_of
+from mse_grad_server.metrics.callers import CallerTotals
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.metrics.tracing import Tracing
 from mse_grad_server.process.timeline import Timeline
@@ -74,6 +76,23 @@ class Recorder:
         self._tracing = tracing
         # Checked here because a debug line that is filtered out still costs more than the counters.
         self._logs_every_request = logs_every_request
+        self._totals: CallerTotals | None = None
+        self._of: dict[str, Recorder] = {}
+
+    def of(self, caller: str) -> Recorder:
+        """Returns the recorder for a caller's requests; this one for a caller without a name.
+
+        Args:
+            caller: Name of the caller's token, which the log and the metrics then have; "" for none.
+        """
+        if not caller:
+            return self
+        recorder = self._of.get(caller)
+        if recorder is None:
+            recorder = self._of[caller] = copy(self)
+            recorder._log = self._log.bind(caller=caller)
+            recorder._totals = self._metrics.callers.of(caller)
+        return recorder
 
     def timeline(self, traceparent: str, now_s: float) -> Timeline | None:
         """Returns a timeline for a request that begins now, if its spans are wanted."""
@@ -108,6 +127,8 @@ class Recorder:
         self._requests.ended(
             method, spec.dtype.name, _REDUCTIONS[spec.reduction], "OK", seconds, trace_id=origin.trace_id
         )
+        if self._totals is not None:
+            self._totals.answered += 1
         if margin_s != math.inf:
             self._margins.observe_unlocked(margin_s)
         if origin.timeline is not None:
@@ -154,6 +175,8 @@ class Recorder:
         reason = reason_of(error)
         dtype, reduction = (spec.dtype.name, _REDUCTIONS[spec.reduction]) if spec else ("unknown", "unknown")
         self._requests.ended(method, dtype, reduction, reason.code.name, seconds)
+        if self._totals is not None:
+            self._totals.failed += 1
         if isinstance(error, Refused):
             self._metrics.refused(reason.value)
 

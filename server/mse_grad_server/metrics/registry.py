@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 
+from mse_grad_server.metrics.callers import Callers
 from mse_grad_server.metrics.collectors import COARSE_BUCKETS_S, DeadlineMargin, Phases, Total, Traffic
 from mse_grad_server.metrics.requests import Requests
 
@@ -16,7 +17,7 @@ __all__ = ["Metrics"]
 
 
 class Metrics:
-    """The metrics of one server: at most 400 series, whatever requests come.
+    """The metrics of one server: at most 400 series, whatever requests come, and some for each name of a token.
 
     Attributes:
         registry: The registry that has all of them.
@@ -25,6 +26,7 @@ class Metrics:
         margins: Histogram of deadline margins; belongs to the event loop.
         requests: Requests that ended; belongs to the event loop.
         elements: Elements of computed gradients; belongs to the event loop.
+        callers: Requests by the name of their token; belongs to the event loop.
     """
 
     def __init__(self) -> None:
@@ -39,9 +41,11 @@ class Metrics:
         self.margins = deadline_margin.histogram
         self.requests = Requests()
         self.registry.register(self.requests)
+        self.callers = Callers()
+        self.registry.register(self.callers)
         self._refusals = self._counter("mse_grad_refusals_total", "Refused requests, by reason.", "reason")
         self._unauthenticated = self._counter(
-            "mse_grad_unauthenticated_total", "RPCs rejected for lack of a valid token, by reason.", "reason"
+            "mse_grad_unauthenticated_total", "RPCs rejected because of their token, by reason.", "reason"
         )
         self._certificate_expiry = Gauge(
             "mse_grad_certificate_expiry_timestamp_seconds",
@@ -158,7 +162,7 @@ class Metrics:
         self._refusals.labels(reason).inc()
 
     def unauthenticated(self, reason: str) -> None:
-        """Counts an RPC that was rejected for lack of a valid token."""
+        """Counts an RPC that was rejected because of its token."""
         self._unauthenticated.labels(reason).inc()
 
     def certificate_expires(self, file: str, unix_time_s: float) -> None:

@@ -137,7 +137,7 @@ class Credentials:
             if files is not None:
                 files.open()
         # Checked only at start-up: later, removing the last token is a legitimate way to lock out all callers.
-        if self.tokens is not None and not self.tokens.value.digests:
+        if self.tokens is not None and not self.tokens.value.grants:
             raise CredentialsError(
                 f"--token-file {self._token_file} has no token, so nobody could call; add one per line, such as "
                 "`openssl rand -hex 32` prints"

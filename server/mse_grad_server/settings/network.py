@@ -39,7 +39,8 @@ class NetworkSettings(BaseModel):
     )
     token_file: str = Field(
         default="",
-        description="file of accepted tokens, one per line, plain or as 'sha256:<hex>'; '' to require no token",
+        description="file of accepted tokens, one per line, plain or as 'sha256:<hex>', with their rights behind; ''"
+        " to require no token",
     )
     listen: Listen = Field(
         default="127.0.0.1:50051",

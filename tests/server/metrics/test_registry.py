@@ -101,7 +101,7 @@ def test_whatever_happens_a_worker_has_at_most_400_series() -> None:
     for reason in Reason:
         if reason.retryable:
             metrics.refused(reason.value)
-        if reason.code is grpc.StatusCode.UNAUTHENTICATED:
+        if reason.code is grpc.StatusCode.UNAUTHENTICATED or reason is Reason.SCOPE_MISSING:
             metrics.unauthenticated(reason.value)
         if reason.value.startswith("SHARED_MEMORY"):
             metrics.shared_memory_refused(reason.value)

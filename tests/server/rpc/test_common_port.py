@@ -63,7 +63,7 @@ def address() -> Iterator[Address]:
 def common_port(address: Address, echo: Any, *, drain_timeout_s: float = PATIENCE_S) -> CommonPort:
     log = open_log("info", "json", stream=io.StringIO())
     recorder = Recorder(Metrics(), log, logs_every_request=False)
-    access = Authenticator(None, LoopClock(), log, on_refusal=lambda _: None, drain_timeout_s=drain_timeout_s)
+    access = Authenticator(None, {}, LoopClock(), log, on_refusal=lambda _: None, drain_timeout_s=drain_timeout_s)
     interceptor = CallInterceptor(
         access,
         recorder,

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
 
 from mse_grad_server.process.exits import CredentialsError
-from mse_grad_server.security.tokens import Tokens, read_tokens
+from mse_grad_server.security.tokens import Grant, Scope, Tokens, read_tokens
 
 TOKEN = "an-example.token_0123456789~+/="
 
@@ -19,20 +20,75 @@ def read(folder: Path, text: str) -> Tokens:
 
 def test_only_tokens_of_the_file_are_accepted(tmp_path: Path) -> None:
     tokens = read(tmp_path, f"# who uses it\n\n  {TOKEN}  \nanother-token-of-more-than-16\n")
-    assert tokens.digest_of(TOKEN) == hashlib.sha256(TOKEN.encode()).digest()
-    assert tokens.digest_of("another-token-of-more-than-16")
-    assert [tokens.digest_of(token) for token in ("", TOKEN[:-1], TOKEN + "x", "# who uses it", "ä")] == [None] * 5
+    assert set(tokens.grants) >= {hashlib.sha256(TOKEN.encode()).digest()}
+    assert tokens.grant_of(TOKEN) == tokens.grant_of("another-token-of-more-than-16") == Grant()
+    assert [tokens.grant_of(token) for token in ("", TOKEN[:-1], TOKEN + "x", "# who uses it", "ä")] == [None] * 5
 
 
 def test_the_file_may_have_the_digest_instead(tmp_path: Path) -> None:
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     tokens = read(tmp_path, f"sha256:{digest}\n")
-    assert tokens.digest_of(TOKEN)
-    assert tokens.digest_of(f"sha256:{digest}") is None
+    assert tokens.grant_of(TOKEN)
+    assert tokens.grant_of(f"sha256:{digest}") is None
 
 
 def test_an_empty_file_accepts_no_token(tmp_path: Path) -> None:
-    assert read(tmp_path, "# none left\n").digest_of(TOKEN) is None
+    assert read(tmp_path, "# none left\n").grant_of(TOKEN) is None
+
+
+def test_a_bare_token_has_all_rights_and_no_name(tmp_path: Path) -> None:
+    assert read(tmp_path, TOKEN).grant_of(TOKEN) == Grant("", Scope.ADMIN, math.inf, math.inf)
+
+
+def test_a_line_may_name_the_caller_and_bound_its_rights(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"another").hexdigest()
+    tokens = read(
+        tmp_path,
+        f"{TOKEN}  scope=compute name=trainer-a\trequests=64 bytes=256MiB\n"
+        f"sha256:{digest} name=trainer-a bytes=256Mi requests=64 scope=compute  \n"
+        "a-token-of-more-than-16 scope=info\n",
+    )
+    trainer = Grant("trainer-a", Scope.COMPUTE, 64, 2**28)
+    assert [tokens.grant_of(token) for token in (TOKEN, "another")] == [trainer] * 2
+    assert tokens.grant_of("a-token-of-more-than-16") == Grant("", Scope.INFO)
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("name=", "name= must be at most 31 letters"),
+        ("name=with:colon", "name= must be at most 31 letters"),
+        (f"name={'x' * 32}", "name= must be at most 31 letters"),
+        ("scope=none", "scope= must be info, compute or admin"),
+        ("scope=all", "scope= must be info, compute or admin"),
+        ("requests=0", "requests= must be a number of requests, at least 1"),
+        ("requests=-1", "requests= must be a number of requests, at least 1"),
+        ("bytes=much", "bytes= must be a size such as 256MiB"),
+        ("bytes=0", "bytes= must be a size such as 256MiB"),
+        ("name=one name=two", "each once, name=, scope=, requests=, bytes="),
+        ("rights=all", "each once, name=, scope=, requests=, bytes="),
+        ("and-the-rest-of-a-token", "each once, name=, scope=, requests=, bytes="),
+    ],
+)
+def test_wrong_rights_are_named_without_quoting_the_line(tmp_path: Path, words: str, allowed: str) -> None:
+    with pytest.raises(CredentialsError) as caught:
+        read(tmp_path, f"# tokens\n{TOKEN} {words}\n")
+    text = str(caught.value)
+    assert f"--token-file {tmp_path}/tokens, line 2" in text
+    assert allowed in text
+    assert TOKEN not in text
+    assert words.split("=")[-1] in ("", "all", "0", "info") or words.split("=")[-1] not in text
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [f"{TOKEN} name=one\n{TOKEN} name=two", f"{TOKEN} name=one scope=info\na-token-of-more-than-16 name=one"],
+    ids=["token", "name"],
+)
+def test_a_token_or_a_name_has_the_same_rights_in_each_line(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(CredentialsError, match="line 2 gives"):
+        read(tmp_path, lines)
 
 
 @pytest.mark.parametrize("line", ["too-short", "name:0123456789abcdef0123", "two words of many letters", "sha256:00ff"])

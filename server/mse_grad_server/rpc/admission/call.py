@@ -12,11 +12,15 @@ from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.engine.streams import Drainable
 from mse_grad_server.metrics.recorder import Origin
 from mse_grad_server.process.clock import Timer
+from mse_grad_server.security.tokens import Grant
 
 __all__ = ["CURRENT_CALL", "Call", "trace_id_of"]
 
 # Source: W3C Trace Context, section 3.2.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+# Of a caller without a token, where none is needed.
+_ALL_RIGHTS = Grant()
 
 
 @dataclass(slots=True)
@@ -30,6 +34,7 @@ class Call:
         spec: Spec of the gradient, once it is known.
         deadline_s: Time when the caller stops waiting, once it is known.
         token_digest: SHA-256 of the token that the RPC began with; b"" without a token.
+        grant: Rights of this token.
         streams: Streams of the RPC, which drain if the token is removed.
         cutting_off: Timer that cuts these streams off after the drain timeout.
         at_end: Calls when gRPC has sent everything of the RPC, or has abandoned it.
@@ -41,6 +46,7 @@ class Call:
     spec: GradientSpec | None = None
     deadline_s: float = math.inf
     token_digest: bytes = b""
+    grant: Grant = _ALL_RIGHTS
     streams: list[Drainable] = field(default_factory=list)
     cutting_off: Timer | None = None
     at_end: list[Callable[[], None]] = field(default_factory=list)

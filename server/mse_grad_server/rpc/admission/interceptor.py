@@ -252,7 +252,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             context,
             call,
             self._authenticator,
-            self._recorder,
+            self._recorder.of(call.grant.name),
             self._clock,
             is_request=is_request,
             silence_s=self._limits.silence_s,

@@ -16,15 +16,18 @@ from mse_grad_server.rpc.open_inference.model import InferAsked
 from mse_grad_server.rpc.open_inference.stream import ModelStreamInfer
 from mse_grad_server.rpc.unary import UnaryMethod, WholeGradients
 
-__all__ = ["MODEL_INFER", "MODEL_STREAM_INFER", "SERVICE", "OpenInference"]
+__all__ = ["METHODS", "MODEL_INFER", "MODEL_STREAM_INFER", "NOT_OFFERED", "SERVICE", "OpenInference"]
 
-SERVICE: str = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_DESCRIPTOR = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SERVICE: str = _DESCRIPTOR.full_name
+
+METHODS: tuple[str, ...] = tuple(method.name for method in _DESCRIPTOR.methods)
+"""Names of the methods of the protocol, without those of its extensions."""
 
 MODEL_INFER = f"/{SERVICE}/ModelInfer"
 MODEL_STREAM_INFER = f"/{SERVICE}/ModelStreamInfer"
 
-# Methods of the protocol's extensions that are answered by words, so that a caller learns at once what is missing.
-_NOT_OFFERED = {
+NOT_OFFERED = {
     "RepositoryModelLoad": "the server has one model, which is always loaded",
     "RepositoryModelUnload": "the server has one model, which is always loaded",
     **{
@@ -36,6 +39,7 @@ _NOT_OFFERED = {
     "TraceSetting": "traces have no settings here; send a traceparent with the call",
     "LogSettings": "the log has no settings here; see --log-level of the server",
 }
+"""Methods of the protocol's extensions that are answered by words, so that a caller learns at once what is missing."""
 
 
 class OpenInference:
@@ -74,7 +78,7 @@ class OpenInference:
                     name: grpc.unary_unary_rpc_method_handler(_small(kind, answer))
                     for name, (kind, answer) in small.items()
                 },
-                **{name: grpc.unary_unary_rpc_method_handler(_refusal(why)) for name, why in _NOT_OFFERED.items()},
+                **{name: grpc.unary_unary_rpc_method_handler(_refusal(why)) for name, why in NOT_OFFERED.items()},
             },
         )
 

@@ -57,7 +57,7 @@ class ModelStreamInfer:
     async def _answer(self, message: bytes, context: Any) -> bytes:
         """Returns the answer to one message; a failure becomes one too, and is recorded."""
         gradients = self._gradients
-        clock, recorder = gradients.clock, gradients.recorder
+        clock, recorder = gradients.clock, gradients.recorder.of(CURRENT_CALL.get().grant.name)
         began_s = clock.now()
         # Each message is a request of its own, with the id of the RPC.
         call = replace(CURRENT_CALL.get(), began_s=began_s, spec=None, streams=[])

@@ -64,6 +64,7 @@ class StreamFactory:
         self,
         context: StreamContext,
         *,
+        recorder: Recorder,
         name: str,
         transferred: TransferCounter,
         lease: Lease | None,
@@ -73,7 +74,7 @@ class StreamFactory:
         return Stream(
             context,
             self._engine,
-            self.recorder,
+            recorder,
             self.clock,
             self.limits,
             name=name,
@@ -113,6 +114,7 @@ class ClientStreams(Occupant):
         opened: pb.StreamOpened,
     ) -> None:
         self._factory = factory
+        self._recorder = factory.recorder.of(call.grant.name)
         self._call = call
         self._context = context
         self._peer = peer
@@ -140,7 +142,7 @@ class ClientStreams(Occupant):
             age_s = max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
             self._ageing = factory.clock.call_at(factory.clock.now() + age_s, self._grow_old)
         lease = None if lease_of is None else lease_of(self._serve_packets)
-        stream = self._add(self._context, self._name, factory.recorder.traffic.stream, lease)
+        stream = self._add(self._context, self._name, self._recorder.traffic.stream, lease)
         offer = offer_of(self._serve_frames)
         opened = pb.StreamOpened(
             shared_memory=None if lease is None else lease.offer, direct=None if offer is None else offer.message
@@ -203,7 +205,12 @@ class ClientStreams(Occupant):
         counts_as_open: bool = True,
     ) -> Stream:
         stream = self._factory.make(
-            context, name=name, transferred=transferred, lease=lease, counts_as_open=counts_as_open
+            context,
+            recorder=self._recorder,
+            name=name,
+            transferred=transferred,
+            lease=lease,
+            counts_as_open=counts_as_open,
         )
         self._streams.append(stream)
         self._call.streams.append(stream)
@@ -213,7 +220,7 @@ class ClientStreams(Occupant):
         packets = Packets(
             connection, try_handle_inline=lambda message: stream.try_handle_inline(message, packets.write_now)
         )
-        stream = self._add_beside(packets, "p", self._factory.recorder.traffic.packets, lease, lease.hang_up)
+        stream = self._add_beside(packets, "p", self._recorder.traffic.packets, lease, lease.hang_up)
         return packets
 
     def _serve_frames(self, wire: Wire) -> Frames:
@@ -225,7 +232,7 @@ class ClientStreams(Occupant):
             stall_timeout_s=limits.stall_timeout_s,
             try_handle_inline=lambda message: stream.try_handle_inline(message, frames.write_now),
         )
-        stream = self._add_beside(frames, "d", factory.recorder.traffic.direct, None, frames.close)
+        stream = self._add_beside(frames, "d", self._recorder.traffic.direct, None, frames.close)
         return frames
 
     def _add_beside(
@@ -252,7 +259,7 @@ class ClientStreams(Occupant):
         try:
             await stream.run(_opening(self._opened))
         except Exception as error:  # noqa: BLE001 - as the guard does it for an RPC
-            self._factory.recorder.call_failed(STREAM_GRADIENTS, error, request_id=name)
+            self._recorder.call_failed(STREAM_GRADIENTS, error, request_id=name)
             connection.write_now(go_away(error, request_id=name))
         finally:
             hang_up()

@@ -131,6 +131,41 @@ async def test_a_stream_that_does_not_end_then_is_cut_off(tmp_path: Path) -> Non
         assert code is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_stream_whose_token_has_other_rights_ends_like_one_whose_token_is_removed(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as (server, file):
+        stream = await server.stream(**bearer(TOKEN))
+        other = await server.stream(**bearer(OTHER))
+        file.write_text(f"{TOKEN} name=trainer scope=info\n{OTHER}\n")
+        go_away = (await stream.receive()).go_away
+        assert go_away is not None
+        assert reason_of(go_away.status) is Reason.TOKEN_REMOVED
+        assert "other rights" in go_away.status.message
+        await stream.close()
+        await other.assert_works(1)
+        failure = await server.raw_stream(**bearer(TOKEN)).receive_failure()
+        assert failure[:2] == (grpc.StatusCode.PERMISSION_DENIED, Reason.SCOPE_MISSING)
+
+
+async def test_the_name_of_a_token_is_in_log_and_metrics_on_each_path(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"{TOKEN} name=trainer-a\n{OTHER}\n")
+    async with serving(token_file=str(file)) as server:
+        for token in (TOKEN, OTHER):
+            stream = await server.stream(**bearer(token))
+            await stream.assert_works(1)
+            await stream.send([header(2, (-1,))])
+            await stream.receive_error()
+            for method in ("ComputeGradient", "NoMethod"):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await server.call(method, b"\xff", **bearer(token))
+        failed = [*server.events("request_failed"), *server.events("call_failed")]
+        assert [line.get("caller") for line in server.events("request_answered")] == ["trainer-a", None]
+        assert [line.get("caller") for line in failed if "caller" in line] == ["trainer-a"] * 2
+        assert server.metric("mse_grad_caller_requests_total", caller="trainer-a", outcome="answered") == 1
+        assert server.metric("mse_grad_caller_requests_total", caller="trainer-a", outcome="failed") == 2
+        assert server.metrics_text().count("mse_grad_caller_requests_total{") == 2
+
+
 async def test_a_token_that_is_added_is_valid_at_once(tmp_path: Path) -> None:
     async with guarded(tmp_path) as (server, file):
         added = "a-token-that-came-later"

@@ -24,6 +24,13 @@ SERVICES = {
     "inference.GRPCInferenceService",
     "mse_grad.v1.MseGradService",
 }
+GRADIENTS = {
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/mse_grad.v1.MseGradService/ComputeGradient",
+    "/mse_grad.v1.MseGradService/StreamGradients",
+}
+ADMINISTRATION = {"LogSettings", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting"}
 Metadata = Sequence[tuple[str, str]]
 
 
@@ -115,6 +122,27 @@ async def test_no_method_but_health_is_open_to_a_caller_without_a_valid_token(
             refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
             assert await code_of(server, method, bearer(VALID)) not in refused, method
         assert set(registered.reached) == registered.methods
+
+
+@pytest.mark.parametrize("scope", ["info", "compute", "admin"])
+async def test_a_scoped_token_opens_the_methods_of_its_scope_alone(
+    registered: Registered, tmp_path: Path, scope: str
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"{VALID} name=trainer scope={scope}\n")
+    async with serving(token_file=str(file)) as server:
+        for_admins = {method for method in registered.methods if "channelz" in method}
+        for_admins |= {method for method in registered.methods if method.split("/")[2] in ADMINISTRATION}
+        refused = {"info": GRADIENTS | for_admins, "compute": for_admins, "admin": set()}[scope]
+        for method in sorted(registered.methods - OPEN):
+            code = await code_of(server, method, bearer(VALID))
+            assert (code is grpc.StatusCode.PERMISSION_DENIED) is (method in refused), method
+            assert code is not grpc.StatusCode.UNAUTHENTICATED
+        assert refused.isdisjoint(registered.reached)
+        assert server.metric("mse_grad_unauthenticated_total", reason="SCOPE_MISSING") == len(refused)
+        lines = [line for event in ("call_failed", "request_failed") for line in server.events(event)]
+        callers = [line["caller"] for line in lines if line["reason"] == "SCOPE_MISSING"]
+        assert callers == ["trainer"] * len(refused)
 
 
 def beside(method: str) -> Iterator[str]:

@@ -1,0 +1,55 @@
+"""Collector of requests by the name of their caller's token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+__all__ = ["CallerTotals", "Callers"]
+
+# Most names with series of their own; requests of further ones count as "other". The operator chooses the names.
+_MOST_NAMES = 32
+_OTHER = "other"
+
+
+class CallerTotals:
+    """Requests of one caller that ended.
+
+    Attributes:
+        answered: Number of those that were answered.
+        failed: Number of those that failed.
+    """
+
+    __slots__ = ("answered", "failed")
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed = 0
+
+
+class Callers(Collector):
+    """Requests by caller. Belongs to the event loop; any thread may read it."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, CallerTotals] = {}
+
+    def of(self, name: str) -> CallerTotals:
+        """Returns the totals of a name, to be counted by the caller of this method."""
+        known = name if name in self._totals or len(self._totals) < _MOST_NAMES else _OTHER
+        return self._totals.setdefault(known, CallerTotals())
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        counter = CounterMetricFamily(
+            "mse_grad_caller_requests",
+            "Requests for a gradient that ended, by the name of the caller's token.",
+            labels=["caller", "outcome"],
+        )
+        for name, totals in list(self._totals.items()):
+            counter.add_metric([name, "answered"], totals.answered)
+            counter.add_metric([name, "failed"], totals.failed)
+        return [counter]
