@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 
+from support.server.slow_cable import DEVICE
 from support.tools import require_program
 
 __all__ = ["Host", "Hosts"]
@@ -83,11 +85,42 @@ class Hosts:
         self._stack.callback(_ip, "netns", "delete", host.name)
         cable = ("type", "veth", "peer", "name", far, "netns", host.name)
         _ip("-netns", self.client.name, "link", "add", near, *cable)
+        self._connect(near, host, far)
+        return host
+
+    def add_far_away(self, *, delay_s: float, loss: float = 0.0, bytes_per_s: float = 0.0) -> Host:
+        """Returns a further host, with a slow cable to the client's.
+
+        Args:
+            delay_s: Time that a packet takes each way.
+            loss: Share of the packets that are lost, each way.
+            bytes_per_s: Rate of the cable each way; 0 for no bound.
+        """
+        self._count += 1
+        host = Host(f"{self._prefix}s{self._count}", f"10.77.{self._count}.2")
+        _ip("netns", "add", host.name)
+        self._stack.callback(_ip, "netns", "delete", host.name)
+        quality = ("--delay-s", str(delay_s), "--loss", str(loss), "--bytes-per-s", str(bytes_per_s))
+        cable = subprocess.Popen(
+            [sys.executable, "-m", "support.server.slow_cable", self.client.name, host.name, *quality],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(cable.communicate)
+        assert cable.stdout is not None
+        assert cable.stdout.readline() == "ready\n"
+        self._connect(DEVICE, host, DEVICE)
+        for name in (self.client.name, host.name):
+            _ip("-netns", name, "link", "set", DEVICE, "mtu", "9000")
+        return host
+
+    def _connect(self, near: str, host: Host, far: str) -> None:
         for name, link, ip in ((self.client.name, near, f"10.77.{self._count}.1"), (host.name, far, host.ip)):
             _ip("-netns", name, "address", "add", f"{ip}/30", "dev", link)
             _ip("-netns", name, "link", "set", link, "up")
         _ip("-netns", host.name, "link", "set", "lo", "up")
-        return host
 
     def cut_off(self, host: Host) -> None:
         """Lets nothing reach `host` any longer, and nothing leave it."""
