@@ -290,6 +290,8 @@ def test_requests_go_on_over_grpc_whatever_is_in_the_way(obstacle: str, caplog: 
                 )
                 begin = "no connection to port {}: " if obstacle == "closed" else "port {} answers, but does not open "
                 assert failure.startswith(begin.format(port))
+                if obstacle == "another server":
+                    assert failure.endswith("does not show instance_id and secret of an open stream of this server")
             assert link.beside(stream) is None
             assert f"port {port}" in link.failure(stream)
             compute_and_check(client)
@@ -338,8 +340,9 @@ class Cut:
 
 
 def test_a_connection_that_is_cut_in_the_middle_of_a_message_costs_nobody_a_gradient(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "mse_grad_client")
     cut = Cut()
     monkeypatch.setattr(connections, "connect", cut.connect)
     with closing(cut), MseGradClient(server.address, options=DIRECT) as client:
@@ -350,7 +353,11 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_message_costs_nobody_a_grad
             assert y.tobytes() == expected(*given).tobytes()
         assert cut.is_cut.is_set()
         compute_and_check(client, 500_000)
-        assert client.server_info().transport == "stream"  # until the next stream
+        info = client.server_info()
+        assert info.transport == "stream"  # until the next stream
+        assert info.direct_failure == "it was lost; the next stream brings another one"
+        told = f"no direct connection to {server.address}, so requests take the stream: {info.direct_failure}"
+        assert caplog.messages.count(told) == 1
         assert cut.made == 1
 
 

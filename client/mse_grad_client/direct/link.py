@@ -22,6 +22,7 @@ __all__ = ["DirectLink"]
 _ANSWER_S = 5.0
 # Pauses between attempts, which double: a firewall may swallow the port for as long as the stream lives.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
+_LOST = "it was lost; the next stream brings another one"
 
 
 class _Attempt:
@@ -85,7 +86,10 @@ class DirectLink:
                 return None
         direct = attempt.stream
         if direct is not None:
-            return direct if direct.takes_requests else None
+            if direct.takes_requests:
+                return direct
+            self._notice_loss(stream, direct, attempt)
+            return None
         if not attempt.is_trying and time.monotonic() >= attempt.next_s:
             self._try(stream, attempt)
         return None
@@ -104,7 +108,7 @@ class DirectLink:
         if attempt is None or (attempt.stream is not None and attempt.stream.takes_requests):
             return ""
         if attempt.stream is not None:
-            return "it was lost; the next stream brings another one"
+            return _LOST
         if attempt.failure or stream.opened is None:
             return attempt.failure
         return f"{_place(stream.opened.direct)} has not answered yet; a firewall may drop what is sent there"
@@ -122,6 +126,11 @@ class DirectLink:
             self._attempts.clear()
         for attempt in attempts:
             attempt.close(error)
+
+    def _notice_loss(self, stream: Stream, direct: Stream, attempt: _Attempt) -> None:
+        if direct.has_ended and stream.takes_requests and not attempt.failure:
+            attempt.failure = _LOST
+            self._events.not_direct(self._address, _LOST)
 
     def _begin(self, stream: Stream) -> _Attempt | None:
         if stream.opened is None or not stream.opened.direct.port:
@@ -167,6 +176,7 @@ class DirectLink:
             attempt.pause_s = min(2 * attempt.pause_s, _LONGEST_PAUSE_S)
         else:
             attempt.wire = wire
+            attempt.failure = ""
             attempt.stream = direct
             self._events.directly_connected(self._address)
             error = self._close_error or (stream.has_ended and Unavailable("the stream has ended"))

@@ -50,6 +50,8 @@ class Stream(Reader):
         self._last_id = 0
         self._opened = Latch()
         self._close_error: MseGradError | None = None
+        # The reason of a GoAway in place of the opening: the server refuses the stream.
+        self._turned_away: MseGradError | None = None
         self._going_away = False
         self._has_finished = False
 
@@ -216,6 +218,8 @@ class Stream(Reader):
     def _leave(self, go_away: pb.GoAway) -> None:
         # The server has not accepted the requests after last_id: they start again on another stream.
         error = from_status(go_away.status)
+        if self.opened is None:
+            self._turned_away = error
         with self._lock:
             self.takes_requests, self._going_away = False, True
             refused = [(id, exchange) for id, exchange in self._pending.items() if id > go_away.last_id]
@@ -238,7 +242,7 @@ class Stream(Reader):
             call.cancel()
         with self._lock:
             self.takes_requests = False
-            self._end_error = error = self._end_error or self._close_error or error
+            self._end_error = error = self._end_error or self._close_error or self._turned_away or error
             orphans = tuple(self._pending.items())
         self._outbox.clear()
         self._opened.set()
