@@ -170,7 +170,7 @@ class Retries:
             self._events.retries(error, step=self.step.name.lower(), pause_s=pause_s)
         if self.step is Step.WAIT:
             bound_s, self._bound_s = self._bound_s, min(2 * self._bound_s, self._options.max_backoff_s)
-            wake = await self._pause(pause_s, error.reason is Reason.SERVER_BUSY)
+            wake = await self._pause(pause_s, error.reason in (Reason.SERVER_BUSY, Reason.QUOTA_EXCEEDED))
             if wake is Wake.ROOM:
                 # The answers of other requests bound these retries.
                 self._budget.put_back()

@@ -118,8 +118,7 @@ class Server:
             on_refusal=self.metrics.unauthenticated,
             drain_timeout_s=settings.drain_timeout_s,
         )
-        self._registration = registration
-        self._grace_s = _FAREWELL_S
+        self._registration, self._grace_s = registration, _FAREWELL_S
         self._edges: Edges | None = None
         self._metrics_endpoint = MetricsEndpoint.of(
             settings, self.metrics.registry, is_ready=lambda: self._engine.state is State.READY, log=log
@@ -169,6 +168,7 @@ class Server:
             name=instance_id[:8],
             gradient_methods={full_name(COMPUTE_GRADIENT), MODEL_INFER},
             stream_methods={full_name(STREAM_GRADIENTS), MODEL_STREAM_INFER},
+            shares=self._engine.shares,
         )
 
         def listener(address: str, *, shares_port: bool) -> Listener:

@@ -12,6 +12,7 @@ ServerError                   one request fails
 +-- ScopeMissing              PERMISSION_DENIED; the caller's token does not allow the method
 +-- Refused                   the same request may succeed later
 |   +-- ServerBusy
+|   +-- QuotaExceeded
 |   +-- TooManyOpenRequests
 |   +-- NotReady
 |   +-- Draining
@@ -51,6 +52,7 @@ __all__ = [
     "ModelUnknown",
     "NotOffered",
     "NotReady",
+    "QuotaExceeded",
     "Refused",
     "ScopeMissing",
     "ServerBusy",
@@ -151,6 +153,12 @@ class ServerBusy(Refused):
     """A limit on concurrent requests, calls or bytes is reached."""
 
     reason = Reason.SERVER_BUSY
+
+
+class QuotaExceeded(Refused):
+    """The caller's token has as many requests or bytes under way as it may have."""
+
+    reason = Reason.QUOTA_EXCEEDED
 
 
 class TooManyOpenRequests(Refused):

@@ -174,7 +174,7 @@ class Connection(Channel):
 
     def note_failure(self, error: MseGradError) -> None:
         """Notes the error of a request that was sent here; a busy server gets small requests first."""
-        if error.reason is Reason.SERVER_BUSY:
+        if error.reason in (Reason.SERVER_BUSY, Reason.QUOTA_EXCEEDED):
             self._busy_until_s = time.monotonic() + _BUSY_S
 
     def forget_ended_stream(self) -> None:

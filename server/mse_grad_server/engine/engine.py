@@ -6,16 +6,17 @@ Everything except `compute_all` and `fallback` belongs to the event loop.
 from __future__ import annotations
 
 import asyncio
-import time
+import math
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from mse_grad.tensor import DType
 from mse_grad_server.backends.base import Backend, ComputeAll
 from mse_grad_server.engine.admission import MessageAdmission, SharedAdmission, Waiting
+from mse_grad_server.engine.shares import Share, Shares
 from mse_grad_server.engine.streams import Drainable, OpenStreams
+from mse_grad_server.engine.threads import ComputeThreads
 from mse_grad_server.errors import Draining, DTypeNotOnBackend, NotReady
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.process.state import State
@@ -77,7 +78,7 @@ class Engine:
         compute_all: Computes gradients as `Backend.compute_all` does; any thread may call it.
         part_bytes: `Backend.part_bytes`.
         fallback: Computes if `compute_all` fails with DeviceUnavailable, or None; any thread may call it.
-        long_messages: Lock of the stream that handles one part of a long message: one part in each turn of the loop.
+        shares: What each client holds.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class Engine:
         self._in_messages = MessageAdmission(limits.in_flight_bytes)
         self._in_shared_memory = SharedAdmission(limits.in_flight_bytes, most_waiting=limits.waiting_requests)
         self._streams = OpenStreams(metrics, most=limits.streams, give_way_s=limits.give_way_s)
-        threads = max(limits.compute_threads, backend.threads)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute")
+        self._threads = ComputeThreads(max(limits.compute_threads, backend.threads), metrics)
         self._idle: asyncio.Future[None] | None = None
-        self.long_messages = asyncio.Lock()
+        self.shares = Shares()
+        metrics.callers.in_flight = self.shares.in_flight
 
     def set_ready(self, *, inline_bytes: int) -> None:
         """Starts to accept requests; gradients of up to `inline_bytes` run in the event loop."""
@@ -133,10 +134,11 @@ class Engine:
         """Fails silent requests until `size_bytes` fit in messages; does nothing right after another search."""
         self._streams.make_room(now_s, lambda: not self.is_crowded(size_bytes))
 
-    def admit(self, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
-        """Admits one request of a stream in messages; `release` it with the same size.
+    def admit(self, share: Share, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
+        """Admits one request of a stream in messages; `release` it with the same share and size.
 
         Args:
+            share: What its client holds.
             size_bytes: The most operand bytes that the server will hold for it at a time.
             dtype: Element type of its operands.
             is_announced: Whether some of its operands are still to come.
@@ -145,51 +147,56 @@ class Engine:
             NotReady, Draining: The server accepts no requests now.
             DTypeNotOnBackend: The backend does not compute `dtype`.
             ServerBusy: The bound on admitted bytes is reached.
+            QuotaExceeded: The client may not have so many requests or bytes.
         """
         self.require_ready()
-        self.charge(size_bytes, dtype, is_announced=is_announced)
-        self.in_flight_requests += 1
+        share.require_request()
+        self.charge(share, size_bytes, dtype, is_announced=is_announced)
+        self._begins(share)
 
     def admit_shared(self, request: Waiting, dtype: DType, now_s: float) -> bool:
         """Admits one request of a stream in shared memory, or queues it; returns whether it was admitted.
 
-        `release_shared` it then, with the same size. If not, `request.begin` is called once it is admitted; until then
-        `forget_waiting` releases it. Raises as `admit`; ServerBusy if too many requests wait.
+        `release_shared` it then, with the same share and size. If not, `request.begin` is called once it is admitted;
+        until then `forget_waiting` releases it. Raises as `admit`; ServerBusy if too many requests wait.
         """
         self.require_ready()
         self._require_dtype(dtype)
+        request.share.require_request()
         is_admitted = self._in_shared_memory.admit(request)
         if not is_admitted:
             self._streams.make_room(now_s, lambda: not self._in_shared_memory.is_blocked)
-        self.in_flight_requests += 1
+        self._begins(request.share)
         return is_admitted
 
-    def admit_unary(self) -> None:
-        """Admits one unary call before its message is read; `release` it with the bytes that it is charged later."""
-        self.in_flight_requests += 1
+    def admit_unary(self, share: Share) -> None:
+        """Admits one unary call before its message is read; `release` it with the bytes that it is charged later.
 
-    def charge(self, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
-        """Counts the operands of an admitted request, or raises DTypeNotOnBackend or ServerBusy and counts none."""
+        Raises:
+            QuotaExceeded: The client may not have so many requests.
+        """
+        share.require_request()
+        self._begins(share)
+
+    def charge(self, share: Share, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
+        """Counts the operands of an admitted request, or raises as `admit` and counts none."""
         self._require_dtype(dtype)
-        self._in_messages.admit(size_bytes, is_announced=is_announced)
+        self._in_messages.admit(share, size_bytes, is_announced=is_announced)
 
-    def release(self, size_bytes: int) -> None:
+    def release(self, share: Share, size_bytes: int) -> None:
         """Releases one request in messages and its bytes."""
-        self._in_messages.in_flight_bytes -= size_bytes
-        self.in_flight_requests -= 1
-        self._tell_if_idle()
+        self._in_messages.release(share, size_bytes)
+        self._ends(share)
 
-    def release_shared(self, size_bytes: int) -> None:
+    def release_shared(self, share: Share, size_bytes: int) -> None:
         """Releases one request in shared memory and its bytes."""
-        self._in_shared_memory.release(size_bytes)
-        self.in_flight_requests -= 1
-        self._tell_if_idle()
+        self._in_shared_memory.release(share, size_bytes)
+        self._ends(share)
 
     def forget_waiting(self, request: Waiting) -> None:
         """Releases one request that waits for admission."""
         self._in_shared_memory.forget(request)
-        self.in_flight_requests -= 1
-        self._tell_if_idle()
+        self._ends(request.share)
 
     def join(self, stream: Drainable, *, counts_as_open: bool = True) -> None:
         """Registers a stream until it leaves. Its requests fail while the server is not ready.
@@ -235,23 +242,17 @@ class Engine:
             is_shared and self.in_flight_requests <= 1 and gradient_bytes <= _LONE_FACTOR * self._inline_bytes
         )
 
-    def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Runs `job` in a compute thread."""
-        queued, queueing, came_s = self._metrics.queued_messages, self._metrics.phases.queue, time.monotonic()
-        queued.inc()
+    def run(
+        self, job: Callable[[], T], *, share: Share | None = None, deadline_s: float = math.inf
+    ) -> asyncio.Future[T]:
+        """Runs `job` in a compute thread, unless the future that this returns is cancelled before.
 
-        def timed_job() -> T:
-            queued.dec()
-            queueing.observe(time.monotonic() - came_s)
-            return job()
-
-        def ended(running: Future[T]) -> None:
-            if running.cancelled():  # before a thread started it
-                queued.dec()
-
-        running = self._threads.submit(timed_job)
-        running.add_done_callback(ended)
-        return asyncio.wrap_future(running)
+        Args:
+            job: The job.
+            share: Share of the client that it is for; None for the server itself.
+            deadline_s: Time when nobody waits for it any longer; infinite without a deadline.
+        """
+        return self._threads.run(job, client=share, deadline_s=deadline_s)
 
     async def drain(self, timeout_s: float) -> bool:
         """Stops admission and waits for admitted requests; returns whether all of them ended within `timeout_s`."""
@@ -268,7 +269,16 @@ class Engine:
 
     def close(self) -> None:
         """Waits until the compute threads have finished their jobs; blocks."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
+
+    def _begins(self, share: Share) -> None:
+        share.requests += 1
+        self.in_flight_requests += 1
+
+    def _ends(self, share: Share) -> None:
+        share.requests -= 1
+        self.in_flight_requests -= 1
+        self._tell_if_idle()
 
     def _require_dtype(self, dtype: DType) -> None:
         if dtype.wire not in self._dtypes:

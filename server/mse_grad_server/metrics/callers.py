@@ -1,11 +1,11 @@
-"""Collector of requests by the name of their caller's token."""
+"""Collector of requests, ended and under way, by the name of their caller's token."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
@@ -32,10 +32,15 @@ class CallerTotals:
 
 
 class Callers(Collector):
-    """Requests by caller. Belongs to the event loop; any thread may read it."""
+    """Requests by caller. Belongs to the event loop; any thread may read it.
+
+    Attributes:
+        in_flight: Returns name, requests and operand bytes of each caller with a name; any thread may call it.
+    """
 
     def __init__(self) -> None:
         self._totals: dict[str, CallerTotals] = {}
+        self.in_flight: Callable[[], Sequence[tuple[str, int, int]]] = lambda: ()
 
     def of(self, name: str) -> CallerTotals:
         """Returns the totals of a name, to be counted by the caller of this method."""
@@ -52,4 +57,22 @@ class Callers(Collector):
         for name, totals in list(self._totals.items()):
             counter.add_metric([name, "answered"], totals.answered)
             counter.add_metric([name, "failed"], totals.failed)
-        return [counter]
+        requests = GaugeMetricFamily(
+            "mse_grad_caller_in_flight_requests",
+            "Requests admitted and not ended, by the name of the caller's token.",
+            labels=["caller"],
+        )
+        in_flight_bytes = GaugeMetricFamily(
+            "mse_grad_caller_in_flight_bytes",
+            "Operand bytes of admitted requests, by the name of the caller's token.",
+            labels=["caller"],
+        )
+        held = dict.fromkeys(self._totals, (0, 0))
+        for name, caller_requests, caller_bytes in self.in_flight():
+            known = name if name in held else _OTHER
+            before = held.get(known, (0, 0))
+            held[known] = (before[0] + caller_requests, before[1] + caller_bytes)
+        for name, (caller_requests, caller_bytes) in held.items():
+            requests.add_metric([name], caller_requests)
+            in_flight_bytes.add_metric([name], caller_bytes)
+        return [counter, requests, in_flight_bytes]

@@ -14,6 +14,7 @@ from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad_server.backends.base import ComputeAll, Gradient
 from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock
@@ -130,11 +131,17 @@ class WholeGradients:
         Raises:
             ServerBusy: No place is free.
         """
-        limits = self._limits
-        reading = Reading(context, self.clock, silence_s=limits.silence_s, max_expansion=limits.max_expansion)
+        limits, call = self._limits, CURRENT_CALL.get()
+        reading = Reading(
+            context,
+            self.clock,
+            silence_s=limits.silence_s,
+            max_expansion=limits.max_expansion,
+            client=call.share.client,
+        )
         self.places.take(reading)
         # The answer is in memory until gRPC has sent it.
-        CURRENT_CALL.get().at_end.append(lambda: self.places.leave(reading))
+        call.at_end.append(lambda: self.places.leave(reading))
         return reading
 
     async def read(self, reading: Reading, method: str) -> Any:
@@ -153,7 +160,9 @@ class WholeGradients:
             f"the call has no message, or one above {self._limits.receive_limit_bytes} bytes",
         )
 
-    async def answer(self, asked: Asked, work: Work, deadline_s: float, timeline: Timeline | None = None) -> bytes:
+    async def answer(
+        self, asked: Asked, work: Work, share: Share, deadline_s: float, timeline: Timeline | None = None
+    ) -> bytes:
         """Returns the answer to an admitted request."""
         spec, dtype, request = work.spec, work.spec.dtype, asked.request
         gradient_bytes = work.count * dtype.itemsize_bytes
@@ -191,7 +200,8 @@ class WholeGradients:
                     raise
                 return answer_of(fallback, falls_back=True)
 
-        answer = compute() if queued_s is None else await self.engine.run(compute)
+        running = None if queued_s is None else self.engine.run(compute, share=share, deadline_s=deadline_s)
+        answer = compute() if running is None else await running
         self.recorder.computed(work.count, encode_s=encode_s, kernel_s=kernel_s)
         operand_elements = work.operand_bytes // dtype.itemsize_bytes
         self.recorder.traffic.unary.count(operand_elements, work.count, work.operand_bytes, gradient_bytes)
@@ -203,37 +213,42 @@ class Admission:
 
     Args:
         gradients: The computation.
+        call: The RPC.
     """
 
-    __slots__ = ("_bytes", "_gradients")
+    __slots__ = ("_bytes", "_call", "_gradients")
 
-    def __init__(self, gradients: WholeGradients) -> None:
+    def __init__(self, gradients: WholeGradients, call: Call) -> None:
         self._gradients = gradients
+        self._call = call
         self._bytes = 0
 
     def __enter__(self) -> Self:
-        self._gradients.engine.admit_unary()
+        self._gradients.engine.admit_unary(self._call.share)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._gradients.engine.release(self._bytes)
+        self._gradients.engine.release(self._call.share, self._bytes)
 
-    async def answer(self, form: Form, message: bytes, call: Call, time_left_s: float | None) -> bytes:
-        """Returns the answer to `message`, and notes its spec and deadline in `call`."""
-        gradients = self._gradients
-        engine, clock = gradients.engine, gradients.clock
+    async def answer(self, form: Form, message: bytes, time_left_s: float | None) -> bytes:
+        """Returns the answer to `message`, and notes its spec and deadline in the call."""
+        gradients, call = self._gradients, self._call
+        engine, clock, share = gradients.engine, gradients.clock, call.share
+        came_s = clock.now()
+        if share.takes_turns:
+            await share.turn()
         arrived_s = clock.now()
         asked = form(message)
         work = check_unary(asked.request)
         call.spec = work.spec
-        engine.charge(work.operand_bytes, work.spec.dtype)
+        engine.charge(share, work.operand_bytes, work.spec.dtype)
         self._bytes = work.operand_bytes
         now_s = clock.now()
         gradients.recorder.phases.decode.observe_unlocked(now_s - arrived_s)
-        call.deadline_s = math.inf if time_left_s is None else now_s + time_left_s
-        return await gradients.answer(asked, work, call.deadline_s, call.origin.timeline)
+        call.deadline_s = math.inf if time_left_s is None else came_s + time_left_s
+        return await gradients.answer(asked, work, share, call.deadline_s, call.origin.timeline)
 
 
 class UnaryMethod:
@@ -259,12 +274,12 @@ class UnaryMethod:
         gradients = self._gradients
         gradients.engine.require_ready()
         reading = gradients.take_place(context)
-        with Admission(gradients) as admission:
+        with Admission(gradients, CURRENT_CALL.get()) as admission:
             with reading:
                 message = await gradients.read(reading, self._name)
             if message is EOF:
                 raise gradients.no_message()
-            return await admission.answer(self._form, bytes(message), CURRENT_CALL.get(), context.time_remaining())
+            return await admission.answer(self._form, bytes(message), context.time_remaining())
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from mse_grad_server.engine.shares import Shares
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.process.clock import LoopClock
@@ -72,6 +73,7 @@ def common_port(address: Address, echo: Any, *, drain_timeout_s: float = PATIENC
         name="test",
         gradient_methods=set(),
         stream_methods=set(),
+        shares=Shares(),
     )
 
     def listener() -> Listener:

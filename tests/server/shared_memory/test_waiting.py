@@ -199,7 +199,8 @@ async def test_a_request_that_waits_ends_with_its_deadline_or_when_it_is_cancell
 
 
 async def test_a_request_behind_one_that_fails_while_it_waits_begins_if_it_fits() -> None:
-    async with serving(**LIMITS, admission_wait_s=60) as server, neighbour(server) as client:
+    roomier = {**LIMITS, "max_in_flight_bytes": 1200 * KIB}  # of which one client may have 900 KiB
+    async with serving(**roomier, admission_wait_s=60) as server, neighbour(server) as client:
         await fill(server, client)
         await client.send(3)
         await client.send(4, elements=8)

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.engine.streams import Drainable
 from mse_grad_server.metrics.recorder import Origin
 from mse_grad_server.process.clock import Timer
@@ -21,6 +22,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 
 # Of a caller without a token, where none is needed.
 _ALL_RIGHTS = Grant()
+_NO_SHARE = Share()
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class Call:
         deadline_s: Time when the caller stops waiting, once it is known.
         token_digest: SHA-256 of the token that the RPC began with; b"" without a token.
         grant: Rights of this token.
+        share: What its client holds; used only by calls for gradients.
         streams: Streams of the RPC, which drain if the token is removed.
         cutting_off: Timer that cuts these streams off after the drain timeout.
         at_end: Calls when gRPC has sent everything of the RPC, or has abandoned it.
@@ -47,6 +50,7 @@ class Call:
     deadline_s: float = math.inf
     token_digest: bytes = b""
     grant: Grant = _ALL_RIGHTS
+    share: Share = _NO_SHARE
     streams: list[Drainable] = field(default_factory=list)
     cutting_off: Timer | None = None
     at_end: list[Callable[[], None]] = field(default_factory=list)

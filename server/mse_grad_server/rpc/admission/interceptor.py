@@ -15,12 +15,14 @@ from typing_extensions import override
 
 from mse_grad.metadata import METADATA_PREFIX, is_request_id, valid_metadata
 from mse_grad.reasons import ContractError, Reason
+from mse_grad_server.engine.shares import Shares
 from mse_grad_server.errors import Draining, ServerError
 from mse_grad_server.metrics.recorder import Origin, Recorder
 from mse_grad_server.process.clock import Clock
 from mse_grad_server.rpc.admission.authentication import Authenticator
 from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call, trace_id_of
 from mse_grad_server.rpc.admission.guard import REQUEST_ID_KEY, CallGuard
+from mse_grad_server.rpc.admission.identity import client_of
 from mse_grad_server.rpc.admission.interruption import Interruption
 from mse_grad_server.rpc.admission.places import Places
 from mse_grad_server.rpc.admission.reading import EOF, Reading
@@ -82,6 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         name: Prefix of the request ids that the server makes.
         gradient_methods: Full names of the methods whose RPC is one request for a gradient.
         stream_methods: Full names of the methods for streams of requests. Both kinds read their messages themselves.
+        shares: What each client holds.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         name: str,
         gradient_methods: Set[str],
         stream_methods: Set[str],
+        shares: Shares,
     ) -> None:
         self._authenticator = authenticator
         self._recorder = recorder
@@ -102,6 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._calls = Places(limits.max_small_calls, clock, text="small calls are under way")
         self._watches = Places(limits.max_watches, clock, text="watches of health are under way", patience_s=math.inf)
         self._reads_itself = gradient_methods | stream_methods
+        self._shares = shares
         self._name = name
         self._gradient_methods = gradient_methods
         self._numbers = count(1)
@@ -134,7 +139,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _refusing(self, refusal: ServerError, method: str) -> Handler:
         async def refuse(_: Any, context: Any) -> bytes:
-            async with self._guard(context, method):
+            async with self._guard(context, method, is_refused=True):
                 raise refusal
 
         # Registered as client streaming, of which nothing is read: gRPC reads the message of a unary method first.
@@ -229,7 +234,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             finally:
                 self._streaming.remove(interruption)
 
-    def _guard(self, context: Any, method: str) -> CallGuard:
+    def _guard(self, context: Any, method: str, *, is_refused: bool = False) -> CallGuard:
         metadata = context.invocation_metadata()
         request_id = next(
             (value for key, value in metadata if key == REQUEST_ID_KEY and is_request_id(value)),
@@ -248,6 +253,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         call = Call(method.rpartition("/")[2], origin, began_s)
         self._authenticator.enter(call, metadata)
+        if method in self._reads_itself and not is_refused:
+            self._enter_share(call, context)
         return CallGuard(
             context,
             call,
@@ -257,3 +264,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             is_request=is_request,
             silence_s=self._limits.silence_s,
         )
+
+    def _enter_share(self, call: Call, context: Any) -> None:
+        grant = call.grant
+        share = call.share = self._shares.enter(
+            client_of(call, context), name=grant.name, most_requests=grant.most_requests, most_bytes=grant.most_bytes
+        )
+        call.at_end.append(lambda: self._shares.leave(share))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from types import TracebackType
 from typing import Any
 
@@ -44,11 +44,19 @@ class Reading(Occupant):
         clock: Clock of the time-out.
         silence_s: Longest time for a message to arrive.
         max_expansion: Most times its size that a compressed message may expand to.
+        client: The client whose places are bounded; None if they are not.
+
+    Attributes:
+        client: As given.
     """
 
     idle_since_s: float | None = None
+    client: Hashable = None
 
-    def __init__(self, context: Any, clock: Clock, *, silence_s: float, max_expansion: int) -> None:
+    def __init__(
+        self, context: Any, clock: Clock, *, silence_s: float, max_expansion: int, client: Hashable = None
+    ) -> None:
+        self.client = client
         self.idle_since_s = clock.now()
         self._context = context
         self._clock = clock

@@ -63,8 +63,8 @@ class ModelStreamInfer:
         call = replace(CURRENT_CALL.get(), began_s=began_s, spec=None, streams=[])
         try:
             gradients.engine.require_ready()
-            with Admission(gradients) as admission:
-                answer = await admission.answer(stream_asked, message, call, context.time_remaining())
+            with Admission(gradients, call) as admission:
+                answer = await admission.answer(stream_asked, message, context.time_remaining())
         except Exception as error:  # noqa: BLE001 - the error is recorded, and the stream goes on
             seconds = clock.now() - began_s
             recorder.failed(_NAME, call.spec, error, seconds=seconds, origin=call.origin)

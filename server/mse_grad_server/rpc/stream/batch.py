@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -68,6 +69,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def earliest_deadline_s(self) -> float:
+        """Earliest time when nobody waits for one of its requests any longer; infinite without one."""
+        return min((item.request.deadline_s for item in self._items), default=math.inf)
 
     def add(self, request: OpenRequest, chunk: Chunk, n: int) -> None:
         """Appends a checked chunk of n elements."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from typing_extensions import override
@@ -19,16 +20,19 @@ from mse_grad_server.direct.offers import Offer, ServeFrames
 from mse_grad_server.direct.packets import Packets
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.errors import ServerBusy, ServerError, StreamTooOld
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
 from mse_grad_server.rpc.admission.call import Call
+from mse_grad_server.rpc.admission.identity import is_address
 from mse_grad_server.rpc.admission.places import Occupant
 from mse_grad_server.rpc.stream.errors import go_away
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.rpc.stream.stream import Stream, StreamContext
 from mse_grad_server.shared_memory.lease import Lease, ServePackets
+from mse_grad_server.shared_memory.socket import user_of_peer
 
 __all__ = ["ClientStreams", "StreamFactory"]
 
@@ -48,6 +52,7 @@ class StreamFactory:
         limits: Limits of a stream.
 
     Attributes:
+        engine: Admits and computes requests.
         recorder: Counts and logs requests.
         clock: Clock.
         limits: Limits of a stream.
@@ -56,7 +61,7 @@ class StreamFactory:
     def __init__(self, engine: Engine, recorder: Recorder, clock: Clock, limits: StreamLimits) -> None:
         self.recorder = recorder
         self.clock = clock
-        self._engine = engine
+        self.engine = engine
         self.limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -64,6 +69,7 @@ class StreamFactory:
         self,
         context: StreamContext,
         *,
+        share: Share,
         recorder: Recorder,
         name: str,
         transferred: TransferCounter,
@@ -73,7 +79,8 @@ class StreamFactory:
         """Returns a stream over `context`; see `Stream` for the arguments."""
         return Stream(
             context,
-            self._engine,
+            self.engine,
+            share,
             recorder,
             self.clock,
             self.limits,
@@ -142,7 +149,7 @@ class ClientStreams(Occupant):
             age_s = max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
             self._ageing = factory.clock.call_at(factory.clock.now() + age_s, self._grow_old)
         lease = None if lease_of is None else lease_of(self._serve_packets)
-        stream = self._add(self._context, self._name, self._recorder.traffic.stream, lease)
+        stream = self._add(self._context, self._name, self._recorder.traffic.stream, lease, self._call.share)
         offer = offer_of(self._serve_frames)
         opened = pb.StreamOpened(
             shared_memory=None if lease is None else lease.offer, direct=None if offer is None else offer.message
@@ -175,6 +182,11 @@ class ClientStreams(Occupant):
             latest_s = since_s if latest_s is None else max(latest_s, since_s)
         return latest_s
 
+    @property
+    @override
+    def client(self) -> Hashable:
+        return self._call.share.client
+
     @override
     def peer(self) -> str:
         return self._peer
@@ -201,11 +213,13 @@ class ClientStreams(Occupant):
         name: str,
         transferred: TransferCounter,
         lease: Lease | None,
+        share: Share,
         *,
         counts_as_open: bool = True,
     ) -> Stream:
         stream = self._factory.make(
             context,
+            share=share,
             recorder=self._recorder,
             name=name,
             transferred=transferred,
@@ -220,7 +234,8 @@ class ClientStreams(Occupant):
         packets = Packets(
             connection, try_handle_inline=lambda message: stream.try_handle_inline(message, packets.write_now)
         )
-        stream = self._add_beside(packets, "p", self._recorder.traffic.packets, lease, lease.hang_up)
+        counter, share = self._recorder.traffic.packets, self._share_of(connection)
+        stream = self._add_beside(packets, "p", counter, lease, share, lease.hang_up)
         return packets
 
     def _serve_frames(self, wire: Wire) -> Frames:
@@ -232,7 +247,7 @@ class ClientStreams(Occupant):
             stall_timeout_s=limits.stall_timeout_s,
             try_handle_inline=lambda message: stream.try_handle_inline(message, frames.write_now),
         )
-        stream = self._add_beside(frames, "d", self._recorder.traffic.direct, None, frames.close)
+        stream = self._add_beside(frames, "d", self._recorder.traffic.direct, None, self._call.share, frames.close)
         return frames
 
     def _add_beside(
@@ -241,27 +256,40 @@ class ClientStreams(Occupant):
         letter: str,
         transferred: TransferCounter,
         lease: Lease | None,
+        share: Share,
         hang_up: Callable[[], None],
     ) -> Stream:
         """Serves requests beside the RPC, which has the place of the client."""
         name = f"{self._name}{letter}"
         is_draining = self._streams[0].is_draining
-        stream = self._add(connection, name, transferred, lease, counts_as_open=False)
+        stream = self._add(connection, name, transferred, lease, share, counts_as_open=False)
         if is_draining:  # nothing would tell a new stream to drain
             asyncio.get_running_loop().call_soon(hang_up)
         else:
-            self._beside.append(self._factory.start(self._run_beside(stream, connection, name, hang_up)))
+            self._beside.append(self._factory.start(self._run_beside(stream, connection, name, share, hang_up)))
         return stream
 
+    def _share_of(self, connection: socket.socket) -> Share:
+        """Returns the share for a unix socket. gRPC does not know the user at its other end; the kernel does."""
+        client, user = self._call.share.client, user_of_peer(connection)
+        if user == os.geteuid() or not is_address(client):
+            return self._call.share
+        return self._factory.engine.shares.of(("user", user))
+
     async def _run_beside(
-        self, stream: Stream, connection: DirectConnection, name: str, hang_up: Callable[[], None]
+        self, stream: Stream, connection: DirectConnection, name: str, share: Share, hang_up: Callable[[], None]
     ) -> None:
+        shares, is_another = self._factory.engine.shares, share is not self._call.share
+        if is_another:
+            shares.begin(share)
         try:
             await stream.run(_opening(self._opened))
         except Exception as error:  # noqa: BLE001 - as the guard does it for an RPC
             self._recorder.call_failed(STREAM_GRADIENTS, error, request_id=name)
             connection.write_now(go_away(error, request_id=name))
         finally:
+            if is_another:
+                shares.leave(share)
             hang_up()
 
 

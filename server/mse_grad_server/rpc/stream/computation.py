@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.process.clock import Clock
 from mse_grad_server.rpc.stream.batch import Batch
 from mse_grad_server.rpc.stream.outbox import Outbox
@@ -24,6 +25,7 @@ class Computation:
 
     Args:
         engine: Computes gradients.
+        share: What the client of the stream holds.
         requests: Requests of the stream.
         outbox: Receives the answers.
         clock: Clock.
@@ -31,9 +33,10 @@ class Computation:
     """
 
     def __init__(
-        self, engine: Engine, requests: OpenRequests, outbox: Outbox, clock: Clock, lease: Lease | None
+        self, engine: Engine, share: Share, requests: OpenRequests, outbox: Outbox, clock: Clock, lease: Lease | None
     ) -> None:
         self._engine = engine
+        self._share = share
         self._requests = requests
         self._outbox = outbox
         self._clock = clock
@@ -63,7 +66,9 @@ class Computation:
         if self._lease is not None and batch.in_shared.gradient_elements:
             self._lease.begin_use()
         batch.queued_s = self._clock.now()
-        computing = self._engine.run(lambda: self._compute(batch))
+        computing = self._engine.run(
+            lambda: self._compute(batch), share=self._share, deadline_s=batch.earliest_deadline_s
+        )
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         computing.add_done_callback(lambda _: self._on_computed(batch, computing, answered))
         in_message = batch.in_message

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mse_grad_server.settings.model import Settings
+from mse_grad_server.errors import MessageTooLarge
+from mse_grad_server.settings.model import Settings, size_text
 
 __all__ = ["StreamLimits"]
 
@@ -52,3 +53,11 @@ class StreamLimits:
             admission_wait_s=settings.admission_wait_s,
             max_age_s=settings.stream_age_s,
         )
+
+    def require_message(self, size_bytes: int) -> None:
+        """Raises MessageTooLarge if a message has more bytes than allowed."""
+        if size_bytes > self.max_message_bytes:
+            raise MessageTooLarge(
+                f"the message has {size_bytes} bytes; at most {self.max_message_bytes} are allowed: send chunks of "
+                f"{size_text(self.chunk_bytes)} per operand"
+            )

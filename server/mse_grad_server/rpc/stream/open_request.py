@@ -1,24 +1,26 @@
-"""One open request of a stream, and its wait for admission if its operands lie in shared memory."""
+"""One open request of a stream, its admission, and its wait for it if its operands lie in shared memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from typing_extensions import override
 
-from mse_grad.codec import Header, SharedRange
+from mse_grad.codec import Chunk, Header, SharedRange
 from mse_grad.metadata import is_request_id
 from mse_grad.tensor import Array
 from mse_grad_server.engine.admission import Waiting
 from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.fair_queue import due_s
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.errors import DeadlineExceeded, ServerBusy, ServerError
 from mse_grad_server.metrics.recorder import Origin, Recorder
 from mse_grad_server.rpc.admission.call import trace_id_of
-from mse_grad_server.rpc.request_rules import Work, metadata_of
+from mse_grad_server.rpc.request_rules import Work, is_whole, metadata_of
 from mse_grad_server.rpc.stream.limits import StreamLimits
 
-__all__ = ["OpenRequest", "Wait", "admit_shared", "origin_of", "release_shared"]
+__all__ = ["OpenRequest", "RequestAdmission", "Wait", "origin_of"]
 
 # Chunks of a request that wait with it. The SDK has three under way; a client that sends more is refused.
 _MOST_CHUNKS = 8
@@ -81,21 +83,29 @@ class Wait(Waiting):
     """A request's place in the queue for admission, and its chunks until then.
 
     Args:
-        size_bytes: Bytes of its operands.
+        share: What its client holds.
+        request: The request, which arrives now.
         end_s: Time when the server refuses it.
-        on_begin: Called when the request is admitted.
+        on_admitted: Called with the request when it is admitted.
 
     Attributes:
+        share: As given.
         size_bytes: Bytes of its operands.
+        due_s: Time by which it should begin.
         end_s: Time when the server refuses it.
         chunks: Offset and range of each chunk; they hold no operands.
     """
 
-    def __init__(self, size_bytes: int, end_s: float, on_begin: Callable[[], None]) -> None:
-        self.size_bytes = size_bytes
+    def __init__(
+        self, share: Share, request: OpenRequest, end_s: float, on_admitted: Callable[[OpenRequest], None]
+    ) -> None:
+        self.share = share
+        self.size_bytes = request.admitted_bytes
+        self.due_s = due_s(request.deadline_s, request.began_s)
         self.end_s = end_s
         self.chunks: list[tuple[int, SharedRange]] = []
-        self._on_begin = on_begin
+        self._request = request
+        self._on_admitted = on_admitted
 
     def add(self, offset: int, shared: SharedRange) -> None:
         """Keeps a chunk; raises ServerBusy if there are too many."""
@@ -105,33 +115,60 @@ class Wait(Waiting):
 
     @override
     def begin(self) -> None:
-        self._on_begin()
+        self._on_admitted(self._request)
 
 
-def admit_shared(
-    engine: Engine, request: OpenRequest, limits: StreamLimits, *, on_admitted: Callable[[OpenRequest], None]
-) -> None:
-    """Admits a request in shared memory, or makes it wait; raises as Engine.admit_shared.
+class RequestAdmission:
+    """Admission of the requests of one stream.
 
     Args:
-        engine: Admits it.
-        request: The request, which arrives now.
-        limits: Limits of its stream.
-        on_admitted: Called with the request when it is admitted after a wait.
+        engine: Admits them.
+        share: What the client of the stream holds.
+        limits: Limits of the stream.
     """
-    now_s = request.began_s
-    wait = Wait(request.admitted_bytes, now_s + limits.admission_wait_s, lambda: on_admitted(request))
-    if not engine.admit_shared(wait, request.work.spec.dtype, now_s):
-        request.wait = wait
 
+    def __init__(self, engine: Engine, share: Share, limits: StreamLimits) -> None:
+        self._engine = engine
+        self._share = share
+        self._limits = limits
 
-def release_shared(engine: Engine, request: OpenRequest) -> None:
-    """Releases a request in shared memory that has ended."""
-    if request.wait is None:
-        engine.release_shared(request.admitted_bytes)
-    else:
-        engine.forget_waiting(request.wait)
-        request.wait = None
+    def admit(
+        self,
+        request: OpenRequest,
+        header: Header,
+        chunks: Sequence[Chunk],
+        *,
+        on_admitted: Callable[[OpenRequest], None],
+    ) -> None:
+        """Admits a request, or makes it wait if its operands lie in shared memory; raises as Engine.admit.
+
+        Args:
+            request: The request, which arrives now.
+            header: Its header.
+            chunks: Chunks of the message with the header.
+            on_admitted: Called with the request when it is admitted after a wait.
+        """
+        engine, now_s = self._engine, request.began_s
+        size_bytes, dtype = request.admitted_bytes, request.work.spec.dtype
+        if request.is_shared:
+            wait = Wait(self._share, request, now_s + self._limits.admission_wait_s, on_admitted)
+            if not engine.admit_shared(wait, dtype, now_s):
+                request.wait = wait
+            return
+        is_announced = engine.is_crowded(size_bytes) and not is_whole(header, chunks, request.work)
+        if is_announced:
+            engine.make_room(size_bytes, now_s)
+        engine.admit(self._share, size_bytes, dtype, is_announced=is_announced)
+
+    def release(self, request: OpenRequest) -> None:
+        """Releases a request that has ended."""
+        if not request.is_shared:
+            self._engine.release(self._share, request.admitted_bytes)
+        elif request.wait is None:
+            self._engine.release_shared(self._share, request.admitted_bytes)
+        else:
+            self._engine.forget_waiting(request.wait)
+            request.wait = None
 
 
 def origin_of(header: Header, recorder: Recorder, now_s: float, *, name_of: Callable[[int], str]) -> Origin:

@@ -11,6 +11,7 @@ from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad_server.backends.base import GradientSpec
 from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -20,11 +21,11 @@ from mse_grad_server.errors import (
 )
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Origin, Recorder
-from mse_grad_server.rpc.request_rules import check_chunk, check_header, check_shared, ids_in_shared_memory, is_whole
+from mse_grad_server.rpc.request_rules import check_chunk, check_header, check_shared, ids_in_shared_memory
 from mse_grad_server.rpc.stream.batch import Batch
 from mse_grad_server.rpc.stream.errors import RequestErrors, id_invalid, id_unknown
 from mse_grad_server.rpc.stream.limits import StreamLimits
-from mse_grad_server.rpc.stream.open_request import OpenRequest, admit_shared, origin_of, release_shared
+from mse_grad_server.rpc.stream.open_request import OpenRequest, RequestAdmission, origin_of
 from mse_grad_server.shared_memory.segments import Segments, SharedOperands
 
 __all__ = ["OpenRequests"]
@@ -40,6 +41,7 @@ class OpenRequests:
 
     Args:
         engine: Admits requests.
+        share: What the client of the stream holds.
         recorder: Counts and logs the end of each request.
         limits: Limits of the stream.
         name_of: Returns the server's request id for the id of a request.
@@ -57,6 +59,7 @@ class OpenRequests:
     def __init__(
         self,
         engine: Engine,
+        share: Share,
         recorder: Recorder,
         limits: StreamLimits,
         *,
@@ -69,7 +72,7 @@ class OpenRequests:
         self.errors = RequestErrors(most_of_message=_ERRORS_PER_OPEN_REQUEST * limits.max_open_requests)
         self.last_id = 0
         self.next_deadline_s = math.inf
-        self._engine = engine
+        self._admission = RequestAdmission(engine, share, limits)
         self._recorder = recorder
         self._limits = limits
         self._name_of = name_of
@@ -194,15 +197,9 @@ class OpenRequests:
             deadline_s = now_s + header.time_left_us / 1e6 if header.time_left_us else math.inf
             scalar_dout = None if header.scalar_dout is None else elements(header.scalar_dout, spec.dtype)
             request = OpenRequest(id, origin, work, scalar_dout, admitted_bytes, now_s, deadline_s, now_s, is_shared)
-            if is_shared:
-                admit_shared(self._engine, request, self._limits, on_admitted=self._admitted)
-                if request.wait is not None:
-                    self.next_deadline_s = min(self.next_deadline_s, request.wait.end_s)
-            else:
-                is_announced = self._engine.is_crowded(admitted_bytes) and not is_whole(header, chunks, work)
-                if is_announced:
-                    self._engine.make_room(admitted_bytes, now_s)
-                self._engine.admit(admitted_bytes, spec.dtype, is_announced=is_announced)
+            self._admission.admit(request, header, chunks, on_admitted=self._admitted)
+            if request.wait is not None:
+                self.next_deadline_s = min(self.next_deadline_s, request.wait.end_s)
         except (ContractError, ServerError) as error:
             self._reject(id, origin, error, spec)
             return
@@ -294,7 +291,4 @@ class OpenRequests:
     def _end(self, request: OpenRequest) -> None:
         request.is_open = False
         del self._open[request.id]
-        if request.is_shared:
-            release_shared(self._engine, request)
-        else:
-            self._engine.release(request.admitted_bytes)
+        self._admission.release(request)

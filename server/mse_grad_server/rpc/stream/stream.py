@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from mse_grad.codec import StreamRequest, decode_stream_request
 from mse_grad_server.engine.engine import Engine
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.engine.streams import Drainable
-from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, MessageTooLarge, ServerError
+from mse_grad_server.errors import Cancelled, DeadlineExceeded, Draining, ServerError
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
@@ -24,7 +25,6 @@ from mse_grad_server.rpc.stream.errors import go_away
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.rpc.stream.outbox import Outbox
 from mse_grad_server.rpc.stream.requests import OpenRequests
-from mse_grad_server.settings.model import size_text
 from mse_grad_server.shared_memory.lease import Lease
 
 __all__ = ["Stream", "StreamContext"]
@@ -60,6 +60,7 @@ class Stream(Drainable):
     Args:
         context: Reads and writes messages.
         engine: Admits and computes requests.
+        share: What the client holds.
         recorder: Counts and logs requests.
         clock: Source of time and timers.
         limits: Limits of the stream.
@@ -76,6 +77,7 @@ class Stream(Drainable):
         self,
         context: StreamContext,
         engine: Engine,
+        share: Share,
         recorder: Recorder,
         clock: Clock,
         limits: StreamLimits,
@@ -88,12 +90,14 @@ class Stream(Drainable):
         self._counts_as_open = counts_as_open
         self._context = context
         self._engine = engine
+        self._share = share
         self._clock = clock
         self._limits = limits
         self._decoding = recorder.phases.decode
         self._outbox = Outbox(context.write, clock)
         self._requests = OpenRequests(
             engine,
+            share,
             recorder,
             limits,
             name_of=lambda id: f"{name}-{id}",
@@ -102,7 +106,7 @@ class Stream(Drainable):
             now=clock.now,
             begin=self._begin,
         )
-        self._computation = Computation(engine, self._requests, self._outbox, clock, lease)
+        self._computation = Computation(engine, share, self._requests, self._outbox, clock, lease)
         self.is_draining = False
         self._interruption = Interruption()
         self._timer: Timer | None = None
@@ -148,8 +152,8 @@ class Stream(Drainable):
     def try_handle_inline(self, message: bytes, write_now: Callable[[bytes], bool]) -> bool:
         """Handles and answers a message while `run` waits for one.
 
-        Returns False, and does nothing, if a request is open, an answer is unsent, the stream drains, or the message
-        has too many entries for one turn.
+        Returns False, and does nothing, if a request is open, an answer is unsent, the stream drains, the message has
+        too many entries for one turn, or the client takes turns.
 
         Args:
             message: One serialized StreamGradientsRequest.
@@ -158,7 +162,7 @@ class Stream(Drainable):
         Raises:
             ContractError, ServerError: As `run`; the caller must make the pending read of `run` raise the error.
         """
-        if self._requests or self.is_draining or not self._outbox.is_empty:
+        if self._requests or self.is_draining or not self._outbox.is_empty or self._share.takes_turns:
             return False
         arrived_s = self._clock.now()
         request = self._decoded(message)
@@ -203,6 +207,8 @@ class Stream(Drainable):
             if is_compressed(message):
                 message = await expanded(message, most_bytes=limits.max_message_bytes, most_times=limits.max_expansion)
             arrived_s = self._clock.now()
+            if self._share.takes_turns:
+                await self._share.turn()
             request = self._decoded(message)
             if len(request) <= _ENTRIES_PER_TURN:
                 self._handle(request, arrived_s)
@@ -219,11 +225,7 @@ class Stream(Drainable):
         await outbox.emptied(more_comes=requests.has_waiting)
 
     def _decoded(self, message: bytes) -> StreamRequest:
-        if len(message) > self._limits.max_message_bytes:
-            raise MessageTooLarge(
-                f"the message has {len(message)} bytes; at most {self._limits.max_message_bytes} are allowed: "
-                f"send chunks of {size_text(self._limits.chunk_bytes)} per operand"
-            )
+        self._limits.require_message(len(message))
         return decode_stream_request(message)
 
     def _handle(self, request: StreamRequest, arrived_s: float, *, whole: StreamRequest | None = None) -> None:
@@ -240,7 +242,7 @@ class Stream(Drainable):
     async def _handle_in_turns(self, request: StreamRequest) -> None:
         self._requests.errors.of_message = 0
         for part in request.parts(_ENTRIES_PER_TURN):
-            async with self._engine.long_messages:
+            async with self._share.long_messages:
                 self._handle(part, self._clock.now(), whole=request)
                 self._outbox.flush_in_task(self._on_flushed)
                 await asyncio.sleep(0)

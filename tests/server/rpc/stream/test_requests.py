@@ -14,6 +14,7 @@ from mse_grad.codec import Chunk, Header, StreamRequest, decode_stream_request, 
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import DTYPES, DType, Reduction
 from mse_grad_server.engine.engine import Engine, EngineLimits
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.errors import Cancelled, InvalidArgument
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
@@ -36,6 +37,7 @@ class Table:
         recorder = Recorder(self.metrics, open_log("error", "json", stream=io.StringIO()), logs_every_request=False)
         self.requests = OpenRequests(
             self.engine,
+            Share(),
             recorder,
             StreamLimits.of(told),
             name_of=str,

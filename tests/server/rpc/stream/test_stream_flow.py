@@ -14,6 +14,7 @@ import pytest
 from mse_grad.codec import Chunk, StreamResponse, decode_stream_response, encode_stream_request
 from mse_grad.reasons import Reason
 from mse_grad_server.engine.engine import Engine, EngineLimits
+from mse_grad_server.engine.shares import Share
 from mse_grad_server.errors import DeadlineExceeded
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
@@ -66,6 +67,7 @@ class Flow:
         stream = Stream(
             self.context,
             self.engine,
+            Share(),
             recorder,
             self.clock,
             StreamLimits.of(settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -105,23 +106,28 @@ async def test_a_stream_has_a_bound_on_open_requests() -> None:
         await stream.assert_works(4)
 
 
-async def test_a_request_beyond_the_admitted_bytes_is_refused_until_there_is_room() -> None:
+async def test_a_request_beyond_the_admitted_bytes_is_refused_until_there_is_room(tmp_path: Path) -> None:
     limits: dict[str, Any] = dict.fromkeys(
         ("max_in_flight_bytes", "max_unary_bytes", "max_stream_message_bytes"), 2**20
     )
-    async with serving(**limits, chunk_bytes=2**15, window_chunks=1) as server:
-        stream = await server.stream()
+    names = ("a-token-of-one-client", "a-token-of-another-one")
+    (tmp_path / "tokens").write_text("\n".join(names))
+    clients: list[dict[str, Any]] = [{"metadata": (("authorization", f"Bearer {name}"),)} for name in names]
+    token_file = str(tmp_path / "tokens")
+    async with serving(**limits, chunk_bytes=2**15, window_chunks=1, token_file=token_file) as server:
+        stream, other = [await server.stream(**client) for client in clients]
         window_bytes = server.settings.window_bytes
-        ids = list(range(1, 8))
+        ids = list(range(1, 7))
         # However large it is, a request counts as one window, because the server never holds more of it.
         await stream.send([header(id, (2**40,)) for id in ids])
+        await other.send([header(1, (2**40,))])
         await server.until(lambda: server.metric("mse_grad_in_flight_bytes") == 7 * window_bytes)
         await stream.send([header(100, (2,))])
         id, code, reason, message = await stream.receive_error()
         assert (id, code, reason) == (100, grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.SERVER_BUSY)
         assert "the request needs 24; 896KiB of 1MiB are in use" in message
         # The server has all operands of this request already, and computes it at once.
-        await stream.assert_works(101)
+        await other.assert_works(2)
         await stream.send(cancel_ids=ids[:1])
         assert (await stream.receive_error())[2] is Reason.CANCELLED
         assert server.metric("mse_grad_in_flight_bytes") == 6 * window_bytes
@@ -373,7 +379,7 @@ async def test_streams_that_were_opened_together_end_apart() -> None:
         streams = [await server.stream() for _ in range(32)]
         server.clock.advance(20)
         places = server.server._service.stream_gradients.places
-        draining = sum(each.idle_since_s is None for each in places._peer_of)
+        draining = sum(each.idle_since_s is None for each in places._key_of)
         assert 0 < draining < 32  # half of them, on average: 0 and 32 have a chance of 1 in two billion each
         server.clock.advance(2)
         for stream in streams:
