@@ -19,7 +19,7 @@ PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers restarts overload attacks \
+.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers restarts overload attacks fuzz \
 	image image-test dashboard-pictures simulator simulator-report operator-bar generate clean
 
 help: ## List the targets
@@ -74,6 +74,9 @@ overload: $(VENV)/installed-test ## Offer a server more than it can compute; pri
 
 attacks: $(VENV)/installed-test ## Attack a server over loopback; measure its memory, stalls, log and latency
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.attacks $(ARGS)
+
+fuzz: $(VENV)/installed-test ## Send a million messages that are almost valid to a server; judge every answer
+	@PYTHONPATH=tests $(bin)/python -m fuzz $(ARGS)
 
 bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, each in its own environment
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)

@@ -20,24 +20,22 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from mse_grad.codec import Header, encode_stream_request
 from mse_grad.tensor import FLOAT32, Reduction
 from mse_grad_client import ClientOptions, MseGradClient
-from support.resident import Held, held, peak_bytes, reset_peak, resident_bytes
+from support.resident import Held, peak_bytes, reset_peak, resident_bytes
 from support.server.raw_http2 import Http2, compressed, framed
-from support.waiting import PATIENCE_S, wait_until
+from support.server.watched import WatchedServer, watched_server
+from support.waiting import wait_until
 from support.wire_messages import length_delimited
 
 __all__ = ["ATTACKS", "BOUNDS", "Figures", "attacked"]
@@ -202,47 +200,38 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
 def attacked(attack: Callable[[Attacker], None], *flags: str, aftermath_s: float = _AFTERMATH_S) -> Figures:
     """Returns the worst figures of three runs of `attack` against a server that is started with `flags`."""
     with (
-        watched_server(*flags) as (process, address, log, stalls),
-        MseGradClient(address, options=ClientOptions(shared_memory=False)) as client,
+        watched_server(*flags) as server,
+        MseGradClient(server.address, options=ClientOptions(shared_memory=False)) as client,
     ):
         ones = np.ones(1024, np.float32)
         for _ in range(50):
             client.compute(ones, ones, ones)
-        server = _Server(process.pid, address, log, stalls)
-        began = before = held(process.pid)
+        began = before = server.held
         pool_bytes = 0
         rounds = []
         for number in range(1, _ROUNDS + 1):
-            before = held(process.pid)
+            before = server.held
             pool_bytes = max(pool_bytes, before.memory_bytes)
             rounds.append(_attacked_once(attack, server, client, aftermath_s=aftermath_s))
             with suppress(AssertionError):  # the figures show it
                 patience_s = _QUIET_S if number == _ROUNDS else _QUIET_S / 10
-                wait_until(lambda before=before: is_given_back(held(process.pid), before), patience_s=patience_s)  # type: ignore[misc]
+                wait_until(lambda before=before: is_given_back(server.held, before), patience_s=patience_s)  # type: ignore[misc]
         # The memory pool keeps more freed memory at one time than at another.
-        kept = held(process.pid) - replace(before, memory_bytes=pool_bytes)
+        kept = server.held - replace(before, memory_bytes=pool_bytes)
         return Figures(
             memory_bytes=max(each.memory_bytes for each in rounds),
             stall_s=max(each.stall_s for each in rounds),
             busy_s=max(each.busy_s for each in rounds),
             log_bytes=max(each.log_bytes for each in rounds),
             wait_s=max(each.wait_s for each in rounds),
-            kept=replace(kept, descriptors=held(process.pid).descriptors - began.descriptors),
+            kept=replace(kept, descriptors=server.held.descriptors - began.descriptors),
             sent_bytes=max(each.sent_bytes for each in rounds),
             answered=min(each.answered for each in rounds),
         )
 
 
-@dataclass(frozen=True)
-class _Server:
-    pid: int
-    address: str
-    log: Path
-    stalls: Path
-
-
 def _attacked_once(
-    attack: Callable[[Attacker], None], server: _Server, client: MseGradClient, *, aftermath_s: float
+    attack: Callable[[Attacker], None], server: WatchedServer, client: MseGradClient, *, aftermath_s: float
 ) -> Figures:
     ones = np.ones(1024, np.float32)
     waits: list[float] = []
@@ -272,9 +261,7 @@ def _attacked_once(
                 wait_until(lambda: len(waits) >= _LEAST_ANSWERS)
             done.set()
             other.join()
-        ended_s = time.monotonic()
-    lines = [tuple(map(float, line.split())) for line in server.stalls.read_text().splitlines()]
-    during = [(stall_s, busy_s) for at_s, stall_s, busy_s in lines if began_s <= at_s <= ended_s]
+    during = server.stalls_between(began_s, time.monotonic())
     return Figures(
         memory_bytes=peak_bytes(server.pid) - idle_bytes,
         stall_s=max((stall_s for stall_s, _ in during), default=0.0),
@@ -294,30 +281,6 @@ def is_given_back(now: Held, before: Held) -> bool:
         and kept.mappings <= 0
         and kept.memory_bytes <= BOUNDS.kept.memory_bytes
     )
-
-
-@contextmanager
-def watched_server(*flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path, Path]]:
-    with tempfile.TemporaryDirectory() as folder:
-        log, stalls = Path(folder, "log"), Path(folder, "stalls")
-        arguments = ("--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags)
-        with log.open("wb") as stderr, stalls.open("wb") as stdout:
-            process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("watched_server.py")), *arguments],
-                stdout=stdout,
-                stderr=stderr,
-            )
-        try:
-            wait_until(lambda: b'"ready"' in log.read_bytes() or process.poll() is not None, patience_s=3 * PATIENCE_S)
-            (line,) = (line for line in log.read_text().splitlines() if '"ready"' in line)
-            yield process, line.partition('"listen": "')[2].partition('"')[0], log, stalls
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def main() -> int:

@@ -8,9 +8,9 @@ import struct
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-__all__ = ["Http2", "compressed", "framed"]
+__all__ = ["PREFACE", "Http2", "compressed", "frame", "framed", "header_block"]
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _ACK = _END_STREAM = 0x1
 _END_HEADERS = 0x4
@@ -38,7 +38,7 @@ class Http2:
         self._socket = socket.create_connection((host, int(port)), timeout=20.0)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         settings = struct.pack("!HI", _INITIAL_WINDOW_SIZE, window_bytes)
-        self._send(_PREFACE + _frame(_SETTINGS, 0, 0, settings))
+        self._send(PREFACE + frame(_SETTINGS, 0, 0, settings))
 
     def __enter__(self) -> Http2:
         return self
@@ -69,7 +69,7 @@ class Http2:
         number = self._next_stream
         self._next_stream += 2
         headers = _headers(method, encoding, metadata)
-        frames = _frame(_HEADERS, _END_HEADERS | (_END_STREAM if ends and not data else 0), number, headers)
+        frames = frame(_HEADERS, _END_HEADERS | (_END_STREAM if ends and not data else 0), number, headers)
         self._send(frames + _data_frames(number, data, ends=ends))
         return number
 
@@ -97,9 +97,9 @@ class Http2:
                         name, value = struct.unpack_from("!HI", payload, entry)
                         if name == _INITIAL_WINDOW_SIZE:
                             call_bytes, initial_bytes = call_bytes + value - initial_bytes, value
-                    self._send(_frame(_SETTINGS, _ACK, 0, b""))
+                    self._send(frame(_SETTINGS, _ACK, 0, b""))
                 elif kind == _PING and not flags & _ACK:
-                    self._send(_frame(_PING, _ACK, 0, payload))
+                    self._send(frame(_PING, _ACK, 0, payload))
                 elif kind == _WINDOW_UPDATE:
                     more_bytes = int.from_bytes(payload) & 0x7FFFFFFF
                     call_bytes += more_bytes if stream == number else 0
@@ -125,7 +125,7 @@ class Http2:
         while True:
             kind, flags, stream, payload = self._frame()
             if kind == _PING and not flags & _ACK:
-                self._send(_frame(_PING, _ACK, 0, payload))
+                self._send(frame(_PING, _ACK, 0, payload))
             if stream == number and is_it(kind, flags):
                 return
 
@@ -169,19 +169,29 @@ def _headers(method: str, encoding: str, metadata: Sequence[tuple[str, str]]) ->
     ]
     if encoding:
         fields.append(("grpc-encoding", encoding))
-    # Literals without indexing, RFC 7541 section 6.2.2; no name or value here is longer than 126 bytes.
-    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in (*fields, *metadata))
+    return header_block([(name.encode(), value.encode()) for name, value in (*fields, *metadata)])
 
 
-def _text(text: str) -> bytes:
-    assert len(text) < 127
-    return bytes((len(text),)) + text.encode()
+def header_block(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Returns names and values as HPACK literals without indexing, RFC 7541 section 6.2.2."""
+    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
+
+
+def _text(text: bytes) -> bytes:
+    """Returns a string literal behind its length, an integer with a prefix of seven bits (RFC 7541 section 5.1)."""
+    if len(text) < 127:
+        return bytes((len(text),)) + text
+    length, rest = [127], len(text) - 127
+    while rest >= 128:
+        length.append(rest % 128 + 128)
+        rest //= 128
+    return bytes((*length, rest)) + text
 
 
 def _data_frames(number: int, data: bytes, *, ends: bool) -> bytes:
     cuts = range(0, len(data), _MOST_FRAME_BYTES)
     return b"".join(
-        _frame(
+        frame(
             _DATA,
             _END_STREAM if ends and at == cuts[-1] else 0,
             number,
@@ -191,5 +201,6 @@ def _data_frames(number: int, data: bytes, *, ends: bool) -> bytes:
     )
 
 
-def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+    """Returns a frame of HTTP/2."""
     return len(payload).to_bytes(3) + bytes((kind, flags)) + struct.pack("!I", number) + payload

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from typing_extensions import override
 
 from mse_grad.metadata import METADATA_PREFIX, is_request_id, valid_metadata
@@ -154,7 +155,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Registered as client streaming, which is the same on the wire: no message is read before the RPC has a place.
         behaviour = getattr(handler, _KINDS[handler.request_streaming, handler.response_streaming][0])
         is_watch = handler.response_streaming and not handler.request_streaming
-        deserialized = handler.request_deserializer or (lambda message: message)
+        deserialized = _deserializer(handler.request_deserializer, method)
 
         async def message_of(reading: Reading) -> Any:
             most_bytes = self._limits.max_small_message_bytes
@@ -271,3 +272,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             client_of(call, context), name=grant.name, most_requests=grant.most_requests, most_bytes=grant.most_bytes
         )
         call.at_end.append(lambda: self._shares.leave(share))
+
+
+def _deserializer(deserialize: Callable[[bytes], Any] | None, method: str) -> Callable[[bytes], Any]:
+    """Returns the deserializer of a method's messages, whose failure is the caller's error."""
+    if deserialize is None:
+        return lambda message: message
+
+    def deserialized(message: bytes) -> Any:
+        try:
+            return deserialize(message)
+        except DecodeError as cause:
+            name = method.rpartition("/")[2]
+            raise ContractError(
+                Reason.MESSAGE_MALFORMED, "message", f"the message is not a request of {name}"
+            ) from cause
+
+    return deserialized

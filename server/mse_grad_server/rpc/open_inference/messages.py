@@ -155,8 +155,8 @@ def _fast(message: bytes) -> InferRequest:
         elif tag == 0x1A:
             request.id = _text(view, value, stop)
         elif tag == 0x22:
-            name, (start, end) = _entry(message, view, value, stop)
-            request.parameters[name] = _value(message, view, start, end)
+            name, content = _entry(message, view, value, stop)
+            request.parameters[name] = content
         elif tag == 0x32:
             request.outputs.append(_output(message, view, value, stop))
         else:
@@ -201,17 +201,17 @@ def _output(message: bytes, view: memoryview, start: int, stop: int) -> tuple[st
     return name, tuple(parameters)
 
 
-def _entry(message: bytes, view: memoryview, start: int, stop: int) -> tuple[str, tuple[int, int]]:
-    """Returns the key of a map's entry, and the range of its value."""
-    key, place = "", (start, start)
+def _entry(message: bytes, view: memoryview, start: int, stop: int) -> tuple[str, Value]:
+    """Returns key and value of a map's entry."""
+    key, found = "", None
     for tag, value, end in fields(message, start, stop, most=4):
         if tag == 0x0A:
             key = _text(view, value, end)
-        elif tag == 0x12:
-            place = (value, end)
+        elif tag == 0x12 and found is None:  # several are merged
+            found = _value(message, view, value, end)
         else:
             raise Unrecognised
-    return key, place
+    return key, "" if found is None else found
 
 
 def _value(message: bytes, view: memoryview, start: int, stop: int) -> Value:

@@ -8,7 +8,8 @@ import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from support.server.raw_stream import pairs, trailing
+from mse_grad.reasons import Reason
+from support.server.raw_stream import pairs, told, trailing
 from support.server.server_in_loop import serving
 
 
@@ -38,6 +39,27 @@ async def test_a_status_that_another_service_set_itself_is_kept() -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         assert "grpc-status-details-bin" not in trailing(caught.value)
         assert not server.events("call_failed")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.channelz.v1.Channelz/GetServer",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_a_malformed_message_to_another_service_is_the_callers_error(method: str) -> None:
+    async with serving() as server:
+        call = server.channel.stream_stream(f"/{method}")(iter([b"\x0a\xff"]))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        code, reason, message = told(caught.value)
+        assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.MESSAGE_MALFORMED)
+        assert method.rpartition("/")[2] in message
+        assert [line["level"] for line in server.events("call_failed")] != ["error"]
 
 
 async def test_a_failed_stream_returns_the_request_id_of_its_log_line() -> None:

@@ -209,6 +209,28 @@ async def test_a_message_that_is_not_protobuf_is_malformed() -> None:
         assert told(caught.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, Reason.MESSAGE_MALFORMED)
 
 
+@pytest.mark.parametrize("place", [b"\x22", b"\x2a\x22", b"\x32\x12"], ids=["request", "input", "output"])
+async def test_a_malformed_value_of_a_parameter_is_not_hidden_by_a_second_value(place: bytes) -> None:
+    entry = b"\x0a\x08priority\x12\x04FP32\x12\x02\x28\x03"  # F begins a field of a wire type that does not exist
+    parameter = place[-1:] + bytes((len(entry),)) + entry
+    if len(place) > 1:
+        parameter = place[:1] + bytes((len(parameter),)) + parameter
+    async with serving() as server:
+        method = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(infer_request().SerializeToString() + parameter, timeout=PATIENCE_S)
+        assert told(caught.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, Reason.MESSAGE_MALFORMED)
+
+
+async def test_two_values_of_a_parameter_are_merged() -> None:
+    entry = b"\x0a\x09reduction\x12\x06\x1a\x04mean\x12\x05\x1a\x03sum"
+    message = infer_request().SerializeToString() + b"\x22" + bytes((len(entry),)) + entry
+    async with serving() as server:
+        answer = await server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(message)
+        found = elements(oip.ModelInferResponse.FromString(answer), FLOAT32)
+        assert found.tobytes() == gradient(FOUR, reduction=Reduction.SUM).tobytes()
+
+
 @pytest.mark.parametrize(
     "flood",
     [b"\x22\x00" * 40_000, b"\x2a\x00" * 40_000, b"\x2a\x84\x80\x04\x2a\x80\x80\x04" + b"\x0d\0\0\0\0" * 13107 + b"\0"],
