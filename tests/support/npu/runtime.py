@@ -91,12 +91,16 @@ class AscendRuntime:
     @contextmanager
     def faults(self, text: str) -> Iterator[None]:
         """Makes calls fail within the `with`; tests/simulator/src/acl/faults.h defines the syntax of a fault."""
-        if self._add_faults(text.encode()) != 0:
-            raise ValueError(self._text().decode())
+        self.add_faults(text)
         try:
             yield
         finally:
             self._clear_faults()
+
+    def add_faults(self, text: str) -> None:
+        """Makes calls fail until `clear_faults`; raises ValueError for a fault that is none."""
+        if self._add_faults(text.encode()) != 0:
+            raise ValueError(self._text().decode())
 
     def clear_faults(self) -> None:
         """Lets calls succeed again before the `with` ends."""

@@ -186,6 +186,8 @@ aclError aclrtMemcpyAsync(void* dst, size_t destMax, const void* src, size_t cou
                  : WritesDevice(kind) ? sim::Stage::kCopyIn
                                       : sim::Stage::kOther;
     task.work = [=] { return Copy(dst, src, count); };
+    task.result = static_cast<unsigned char*>(dst);
+    task.result_bytes = count;
     task.fault = call.fault();
     task.uses = {sim::UseMemory(dst), sim::UseMemory(src)};
     const bool pinned =

@@ -42,11 +42,13 @@ constexpr struct {
 } kModes[] = {
     {"return", FaultMode::kReturn}, {"async", FaultMode::kAsync}, {"hang", FaultMode::kHang},
     {"poison", FaultMode::kPoison}, {"lose", FaultMode::kLose},   {"dead", FaultMode::kDead},
-    {"zero", FaultMode::kZero},     {"skip", FaultMode::kSkip},
+    {"zero", FaultMode::kZero},     {"skip", FaultMode::kSkip},   {"half", FaultMode::kHalf},
+    {"last", FaultMode::kLast},
 };
 
 bool NeedsCode(FaultMode mode) {
-    return mode != FaultMode::kNone && mode != FaultMode::kHang && mode != FaultMode::kZero && mode != FaultMode::kSkip;
+    return mode == FaultMode::kReturn || mode == FaultMode::kAsync || mode == FaultMode::kPoison ||
+           mode == FaultMode::kLose || mode == FaultMode::kDead;
 }
 
 bool ParseMode(const std::string& text, FaultMode* mode) {

@@ -16,8 +16,10 @@ enum class FaultMode : uint8_t {
     kPoison,  // as kAsync, and then every call in the context returns the code
     kLose,    // as kPoison, for the whole device, until it is reset
     kDead,    // as kLose, and a reset does not help
-    kZero,    // a launch writes zeros; no code
+    kZero,    // a launch or a copy writes zeros; no code
     kSkip,    // the queued task is skipped; no code
+    kHalf,    // a launch or a copy writes only the first half; no code
+    kLast,    // a launch or a copy writes only the last half; no code
 };
 
 struct Fault {
@@ -27,8 +29,8 @@ struct Fault {
 
 // Adds faults, separated by ';'. Each is a list of words: first a function, in which a '*' at the end matches any rest,
 // then any of
-//   code=507015   the code to return; required by all modes but hang, zero and skip
-//   mode=async    return (the default), async, hang, poison, lose, dead, zero, skip
+//   code=507015   the code to return; required by all modes but hang, zero, skip, half and last
+//   mode=async    return (the default), async, hang, poison, lose, dead, zero, skip, half, last
 //   after=3       number of calls that succeed first; default 0
 //   times=1       number of calls that fail; 0 for all that follow; default 1
 //   us=1000       real time that each of these calls takes longer; with this word alone the calls do not fail

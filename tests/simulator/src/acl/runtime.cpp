@@ -152,6 +152,8 @@ Call::Call(std::string function, Kind kind) : fault_(NextFault(function, DeviceO
         case FaultMode::kNone:
         case FaultMode::kZero:
         case FaultMode::kSkip:
+        case FaultMode::kHalf:
+        case FaultMode::kLast:
             break;
     }
 }

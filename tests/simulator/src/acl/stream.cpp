@@ -20,6 +20,25 @@ double Cost(Stage stage, double us) {
     return told < 0 ? us : told;
 }
 
+// Does the work of a task, with the silent faults that a launch can have.
+TaskResult DoWork(const Task& task) {
+    const FaultMode mode = task.fault.mode;
+    if (task.result == nullptr || mode == FaultMode::kNone) {
+        return task.work();
+    }
+    const std::vector<unsigned char> before(task.result, task.result + task.result_bytes);
+    TaskResult result = task.work();
+    const size_t half = task.result_bytes / 2;
+    if (mode == FaultMode::kZero) {
+        std::fill_n(task.result, task.result_bytes, static_cast<unsigned char>(0));
+    } else if (mode == FaultMode::kHalf) {
+        std::copy(before.begin() + static_cast<ptrdiff_t>(half), before.end(), task.result + half);
+    } else if (mode == FaultMode::kLast) {
+        std::copy_n(before.begin(), half, task.result);
+    }
+    return result;
+}
+
 }  // namespace
 
 Stream::Stream(Context* context) : context_(context), thread_([this] { Work(); }) {}
@@ -147,16 +166,15 @@ TaskResult Stream::Execute(Lock& lock, Task& task) {
         case FaultMode::kNone:
         case FaultMode::kReturn:
         case FaultMode::kZero:
+        case FaultMode::kHalf:
+        case FaultMode::kLast:
             break;
     }
     if (task.work == nullptr) {
         return {};
     }
     lock.unlock();
-    TaskResult result = task.work();
-    if (task.fault.mode == FaultMode::kZero && task.zero != nullptr) {
-        task.zero();
-    }
+    TaskResult result = DoWork(task);
     lock.lock();
     return result;
 }

@@ -21,7 +21,8 @@ struct Task {
     Stage stage = Stage::kOther;
     std::shared_ptr<Record> waits_for = nullptr;
     std::function<TaskResult()> work = nullptr;  // runs without the lock
-    std::function<void()> zero = nullptr;        // runs instead of `work`, for FaultMode::kZero
+    unsigned char* result = nullptr;             // what `work` writes, for FaultMode::kZero, kHalf and kLast
+    uint64_t result_bytes = 0;
     std::shared_ptr<Record> records = nullptr;
     Fault fault = {};
     std::vector<std::shared_ptr<void>> uses = {};  // marks of memory in use while the task is queued

@@ -80,8 +80,9 @@ Task LaunchTask(const aclOpExecutor& executor, void* workspace, const Fault& fau
     const std::shared_ptr<std::atomic<int>> queued = executor.queued;
     ++*queued;
     task.uses.push_back(std::shared_ptr<void>(nullptr, [queued](void*) { --*queued; }));
-    const GlobalRange y = request.tensors.back();
-    task.zero = [y] { std::memset(reinterpret_cast<void*>(y.address), 0, y.bytes); };
+    const GlobalRange& y = request.tensors.back();
+    task.result = reinterpret_cast<unsigned char*>(y.address);
+    task.result_bytes = y.bytes;
     task.work = [request = std::move(request)] { return RunLaunch(request); };
     return task;
 }

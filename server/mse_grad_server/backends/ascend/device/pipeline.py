@@ -24,8 +24,10 @@ __all__ = ["Pipeline"]
 # The shortest time-out of the call, which returns at once for a failed stream.
 _FAULT_CHECK_MS = 1
 _REST_MS = 100
-# One block in this many is checked against the formula even if it looks computed: operands may not have arrived.
+# In one block in this many, elements in the middle are compared with the formula too: a core may have computed nothing.
 _SUSPECT_EVERY = 16
+# Distance of these elements from those of the last such block; a prime, so that they reach every part of a block.
+_SAMPLE_STEP = 7919
 
 
 class Pipeline:
@@ -188,7 +190,8 @@ class Pipeline:
 
     def _require_gradient(self, job: Job) -> None:
         self._checked += 1
-        job.slot.require_gradient(job.key, job.layout, is_suspected=self._checked % _SUSPECT_EVERY == 0)
+        sample = None if self._checked % _SUSPECT_EVERY else self._checked * _SAMPLE_STEP
+        job.slot.require_gradient(job.key, job.layout, sample=sample)
 
     def _kinds(self) -> set[LaunchKey]:
         return {job.key for job in self._queued}

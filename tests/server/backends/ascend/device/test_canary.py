@@ -41,8 +41,8 @@ class Block:
     def place(self, offset: int, values: Array) -> None:
         self.memory[offset : offset + values.nbytes] = values.view(np.uint8)
 
-    def look(self, *, is_suspected: bool = False) -> None:
-        require_gradient(self.key, self.layout, self.memory, is_suspected=is_suspected)
+    def look(self, *, sample: int | None = None) -> None:
+        require_gradient(self.key, self.layout, self.memory, sample=sample)
 
 
 @by_dtype
@@ -51,7 +51,8 @@ class Block:
 def test_a_right_gradient_passes(dtype: DType, scalar_dout: bool, elements: int) -> None:
     block = Block(dtype, scalar_dout=scalar_dout, elements=elements)
     block.look()
-    block.look(is_suspected=True)
+    for sample in (0, 1, ELEMENTS - 1, 10**9):
+        block.look(sample=sample)
 
 
 @by_dtype
@@ -64,12 +65,45 @@ def test_an_unwritten_gradient_and_one_of_zeros_are_found(dtype: DType, byte: in
 
 
 @by_dtype
-def test_a_gradient_of_other_operands_is_found_if_it_is_suspected(dtype: DType) -> None:
-    block = Block(dtype)
+@pytest.mark.parametrize("scalar_dout", [False, True], ids=["full", "scalar"])
+def test_a_gradient_of_other_operands_is_found(dtype: DType, scalar_dout: bool) -> None:
+    block = Block(dtype, scalar_dout=scalar_dout)
     block.place(0, block.predict + block.predict.dtype.type(3))
-    block.look()
     with pytest.raises(WrongGradient):
-        block.look(is_suspected=True)
+        block.look()
+
+
+@by_dtype
+@pytest.mark.parametrize("half", ["first", "last"])
+def test_half_of_a_gradient_is_found(dtype: DType, half: str) -> None:
+    block = Block(dtype)
+    right = block.y.copy()
+    old = right + right.dtype.type(1)  # as another block left it
+    block.y[: ELEMENTS // 2] = (right if half == "first" else old)[: ELEMENTS // 2]
+    block.y[ELEMENTS // 2 :] = (old if half == "first" else right)[ELEMENTS // 2 :]
+    block.place(block.layout.y, block.y)
+    first = ELEMENTS - block.layout.canary_bytes // block.key.item_bytes if half == "first" else 0
+    with pytest.raises(WrongGradient, match=f"from element {first} on"):
+        block.look()
+
+
+@by_dtype
+def test_elements_in_the_middle_are_found_if_they_are_sampled(dtype: DType) -> None:
+    block = Block(dtype)
+    block.y[33:67] += block.y.dtype.type(1)
+    block.place(block.layout.y, block.y)
+    block.look()
+    block.look(sample=0)
+    with pytest.raises(WrongGradient, match="from element 34 on"):
+        block.look(sample=34)
+
+
+@by_dtype
+def test_one_wrong_element_is_not_looked_for(dtype: DType) -> None:
+    block = Block(dtype)
+    block.y[0] += block.y.dtype.type(1)
+    block.place(block.layout.y, block.y)
+    block.look()
 
 
 @by_dtype

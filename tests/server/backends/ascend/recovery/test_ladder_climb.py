@@ -95,11 +95,18 @@ def test_a_device_that_computes_wrong_after_a_repair_is_repaired_again(
     [
         "aclnnMseLossGrad* mode=zero",
         "aclnnMseLossGrad* mode=skip",
+        "aclnnMseLossGrad* mode=half",
+        "aclnnMseLossGrad* mode=last",
+        "aclrtMemcpyAsync mode=skip",  # the operands do not arrive
         "aclrtMemcpyAsync mode=skip after=1",  # the gradient does not arrive
-        "aclrtMemcpyAsync mode=skip times=2",  # the operands do not arrive either
+        "aclrtMemcpyAsync mode=skip times=2",  # neither of both arrives
+        "aclrtMemcpyAsync mode=half",  # the first of the operands arrive
+        "aclrtMemcpyAsync mode=half after=1",
+        "aclrtMemcpyAsync mode=last after=1",
+        "aclrtMemcpyAsync mode=zero after=1",
     ],
 )
-def test_a_device_that_does_nothing_is_found_and_its_answer_withheld(
+def test_a_device_that_does_nothing_or_half_is_found_and_its_answer_withheld(
     open_backend: Open, runtime: AscendRuntime, fault: str, elements: int
 ) -> None:
     with open_backend(slots=3) as opened:
