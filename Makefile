@@ -5,10 +5,16 @@ PYTHONS ?= $(shell .ci/pythons)
 PYTHON ?= $(firstword $(PYTHONS))
 VENV ?= .venv
 
-# Tool, name and flags of `make image`.
+# Tool, target, name and flags of `make image`.
 CONTAINER_TOOL ?= $(if $(shell command -v podman),podman,docker)
-IMAGE ?= mse-grad:cpu
+TARGET ?= cpu
+IMAGE ?= mse-grad:$(TARGET)
 IMAGE_FLAGS ?=
+SBOM := $(if $(filter cpu,$(TARGET)),image,image-$(TARGET)).cdx.json
+# The labels of the image; the time is that of the commit, so that it does not change with each build.
+IMAGE_LABELS = --build-arg VERSION=$(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' proto/mse_grad/version.py) \
+	--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell git show -s --format=%cI) \
+	--build-arg SOURCE=$(shell git config --get remote.origin.url | sed "s,//[^/@]*@,//,")
 # Base image of `make image-test` in a registry. If it is empty, debootstrap makes the base.
 export DEBIAN_IMAGE ?=
 DEBIAN_ROOT := $(if $(DEBIAN_IMAGE),,build/debian.tar)
@@ -16,11 +22,15 @@ DEBIAN_ROOT := $(if $(DEBIAN_IMAGE),,build/debian.tar)
 # Flags for processes that share the tests of `make test`. Empty: one after the other, as a debugger needs it.
 PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 
+# Flags of `make lock`: one file for every Python and processor.
+LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --custom-compile-command 'make lock'
+
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet
 
-.PHONY: help demo serve test test-all test-slow test-pythons lint format bench bench-peers restarts overload attacks fuzz \
-	image image-test dashboard-pictures simulator simulator-report operator-bar generate clean
+.PHONY: help demo serve test test-all test-slow test-pythons coverage lint format bench bench-peers restarts \
+	overload attacks docs report wheels lock audit libraries image image-test dashboard-pictures simulator \
+	simulator-report operator-bar fuzz generate clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -47,7 +57,14 @@ test-pythons: ## Run `make test` on this machine's other Pythons from 3.11 to 3.
 			ARGS="--quiet -m 'not slow and not one_python' $(ARGS)" || exit 1; \
 	done
 
-lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ format
+coverage: $(VENV)/installed-coverage ## Run `make test` and measure lines and branches; the report is build/coverage/html
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(bin)/python -m pytest -m "not slow" --cov --cov-branch --cov-report= $(PARALLEL) $(ARGS)
+	@$(bin)/python -m coverage html --quiet --directory build/coverage/html
+	@$(bin)/python -m coverage report --format=markdown > build/coverage/summary.md
+	@$(bin)/python -m coverage report --format=total
+
+lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ format, workflows
 	@$(bin)/python -m ruff check
 	@$(bin)/python -m ruff format --check
 	@$(bin)/python -m mypy
@@ -57,6 +74,8 @@ lint: $(VENV)/installed-lint ## Check style, types, imports between rooms, C++ f
 	@$(bin)/lint-imports
 	@git ls-files -z '*.cpp' '*.h' | xargs -0 -r $(bin)/clang-format --dry-run -Werror
 	@$(bin)/hadolint Dockerfile tests/deploy/*.Dockerfile
+	@$(bin)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(bin)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
 format: $(VENV)/installed-lint ## Rewrite Python and C++ in the style that `make lint` asks for
 	@$(bin)/python -m ruff check --fix
@@ -81,11 +100,31 @@ fuzz: $(VENV)/installed-test ## Send a million messages that are almost valid to
 bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, each in its own environment
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)
 
-image: $(VENV)/installed-image ## Build the image `cpu`, and list its contents in build/image.cdx.json (CycloneDX)
-	@BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --target cpu --tag $(IMAGE) $(IMAGE_FLAGS) .
+docs: $(VENV)/installed-docs ## Build the site into build/site, without a warning, and check every link
+	@NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --quiet --strict
+	@PYTHONPATH=tests $(bin)/python -m tools.site_links build/site
+
+report: $(VENV)/installed-test ## Rewrite docs/figures.md and docs/when-not.md from the pages that claim the figures
+	@PYTHONPATH=tests $(bin)/python -m tools.report
+
+wheels: $(VENV)/installed-wheels ## Build source distribution and wheels into dist, install and use the one for this machine
+	@PYTHONPATH=tests $(bin)/python -m tools.wheels dist
+	@$(bin)/python tests/tools/use_wheel.py dist
+
+lock: $(VENV)/installed-lock ## Choose the versions of the image's packages again, with their hashes
+	@echo 'hatchling>=1.27' | $(bin)/uv pip compile --quiet $(LOCK) --output-file deploy/requirements-build.txt -
+	@$(bin)/uv pip compile --quiet $(LOCK) --extra server --extra cli --output-file deploy/requirements.txt pyproject.toml
+
+audit: $(VENV)/installed-audit ## Look up known vulnerabilities of the image's packages
+	@$(bin)/python -m pip_audit --strict --require-hashes --disable-pip -r deploy/requirements.txt -r deploy/requirements-build.txt
+
+libraries: $(VENV)/installed-libraries ## Install the libraries beside which the slow tests run, such as PyTorch
+
+image: $(VENV)/installed-image ## Build the image TARGET=cpu or ascend, and list its contents in build/ (CycloneDX)
+	@BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --target $(TARGET) --tag $(IMAGE) $(IMAGE_LABELS) $(IMAGE_FLAGS) .
 	@mkdir -p build && rm -f build/image.tar
 	@$(CONTAINER_TOOL) save --output build/image.tar $(IMAGE)
-	@$(bin)/syft scan docker-archive:build/image.tar --quiet --output cyclonedx-json=build/image.cdx.json
+	@$(bin)/syft scan docker-archive:build/image.tar --quiet --output cyclonedx-json=build/$(SBOM)
 	@rm build/image.tar
 
 image-test: $(VENV)/installed-test $(VENV)/installed-image $(DEBIAN_ROOT) ## Run the images and compose files, as root
@@ -131,7 +170,7 @@ $(VENV)/installed: pyproject.toml $(wildcard kernel/cpu/*.cpp kernel/cpu/*.h ker
 	@$(pip) --editable '.[server,cli]'
 	@touch $@
 
-$(addprefix $(VENV)/installed-,test lint image pictures): $(VENV)/installed-%: $(VENV)/installed
+$(addprefix $(VENV)/installed-,test lint coverage docs wheels lock audit libraries image pictures): $(VENV)/installed-%: $(VENV)/installed
 	@echo "installing the packages for $* into $(VENV)"
 	@$(pip) --group $*
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,21 +12,24 @@ from typing import Any
 
 import pytest
 
+import mse_grad_client
 import mse_grad_client.errors
 from mse_grad.reasons import Reason
+from mse_grad_cli.commands import mse_grad
 from mse_grad_server.process.exits import ExitCode
 from support.server.host_process import metrics
 from support.server.server_process import ServerProcess, running_server
 from support.tools import require_module
+from support.waiting import PATIENCE_S
 from tools import settings_page
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md")}
+DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md")}
 DOCUMENTS |= {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
-# The Python blocks of these pages are whole programs.
-PROGRAMS = ("README.md", "docs/sdk.md", "docs/errors.md")
+# The Python blocks of these pages are whole programs. Those of docs/tutorial.md run elsewhere.
+PROGRAMS = ("README.md", "docs/sdk.md", "docs/errors.md", "docs/start/sdk.md")
 MOST_LINES = 130
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -104,6 +108,31 @@ def test_every_python_block_runs(name: str, server: ServerProcess) -> None:
     assert ended.returncode == 0, ended.stderr
     for line in re.findall(r"print\(.*\)  # (.*)", program):
         assert line in ended.stdout
+
+
+@pytest.mark.slow
+def test_every_step_of_the_tutorial_works(server: ServerProcess, tmp_path: Path) -> None:
+    tutorial = DOCUMENTS["docs/tutorial.md"].replace("127.0.0.1:50051", server.address)
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "MSE_GRAD_ADDR": server.address, "PATH": programs}
+    steps = re.findall(r"```(python|sh)\n(.*?)```", tutorial, re.DOTALL)
+    assert len(steps) == 8
+    for language, step in steps:
+        command = [sys.executable, "-c", step] if language == "python" else ["sh", "-euc", step]
+        ended = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert ended.returncode == 0, f"{step}\n{ended.stdout}{ended.stderr}"
+        for line in re.findall(r"print\(.*\)  # (.*)", step):
+            assert line in ended.stdout
+
+
+def test_the_reference_has_every_public_name_of_the_sdk() -> None:
+    shown = set(re.findall(r"^::: mse_grad_client\.(\w+)$", DOCUMENTS["docs/reference/sdk.md"], re.MULTILINE))
+    assert shown == set(mse_grad_client.__all__)
+
+
+def test_the_help_texts_are_of_every_command() -> None:
+    shown = re.findall(r"^<!-- help: mse-grad (\w+) -->$", DOCUMENTS["docs/reference/help.md"], re.MULTILINE)
+    assert sorted(shown) == sorted(mse_grad.commands)
 
 
 def test_the_settings_of_the_document_are_those_of_the_server() -> None:

@@ -1,0 +1,238 @@
+"""Figures of record: docs/figures.md, and the tables of docs/when-not.md, read from the pages that claim them.
+
+`make report` writes both pages. docs/site/figures.yaml lists the claims. Date and commit of a claim are those of the
+line that has it, by `git blame`, so a figure that was changed gets the date of its change.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = [
+    "FIGURES",
+    "WHEN_NOT",
+    "Claim",
+    "claims",
+    "claims_of",
+    "comparison_tables",
+    "figures_page",
+    "rows_without_date",
+    "seconds_of",
+    "table_below",
+]
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "docs" / "figures.md"
+WHEN_NOT = ROOT / "docs" / "when-not.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_UNCOMMITTED = "0" * 40
+# Rows of the table of benchmarks.md, and their names on when-not.md.
+_KERNEL = "the kernel alone, in the process"
+_OURS = {
+    "`compute`, same host, arrays from `client.empty`": "same host, arrays from `client.empty`",
+    "`compute`, same host": "same host, ordinary arrays",
+    "`compute`, TCP": "TCP",
+}
+_TOOLS = (
+    "Arrow Flight, one stream, as shipped",
+    "Arrow Flight, larger batches, malloc tuned",
+    "mosec, HTTP",
+    "plain grpcio",
+    "KServe",
+    "MLServer",
+    "Triton with a Python backend (PyTriton), shared memory",
+)
+_HEAD = """# Figures of record
+
+Every figure of speed, numerics, memory and recovery that this project claims, with the page that claims it, the command
+that measures it again, and the date and commit of the line. `make report` makes this page; a test shows if it is stale.
+Measure on your own machine before you rely on one: speeds of the same code differ by a third between machines.
+
+Coverage of the tests is measured by `make coverage`, on demand, and is claimed nowhere. Nothing here was measured on an
+NPU.
+"""
+
+
+_COLUMNS = "| claim | page | measured by | machine | date, commit |"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure, or the figures of a row of a table.
+
+    Attributes:
+        group: Heading on the page.
+        claim: The claim in words, figures included.
+        page: Path of the page that claims it.
+        line: Number of the line that has it, from 1.
+        command: Command that measures it again.
+        machine: Name of the machine that measured it.
+    """
+
+    group: str
+    claim: str
+    page: str
+    line: int
+    command: str
+    machine: str
+
+
+def claims() -> list[Claim]:
+    """Returns all claims, in the order of docs/site/figures.yaml.
+
+    Raises:
+        ValueError: A page no longer has a claim of that file.
+    """
+    return [claim for entry in _described()["claims"] for claim in claims_of(entry)]
+
+
+def claims_of(entry: Mapping[str, Any]) -> list[Claim]:
+    """Returns the claims of one entry of that file: one in words, or one for each row of a table.
+
+    Raises:
+        ValueError: The page no longer has it.
+    """
+    page = (ROOT / entry["page"]).read_text(encoding="utf-8")
+    found = _table_claims(page, entry) if "table" in entry else [_text_claim(page, entry)]
+    common = {name: entry[name] for name in ("group", "page", "command", "machine")}
+    return [Claim(claim=claim, line=line, **common) for line, claim in found]
+
+
+def rows_without_date() -> list[str]:
+    """Returns the rows of docs/figures.md, with the heads of its tables, but without their last column."""
+    lines, group = list[str](), ""
+    for claim in claims():
+        if claim.group != group:
+            group = claim.group
+            lines.append(_COLUMNS.rpartition(" | ")[0])
+        lines.append(_row(claim))
+    return lines
+
+
+def figures_page(page: str) -> str:
+    """Returns docs/figures.md; claims that stand in `page` with the same figures keep their date and commit.
+
+    Args:
+        page: The page as it is, or "".
+    """
+    known = {line.rpartition(" | ")[0]: line for line in page.splitlines() if line.count(" | ") == 4}
+    machines = [f"| {name} | {description} |" for name, description in _described()["machines"].items()]
+    lines, group = [_HEAD, "| machine | |", "|---|---|", *machines], ""
+    for claim in claims():
+        if claim.group != group:
+            group = claim.group
+            lines += ["", f"## {group}", "", _COLUMNS, "|---" * (_COLUMNS.count("|") - 1) + "|"]
+        lines.append(known.get(_row(claim)) or f"{_row(claim)} | {_date_and_commit(claim)} |")
+    return "\n".join(lines) + "\n"
+
+
+def comparison_tables(page: str) -> str:
+    """Returns docs/when-not.md with new tables after its comments `<!-- figures: NAME -->`."""
+    rows = table_below(BENCHMARKS.read_text(encoding="utf-8"), "Time of one gradient")
+    sizes = rows.pop("")
+    tables = {"wire": list(_wire_table(sizes, rows)), "tools": list(_tools_table(sizes, rows))}
+    pattern = re.compile(r"(<!-- figures: (\w+) -->)\n(?:\n(?:\|[^\n]*\n)+)?")
+    return pattern.sub(lambda match: "\n".join([match[1], "", *tables[match[2]], ""]), page)
+
+
+def table_below(page: str, heading: str) -> dict[str, list[str]]:
+    """Returns the first table below a heading: cells by the first cell of their row, that of the head included.
+
+    Raises:
+        ValueError: There is no such table.
+    """
+    return {cells[0]: cells[1:] for _, cells in _rows_below(page, heading)}
+
+
+def seconds_of(time: str) -> float:
+    """Returns the seconds of a text such as "0.31 ms"."""
+    value, unit = time.split()
+    return float(value.replace(",", "")) * _UNITS_S[unit]
+
+
+def _described() -> Any:
+    return yaml.safe_load((ROOT / "docs" / "site" / "figures.yaml").read_text(encoding="utf-8"))
+
+
+def _table_claims(page: str, entry: Mapping[str, Any]) -> list[tuple[int, str]]:
+    (_, (_, *head)), *rows = _rows_below(page, entry["table"])
+    found = []
+    for line, (name, *cells) in rows:
+        figures = " · ".join(f"{column}: {cell}" for column, cell in zip(head, cells, strict=True) if cell)
+        found.append((line, f"{entry.get('name', entry['table'])}, {name}. {figures}"))
+    return found
+
+
+def _text_claim(page: str, entry: Mapping[str, Any]) -> tuple[int, str]:
+    words = [re.escape(part) for part in entry["text"].split("#")]
+    match = re.search(r"\d(?:[\d.,]*\d)?".join(words).replace("\\ ", r"\s+"), page)
+    if match is None:
+        raise ValueError(f"{entry['page']} no longer says {entry['text']!r}; correct docs/site/figures.yaml")
+    return page[: match.start()].count("\n") + 1, " ".join(match[0].split())
+
+
+def _row(claim: Claim) -> str:
+    name = Path(claim.page).name
+    return f"| {claim.claim} | [{name}]({name}) | `{claim.command}` | {claim.machine}"
+
+
+def _rows_below(page: str, heading: str) -> list[tuple[int, list[str]]]:
+    lines = page.splitlines()
+    start = next((number for number, line in enumerate(lines) if line.strip("# ") == heading and line[0] == "#"), None)
+    rows: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(lines[start:] if start is not None else [], (start or 0) + 1):
+        if line.startswith("|"):
+            rows.append((number, [cell.strip() for cell in line.strip("|").split("|")]))
+        elif rows:
+            break
+    if len(rows) < 3:
+        raise ValueError(f"there is no table below the heading {heading!r}")
+    return [rows[0], *rows[2:]]
+
+
+def _wire_table(sizes: list[str], rows: Mapping[str, list[str]]) -> Iterator[str]:
+    yield "| | " + " | ".join(sizes) + " |"
+    yield "|---" * (len(sizes) + 1) + "|"
+    yield f"| {_KERNEL} | " + " | ".join(rows[_KERNEL]) + " |"
+    kernel_s = [seconds_of(time) for time in rows[_KERNEL]]
+    for row, name in _OURS.items():
+        multiples = [_multiple(seconds_of(time) / alone) for time, alone in zip(rows[row], kernel_s, strict=True)]
+        cells = [f"{time}, {multiple} times" for time, multiple in zip(rows[row], multiples, strict=True)]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _tools_table(sizes: list[str], rows: Mapping[str, list[str]]) -> Iterator[str]:
+    yield "| | " + " | ".join(sizes) + " |"
+    yield "|---" * (len(sizes) + 1) + "|"
+    for row in (_KERNEL, *_OURS, "`compute`, TCP, malloc tuned", *_TOOLS):
+        yield f"| {'mse-grad, ' * row.startswith('`')}{row} | " + " | ".join(rows[row]) + " |"
+
+
+def _multiple(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def _date_and_commit(claim: Claim) -> str:
+    command = ["git", "blame", "--line-porcelain", "-L", f"{claim.line},{claim.line}", "--", claim.page]
+    blamed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    commit = blamed.split(maxsplit=1)[0]
+    if commit == _UNCOMMITTED:
+        raise SystemExit(f"{claim.page}:{claim.line} is not committed; commit the figure, then run `make report`")
+    command = ["git", "show", "--no-patch", "--format=%as %h", commit]
+    return (
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip().replace(" ", ", ")
+    )
+
+
+if __name__ == "__main__":
+    FIGURES.write_text(figures_page(FIGURES.read_text(encoding="utf-8") if FIGURES.exists() else ""), encoding="utf-8")
+    WHEN_NOT.write_text(comparison_tables(WHEN_NOT.read_text(encoding="utf-8")), encoding="utf-8")
