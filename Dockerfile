@@ -13,15 +13,29 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 COPY . .
-RUN python3 -m venv /opt/mse-grad \
-    && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
+# The packages of deploy/requirements*.txt and no others, each with the hash that is written there.
+RUN python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes --requirement deploy/requirements-build.txt \
+    && MSE_GRAD_BUILD_KERNEL=require /opt/build/bin/python -m hatchling build --target wheel --directory /opt/wheel \
+    && python3 -m venv /opt/mse-grad \
+    && /opt/mse-grad/bin/pip install --no-cache-dir --require-hashes --requirement deploy/requirements.txt \
+    && /opt/mse-grad/bin/pip install --no-cache-dir --no-index --no-deps /opt/wheel/*.whl \
     && /opt/mse-grad/bin/pip uninstall --yes pip setuptools
 
 FROM ${DEBIAN_IMAGE} AS cpu
+ARG DEBIAN_IMAGE
 ARG VERSION=0.1.0
+# Commit, time and address of the sources: `make image` gives them.
+ARG REVISION
+ARG CREATED
+ARG SOURCE
 LABEL org.opencontainers.image.title="mse-grad" \
       org.opencontainers.image.description="Gradients of the mean squared error as a gRPC service, on the CPU" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${DEBIAN_IMAGE}" \
       org.opencontainers.image.licenses="Apache-2.0"
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -60,18 +74,30 @@ RUN bash -eo pipefail -c 'source deploy/cann_environment \
     && cmake -S op_host -B build/op_host -DASCEND_COMPUTE_UNIT="${COMPUTE_UNIT}" \
     && cmake --build build/op_host --target binary package \
     && bash build/op_host/custom_opp_*.run --install-path=/opt/mse-grad-op'
-RUN python3 -m venv /opt/mse-grad \
-    && MSE_GRAD_BUILD_KERNEL=require /opt/mse-grad/bin/pip install --no-cache-dir '.[server,cli]' \
+RUN python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes --requirement deploy/requirements-build.txt \
+    && MSE_GRAD_BUILD_KERNEL=require /opt/build/bin/python -m hatchling build --target wheel --directory /opt/wheel \
+    && python3 -m venv /opt/mse-grad \
+    && /opt/mse-grad/bin/pip install --no-cache-dir --require-hashes --requirement deploy/requirements.txt \
+    && /opt/mse-grad/bin/pip install --no-cache-dir --no-index --no-deps /opt/wheel/*.whl \
     && /opt/mse-grad/bin/pip uninstall --yes pip setuptools \
     && install -m 644 deploy/cann_environment /opt/mse-grad/bin/cann_environment \
     && install -m 755 deploy/start_ascend /opt/mse-grad/bin/start_ascend
 
 FROM ${CANN_IMAGE} AS ascend
+ARG CANN_IMAGE
 ARG VERSION=0.1.0
+ARG REVISION
+ARG CREATED
+ARG SOURCE
 ARG CANN_FOLDER
 LABEL org.opencontainers.image.title="mse-grad" \
       org.opencontainers.image.description="Gradients of the mean squared error as a gRPC service, on Ascend NPUs" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${CANN_IMAGE}" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 0
 RUN groupadd --gid 10001 mse-grad \

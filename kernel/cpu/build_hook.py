@@ -1,7 +1,8 @@
 """Build hook that compiles the CPU kernel during the install. If that fails, the install goes on, and NumPy computes.
 
 The environment variable MSE_GRAD_BUILD_KERNEL decides. "auto", the default, compiles if there is a compiler. "0" leaves
-the kernel out. "require" fails the install unless the kernel compiles without a warning.
+the kernel out. "require" fails the install unless the kernel compiles without a warning. MSE_GRAD_WHEEL_PLATFORM is the
+platform tag of a wheel with the kernel, such as "manylinux_2_28_aarch64", in place of this machine's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 __all__ = ["KernelBuildHook"]
 
 SETTING = "MSE_GRAD_BUILD_KERNEL"
+PLATFORM = "MSE_GRAD_WHEEL_PLATFORM"
 LIBRARY = "mse_grad_kernel/libmse_loss_grad_cpu.so"
 
 
@@ -50,7 +52,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
         if self._build(library, setting):
             build_data["force_include"][str(library)] = LIBRARY
             build_data["pure_python"] = False
-            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            platform = os.environ.get(PLATFORM) or sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["tag"] = f"py3-none-{platform}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

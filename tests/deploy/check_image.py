@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from mse_grad.version import VERSION
 from mse_grad_client import MseGradClient
 from support.deploy.podman import Podman
 from support.npu.simulator import require_simulator
@@ -21,7 +23,7 @@ from support.npu.toolkit import executable, lay_out
 from support.values import expected, operands
 from support.waiting import PATIENCE_S, wait_until
 
-from .conftest import ROOT, Image
+from .conftest import ROOT, Image, make_image
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -29,6 +31,8 @@ pytestmark = pytest.mark.timeout(900)
 READ_ONLY = ["--read-only", "--read-only-tmpfs=false"]
 RESTRICTED = ["--network", "host", *READ_ONLY, "--cap-drop", "all", "--security-opt", "no-new-privileges"]
 DRAIN_S = 20
+# A program that prints the installed packages of Python.
+DISTRIBUTIONS = "from importlib.metadata import distributions as all;print(*(f'{d.name}@{d.version}' for d in all()))"
 # Bound on the packages of Python and Debian that the image adds to its base.
 MOST_ADDED_BYTES = 240e6
 
@@ -129,17 +133,30 @@ def test_it_is_small_and_labelled_and_has_a_health_check(podman: Podman, image: 
     config = found["Config"]
     assert (config["User"], config["StopSignal"]) == ("10001:10001", "SIGTERM")
     assert config["Entrypoint"] == ["mse-grad-server"]
-    names = {"title", "description", "version", "licenses"}
-    assert {f"org.opencontainers.image.{name}" for name in names} <= set(config["Labels"])
+    names = {"title", "description", "version", "licenses", "revision", "created", "source", "base.name"}
+    labels = {name: config["Labels"][f"org.opencontainers.image.{name}"] for name in names}
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert (labels["version"], labels["revision"], labels["base.name"]) == (VERSION, head.strip(), image.base)
+    assert labels["created"][:2] == "20"
     assert found["Healthcheck"]["Test"] == ["CMD", "mse-grad-server", "probe"]
 
 
-def test_the_list_of_contents_has_the_packages_of_debian_and_of_python(container: Container, image: Image) -> None:
+def test_it_has_the_locked_packages_and_no_others(container: Container) -> None:
+    locked = re.findall(r"^([\w.-]+==[\w.]+)", (ROOT / "deploy/requirements.txt").read_text(), re.MULTILINE)
+    installed = container.run("python3", "-c", DISTRIBUTIONS).lower().replace("_", "-").replace("@", "==").split()
+    assert set(installed) - set(locked) == {f"mse-grad=={VERSION}"}
+
+
+def purls(image: Image) -> set[str]:
+    """Returns the packages of the list of contents."""
     parts = json.loads(image.contents.read_text())["components"]
-    listed = {unquote(part["purl"]).split("?")[0] for part in parts if "purl" in part}
-    python = "from importlib.metadata import distributions as all;print(*(f'{d.name}@{d.version}' for d in all()))"
-    installed = container.run("python3", "-c", python).lower().replace("_", "-").split()
-    assert "mse-grad@0.1.0" in installed
+    return {unquote(part["purl"]).split("?")[0] for part in parts if "purl" in part}
+
+
+def test_the_list_of_contents_has_the_packages_of_debian_and_of_python(container: Container, image: Image) -> None:
+    listed = purls(image)
+    installed = container.run("python3", "-c", DISTRIBUTIONS).lower().replace("_", "-").split()
+    assert f"mse-grad@{VERSION}" in installed
     assert {f"pkg:pypi/{name}" for name in installed} <= listed
     debian = container.run("dpkg-query", "--show", "--showformat", "${Package}\n").split()
     assert "libc6" in debian
@@ -158,11 +175,12 @@ echo "export ASCEND_CUSTOM_OPP_PATH=$package" > "$package/bin/set_env.bash"
 """
 
 
-@pytest.fixture
-def ascend_image(podman: Podman, image: Image, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def ascend_image(podman: Podman, image: Image, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The target `ascend` on a stand-in for CANN's image, in which NPUs are simulated."""
+    folder = tmp_path_factory.mktemp("ascend")
     libraries = require_simulator()
-    toolkit = lay_out(tmp_path / "cann")
+    toolkit = lay_out(folder / "cann")
     (toolkit / "lib64").mkdir()
     for name in ("libacl_rt.so", "libnnopbase.so"):
         shutil.copy(libraries / name, toolkit / "lib64")
@@ -170,20 +188,26 @@ def ascend_image(podman: Podman, image: Image, tmp_path: Path) -> str:
     (toolkit / "set_env.sh").write_text(SET_ENV)
     executable(toolkit / "installer", INSTALLER)
     recipe = ["--file", str(Path(__file__).parent / "cann.Dockerfile"), "--build-arg", f"DEBIAN_IMAGE={image.base}"]
-    podman.run("build", *podman.build_flags, *recipe, "--tag", "localhost/cann:stand-in", str(tmp_path))
-    tag = "localhost/mse-grad:ascend"
-    on_top = ["--target", "ascend"]
-    for argument in ("CANN_IMAGE", "CANN_BUILD_IMAGE"):
-        on_top += ["--build-arg", f"{argument}=localhost/cann:stand-in"]
-    podman.run("build", *podman.build_flags, *on_top, "--tag", tag, str(ROOT))
-    return tag
+    podman.run("build", *podman.build_flags, *recipe, "--tag", "localhost/cann:stand-in", str(folder))
+    bases = [f"--build-arg={argument}=localhost/cann:stand-in" for argument in ("CANN_IMAGE", "CANN_BUILD_IMAGE")]
+    return make_image(podman, "ascend", "localhost/cann:stand-in", *bases)
+
+
+def test_the_list_of_contents_of_the_image_ascend_has_the_packages_of_python(
+    podman: Podman, ascend_image: Image
+) -> None:
+    listed = purls(ascend_image)
+    command = ["run", "--rm", "--entrypoint", "/opt/mse-grad/bin/python3", ascend_image.tag, "-c", DISTRIBUTIONS]
+    installed = podman.run(*command).lower().replace("_", "-").split()
+    assert f"mse-grad@{VERSION}" in installed
+    assert {f"pkg:pypi/{name}" for name in installed} <= listed
 
 
 def test_the_image_ascend_finds_toolkit_and_operators_and_serves_with_a_worker_for_each_npu(
-    podman: Podman, ascend_image: str
+    podman: Podman, ascend_image: Image
 ) -> None:
     options = ["--env", "ASCEND_SIMULATOR_DEVICES=2", "--tmpfs", "/run/ascend:mode=1777"]
-    started = Container(podman, ascend_image, "--devices", "0-1", "--ready-when", "all", options=options)
+    started = Container(podman, ascend_image.tag, "--devices", "0-1", "--ready-when", "all", options=options)
     assert computes(started.address())
     opened = started.events("device_opened")
     assert {event["worker"] for event in opened} == {"npu:0", "npu:1"}

@@ -92,7 +92,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @dataclass(frozen=True)
 class Image:
-    """The image `cpu` as `make image` built it.
+    """An image as `make image` built it.
 
     Attributes:
         tag: Its name.
@@ -123,14 +123,25 @@ def debian(podman: Podman) -> str:
 
 @pytest.fixture(scope="session")
 def image(podman: Podman, debian: str) -> Image:
-    tag = "localhost/mse-grad:cpu"
-    flags = shlex.join([*podman.build_flags, "--build-arg", f"DEBIAN_IMAGE={debian}"])
-    given = {"VENV": sys.prefix, "CONTAINER_TOOL": "podman", "IMAGE": tag, "IMAGE_FLAGS": flags}
+    return make_image(podman, "cpu", debian, f"--build-arg=DEBIAN_IMAGE={debian}")
+
+
+def make_image(podman: Podman, target: str, base: str, *flags: str) -> Image:
+    """Runs `make image` for a target of the Dockerfile."""
+    tag = f"localhost/mse-grad:{target}"
+    all_flags = shlex.join([*podman.build_flags, *flags])
+    given = {
+        "VENV": sys.prefix,
+        "CONTAINER_TOOL": "podman",
+        "TARGET": target,
+        "IMAGE": tag,
+        "IMAGE_FLAGS": all_flags,
+    }
     made = podman.succeed(
         "make", "--no-print-directory", "image", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT
     )
     assert tag in made
-    return Image(tag, debian, ROOT / "build/image.cdx.json")
+    return Image(tag, base, ROOT / "build" / ("image.cdx.json" if target == "cpu" else f"image-{target}.cdx.json"))
 
 
 class _ChipExporter:
