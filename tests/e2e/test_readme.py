@@ -27,8 +27,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md")}
-DOCUMENTS |= {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
-# The Python blocks of these pages are whole programs. Those of docs/tutorial.md run elsewhere.
+CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+DOCUMENTS |= {"README.md": README, "README.zh.md": CHINESE, "CONTRIBUTING.md": CONTRIBUTING}
+# The Python blocks of these pages are whole programs. Those of docs/tutorial.md and of Chinese pages run elsewhere, or
+# are the same.
 PROGRAMS = ("README.md", "docs/sdk.md", "docs/errors.md", "docs/start/sdk.md")
 MOST_LINES = 130
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
