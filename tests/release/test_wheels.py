@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -61,22 +63,66 @@ def test_the_lock_has_every_package_that_the_image_asks_for() -> None:
     assert names - locked == set()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_file_of_a_release_is_built_and_the_wheel_of_this_machine_serves(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the files of a release."""
     require_module("auditwheel")
     for compiler in ("x86_64-linux-gnu-g++", "aarch64-linux-gnu-g++"):
         require_program(compiler)
-    subprocess.run([sys.executable, "-m", "tools.wheels", str(tmp_path)], cwd=ROOT / "tests", check=True)
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "tools.wheels", str(folder)], cwd=ROOT / "tests", check=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_file_of_a_release_is_built_and_the_wheel_of_this_machine_serves(dist: Path) -> None:
     stem = f"mse_grad-{VERSION}"
     tags = [f"manylinux_2_28_{architecture}" for architecture in MACHINES]
     wheels = {f"{stem}-py3-none-{tag}.whl" for tag in ("any", *tags)}
-    assert {path.name for path in tmp_path.iterdir()} == {f"{stem}.tar.gz", *wheels}
-    with zipfile.ZipFile(tmp_path / f"{stem}-py3-none-any.whl") as wheel:
+    assert {path.name for path in dist.iterdir()} == {f"{stem}.tar.gz", *wheels}
+    with zipfile.ZipFile(dist / f"{stem}-py3-none-any.whl") as wheel:
         assert LIBRARY not in wheel.namelist()
     for architecture, machine in MACHINES.items():
-        with zipfile.ZipFile(tmp_path / f"{stem}-py3-none-manylinux_2_28_{architecture}.whl") as wheel:
+        with zipfile.ZipFile(dist / f"{stem}-py3-none-manylinux_2_28_{architecture}.whl") as wheel:
             assert int.from_bytes(wheel.read(LIBRARY)[18:20], "little") == machine
-    command = [sys.executable, str(ROOT / "tests/tools/use_wheel.py"), str(tmp_path)]
+    command = [sys.executable, str(ROOT / "tests/tools/use_wheel.py"), str(dist)]
     used = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert re.search(r"All \d+ checks passed", used), used
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(os.geteuid() != 0, reason="debootstrap needs root")
+def test_the_wheel_for_aarch64_serves_in_a_debian_for_aarch64_under_qemu(dist: Path, tmp_path: Path) -> None:
+    qemu = require_program("qemu-aarch64")
+    root, site = debian_for_aarch64(tmp_path), tmp_path / "site"
+    (wheel,) = dist.glob("*_aarch64.whl")
+    target = ["--target", str(site), "--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.11"]
+    for tag in ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"):
+        target += ["--platform", tag]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *target, f"{wheel}[server]"], check=True)
+    command = [qemu, "-L", str(root), str(root / "usr/bin/python3.11"), "-m", "mse_grad_server"]
+    flags = ["--listen", "127.0.0.1:0", "--metrics-listen", "none"]
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(site)}
+    with subprocess.Popen([*command, *flags], env=variables, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            ready = next(json.loads(line) for line in server.stderr if '"event": "ready"' in line)
+            assert ready["device"] == "neon"
+            verify = [sys.executable, "-m", "mse_grad_cli.main", "verify", "--quick", ready["listen"]]
+            verified = subprocess.run(verify, check=True, capture_output=True, text=True).stdout
+            assert re.search(r"All \d+ checks passed", verified), verified
+        finally:
+            server.terminate()
+
+
+def debian_for_aarch64(folder: Path) -> Path:
+    """Unpacks Python of Debian 12 for aarch64 and all that it needs into a new folder of `folder`; returns it."""
+    downloaded, root = folder / "packages", folder / "root"
+    bootstrap = [require_program("debootstrap"), "--download-only", "--arch=arm64", "--variant=minbase"]
+    listed = ["--include=python3", "bookworm", str(downloaded)]
+    subprocess.run([*bootstrap, *listed], check=True, capture_output=True)
+    for package in sorted(downloaded.glob("var/cache/apt/archives/*.deb")):
+        subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
+    return root
