@@ -104,7 +104,7 @@ docs: $(VENV)/installed-docs ## Build the site into build/site, without a warnin
 	@NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --quiet --strict
 	@PYTHONPATH=tests $(bin)/python -m tools.site_links build/site
 
-report: $(VENV)/installed-test ## Rewrite docs/figures.md and docs/when-not.md from the pages that claim the figures
+report: $(VENV)/installed-test ## Rewrite the pages of figures from those that claim them, once the claims are committed
 	@PYTHONPATH=tests $(bin)/python -m tools.report
 
 wheels: $(VENV)/installed-wheels ## Build source distribution and wheels into dist, install and use the one for this machine

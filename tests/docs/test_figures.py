@@ -25,6 +25,14 @@ def test_a_claim_that_left_its_page_is_reported() -> None:
         report.claims_of({"page": "docs/status.md", "text": "the moon is # km away"})
 
 
+def test_the_chinese_readme_gets_the_figures_of_the_english_one() -> None:
+    english = "## How fast\n\n| | 1K |\n|---|---|\n| TCP | 2 us |\n"
+    chinese = "## 有多快\n\n| | 1K |\n|---|---|\n| 网络 | 1 us |\n\n以上。\n"
+    assert report.with_figures_of(english, chinese) == chinese.replace("1 us", "2 us")
+    with pytest.raises(ValueError, match=r"has 1 rows, that of README.md 2"):
+        report.with_figures_of(english + "| unix | 1 us |\n", chinese)
+
+
 @pytest.mark.parametrize(
     ("time", "seconds"), [("89 us", 89e-6), ("0.31 ms", 0.31e-3), ("1.5 s", 1.5), ("1,200 us", 1.2e-3)]
 )

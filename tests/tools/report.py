@@ -1,7 +1,8 @@
 """Figures of record: docs/figures.md, and the tables of docs/when-not.md, read from the pages that claim them.
 
-`make report` writes both pages. docs/site/figures.yaml lists the claims. Date and commit of a claim are those of the
-line that has it, by `git blame`, so a figure that was changed gets the date of its change.
+`make report` writes both pages, and the table of speeds in README.zh.md. docs/site/figures.yaml lists the claims. Date
+and commit of a claim are those of the line that has it, by `git blame`, so a figure that was changed gets the date of
+its change.
 """
 
 from __future__ import annotations
@@ -26,31 +27,20 @@ __all__ = [
     "rows_without_date",
     "seconds_of",
     "table_below",
+    "with_figures_of",
 ]
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "docs" / "figures.md"
 WHEN_NOT = ROOT / "docs" / "when-not.md"
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _UNCOMMITTED = "0" * 40
-# Rows of the table of benchmarks.md, and their names on when-not.md.
-_KERNEL = "the kernel alone, in the process"
-_OURS = {
-    "`compute`, same host, arrays from `client.empty`": "same host, arrays from `client.empty`",
-    "`compute`, same host": "same host, ordinary arrays",
-    "`compute`, TCP": "TCP",
-}
-_TOOLS = (
-    "Arrow Flight, one stream, as shipped",
-    "Arrow Flight, larger batches, malloc tuned",
-    "mosec, HTTP",
-    "plain grpcio",
-    "KServe",
-    "MLServer",
-    "Triton with a Python backend (PyTriton), shared memory",
-)
+# Beginnings of rows in the table of benchmarks.md.
+_KERNEL = "the kernel alone"
+_OURS = "`compute`"
 _HEAD = """# Figures of record
 
 Every figure of speed, numerics, memory and recovery that this project claims, with the page that claims it, the command
@@ -144,6 +134,22 @@ def comparison_tables(page: str) -> str:
     return pattern.sub(lambda match: "\n".join([match[1], "", *tables[match[2]], ""]), page)
 
 
+def with_figures_of(english: str, chinese: str) -> str:
+    """Returns the Chinese README with the figures of the English one in its table of speeds.
+
+    Raises:
+        ValueError: The tables have different numbers of rows.
+    """
+    figures = [cells for _, (_, *cells) in _rows_below(english, "How fast")][1:]
+    rows = _rows_below(chinese, "有多快")[1:]
+    if len(rows) != len(figures):
+        raise ValueError(f"the table of README.zh.md has {len(rows)} rows, that of README.md {len(figures)}")
+    lines = chinese.splitlines(keepends=True)
+    for (number, (name, *_)), cells in zip(rows, figures, strict=True):
+        lines[number - 1] = _line(name, cells) + "\n"
+    return "".join(lines)
+
+
 def table_below(page: str, heading: str) -> dict[str, list[str]]:
     """Returns the first table below a heading: cells by the first cell of their row, that of the head included.
 
@@ -200,21 +206,25 @@ def _rows_below(page: str, heading: str) -> list[tuple[int, list[str]]]:
 
 
 def _wire_table(sizes: list[str], rows: Mapping[str, list[str]]) -> Iterator[str]:
-    yield "| | " + " | ".join(sizes) + " |"
+    yield _line("", sizes)
     yield "|---" * (len(sizes) + 1) + "|"
-    yield f"| {_KERNEL} | " + " | ".join(rows[_KERNEL]) + " |"
-    kernel_s = [seconds_of(time) for time in rows[_KERNEL]]
-    for row, name in _OURS.items():
-        multiples = [_multiple(seconds_of(time) / alone) for time, alone in zip(rows[row], kernel_s, strict=True)]
-        cells = [f"{time}, {multiple} times" for time, multiple in zip(rows[row], multiples, strict=True)]
-        yield f"| {name} | " + " | ".join(cells) + " |"
+    ((name, kernel),) = ((name, times) for name, times in rows.items() if name.startswith(_KERNEL))
+    yield _line(name, kernel)
+    for row, times in rows.items():
+        if row.startswith(_OURS):
+            multiples = [seconds_of(time) / seconds_of(alone) for time, alone in zip(times, kernel, strict=True)]
+            yield _line(row, [f"{time}, {_multiple(each)} times" for time, each in zip(times, multiples, strict=True)])
 
 
 def _tools_table(sizes: list[str], rows: Mapping[str, list[str]]) -> Iterator[str]:
-    yield "| | " + " | ".join(sizes) + " |"
+    yield _line("", sizes)
     yield "|---" * (len(sizes) + 1) + "|"
-    for row in (_KERNEL, *_OURS, "`compute`, TCP, malloc tuned", *_TOOLS):
-        yield f"| {'mse-grad, ' * row.startswith('`')}{row} | " + " | ".join(rows[row]) + " |"
+    for row, times in rows.items():
+        yield _line(f"mse-grad, {row}" if row.startswith(_OURS) else row, times)
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return "| " + " | ".join([name, *cells]) + " |" if name else "| | " + " | ".join(cells) + " |"
 
 
 def _multiple(ratio: float) -> str:
@@ -235,4 +245,5 @@ def _date_and_commit(claim: Claim) -> str:
 
 if __name__ == "__main__":
     FIGURES.write_text(figures_page(FIGURES.read_text(encoding="utf-8") if FIGURES.exists() else ""), encoding="utf-8")
+    CHINESE.write_text(with_figures_of(README.read_text(encoding="utf-8"), CHINESE.read_text(encoding="utf-8")))
     WHEN_NOT.write_text(comparison_tables(WHEN_NOT.read_text(encoding="utf-8")), encoding="utf-8")
