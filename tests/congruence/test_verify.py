@@ -58,8 +58,8 @@ def test_verify_prints_every_line_and_ends_with_0(server: ServerProcess, dtypes:
         assert any(line.startswith(f"{number} ") for line in lines)
     for dtype in dtypes:
         assert dtype.name in lines
-    paths = ("unary", "stream in 4096-byte chunks", "one of many", "stream", "copied to shared memory")
-    for path in (*paths, "in shared memory"):
+    paths = ("unary", "stream in 4096-byte chunks", "one of many", "stream", "direct connection")
+    for path in (*paths, "copied to shared memory", "in shared memory"):
         assert sum(f"4 {path}: differences 0 0 ok" in line for line in lines) == len(dtypes)
     assert any(line.endswith("20 runs of 2 cases") for line in lines)
     assert lines[-1].startswith("All ")

@@ -1,4 +1,4 @@
-"""Paths from a client to the same gradients of one server: unary, streams, batches, shared memory."""
+"""Paths from a client to the same gradients of one server: RPCs, direct connections, batches, shared memory."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ def open_paths(client: MseGradClient, found: ServerInfo, stack: ExitStack) -> di
         stack: Closes the clients that this function opens.
     """
     paths: dict[str, Compute] = {}
+    rpc = replace(client.options, shared_memory=False, direct=False)
     if found.limits.max_unary_bytes >= _UNARY_BYTES:
         paths["unary"] = client.compute_unary
     for chunk_bytes, window_chunks in _SMALL_CHUNKS:
-        small = connect(
-            client.address,
-            replace(client.options, chunk_bytes=chunk_bytes, window_chunks=window_chunks, shared_memory=False),
-        )
+        small = connect(client.address, replace(rpc, chunk_bytes=chunk_bytes, window_chunks=window_chunks))
         paths[f"stream in {chunk_bytes}-byte chunks"] = stack.enter_context(small).compute
     paths["one of many"] = one_of_many(client)
+    if found.transport != "stream":
+        paths["stream"] = stack.enter_context(connect(client.address, rpc)).compute
     if found.transport == "shared_memory":
-        streaming = connect(client.address, replace(client.options, shared_memory=False))
-        paths["stream"] = stack.enter_context(streaming).compute
+        direct = stack.enter_context(connect(client.address, replace(client.options, shared_memory=False)))
+        if direct.server_info().transport == "direct":
+            paths["direct connection"] = direct.compute
         sharing = stack.enter_context(
             connect(client.address, replace(client.options, shared_from_bytes=0, copied_from_bytes=0))
         )
