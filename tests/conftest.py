@@ -23,7 +23,18 @@ TESTS = Path(__file__).parent
 
 # The marker `one_python` for whole folders and files: they show on every Python what they show on one. C++, documents,
 # tools of operators, and servers as processes, whose parts are tested on every Python.
-ONE_PYTHON = ("benchmarks", "cli/conformance", "deploy", "e2e", "kernel", "op_host", "server/doctor/test_npu.py")
+ONE_PYTHON = (
+    "benchmarks",
+    "cli/conformance",
+    "deploy",
+    "docs",
+    "e2e",
+    "kernel",
+    "op_host",
+    "proto/test_dtype_places.py",
+    "release",
+    "server/doctor/test_npu.py",
+)
 # Less these, whose subject is the interpreter: signals, references and forks, its buffers, its packages.
 EVERY_PYTHON = (
     "cli/conformance/test_render.py",
