@@ -238,9 +238,13 @@ class DirectFull(ServerError):
 
 
 class DeadlineExceeded(ServerError):
-    """The caller's deadline passed, or a silent caller used up its time."""
+    """The caller's deadline passed, or a silent caller used up its time, in a phase of the request or in none ("")."""
 
     reason = Reason.DEADLINE_EXCEEDED
+
+    def __init__(self, message: str, *, phase: str = "") -> None:
+        super().__init__(message)
+        self.phase = phase
 
 
 class Cancelled(ServerError):
@@ -265,16 +269,16 @@ def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
 
     Args:
         error: A ServerError, a ContractError, or any other error, which becomes INTERNAL.
-        request_id: Id that identifies the line in the server's log; sent as ErrorInfo.metadata["request_id"].
+        request_id: Id of the line in the server's log; in ErrorInfo.metadata, as is the phase of an expired request.
     """
     reason = reason_of(error)
     if reason is Reason.INTERNAL:
         message = f"the server failed; its log says more under request_id {request_id}"
     else:
         message = str(error)
-    info = error_details_pb2.ErrorInfo(
-        reason=reason.value, domain=ERROR_DOMAIN, metadata={"request_id": request_id} if request_id else {}
-    )
+    told = (("request_id", request_id), ("phase", getattr(error, "phase", "")))
+    metadata = {name: value for name, value in told if value}
+    info = error_details_pb2.ErrorInfo(reason=reason.value, domain=ERROR_DOMAIN, metadata=metadata)
     details = [_any(info)]
     field = getattr(error, "field", "")
     if field and reason.code is grpc.StatusCode.INVALID_ARGUMENT:

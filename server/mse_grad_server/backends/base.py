@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from mse_grad.tensor import Array, DType, Reduction
 from mse_grad_server.backends.edges import OverflowMode
+from mse_grad_server.backends.progress import Progress, unwanted
 from mse_grad_server.process.timeline import Timeline
 
 __all__ = ["Backend", "ComputeAll", "Failure", "Gradient", "GradientSpec", "OneByOne"]
@@ -45,6 +46,8 @@ class Gradient(NamedTuple):
         deadline_s: When the caller stops waiting, in the time of the event loop, which is that of `time.monotonic`. A
             backend that waits for a device raises DeadlineExceeded then.
         timeline: Timeline of a traced request, to which a backend with phases of its own adds them; None without.
+        progress: Request that it is a part of, which a backend asks before each step and tells its phases; None if
+            nobody can stop waiting meanwhile.
     """
 
     spec: GradientSpec
@@ -54,6 +57,7 @@ class Gradient(NamedTuple):
     y: Array
     deadline_s: float = math.inf
     timeline: Timeline | None = None
+    progress: Progress | None = None
 
 
 Failure: TypeAlias = tuple[int, Exception]
@@ -133,8 +137,10 @@ class OneByOne(ABC):
         """Does nothing: no call can hang."""
 
     def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
-        """Computes the gradients in order, up to the first that fails; returns that failure, or None."""
+        """Computes the gradients in order, up to the first that fails or is dropped; returns its error, or None."""
         for index, gradient in enumerate(gradients):
+            if index and gradient.progress is not None and not gradient.progress.is_open:
+                return index, unwanted()
             try:
                 self.compute(gradient)
             except Exception as error:  # noqa: BLE001 - an error ends only this gradient, not its neighbours

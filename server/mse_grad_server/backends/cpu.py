@@ -182,6 +182,6 @@ def _slices(elements: int, count: int) -> list[slice]:
 
 
 def _sliced(gradient: Gradient, one: slice) -> Gradient:
-    spec, predict, label, dout, y, deadline_s, timeline = gradient
+    spec, predict, label, dout, y = gradient[:5]
     part = dout if spec.scalar_dout else dout[one]
-    return Gradient(spec, predict[one], label[one], part, y[one], deadline_s, timeline)
+    return Gradient(spec, predict[one], label[one], part, y[one])

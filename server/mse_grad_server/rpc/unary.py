@@ -13,12 +13,11 @@ from mse_grad.codec import UnaryRequest, decode_unary_request, open_unary_respon
 from mse_grad.reasons import ContractError, Reason
 from mse_grad.tensor import elements
 from mse_grad_server.backends.base import ComputeAll, Gradient
+from mse_grad_server.backends.progress import Phase, late, unwanted
 from mse_grad_server.engine.engine import Engine
-from mse_grad_server.engine.shares import Share
-from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.errors import DeviceUnavailable
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock
-from mse_grad_server.process.timeline import Timeline
 from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call
 from mse_grad_server.rpc.admission.places import Places
 from mse_grad_server.rpc.admission.reading import EOF, Reading
@@ -160,19 +159,25 @@ class WholeGradients:
             f"the call has no message, or one above {self._limits.receive_limit_bytes} bytes",
         )
 
-    async def answer(
-        self, asked: Asked, work: Work, share: Share, deadline_s: float, timeline: Timeline | None = None
-    ) -> bytes:
-        """Returns the answer to an admitted request."""
+    async def answer(self, asked: Asked, work: Work, call: Call) -> bytes:
+        """Returns the answer to an admitted request, whose deadline is known."""
         spec, dtype, request = work.spec, work.spec.dtype, asked.request
+        deadline_s, timeline = call.deadline_s, call.origin.timeline
         gradient_bytes = work.count * dtype.itemsize_bytes
         encode_s = kernel_s = 0.0
         queued_s = None if self.engine.runs_inline(gradient_bytes) else self.clock.now()
+        call.phase = Phase.QUEUED
+
+        def enter(phase: Phase, now_s: float) -> None:
+            if now_s >= deadline_s:
+                raise late(call.phase)
+            if not call.is_open:
+                raise unwanted()
+            call.phase = phase
 
         def answer_of(compute_all: ComputeAll, *, falls_back: bool) -> bytes:
             began_s = self.clock.now()
-            if began_s >= deadline_s:
-                raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+            enter(Phase.ENCODE, began_s)
             message, view = asked.open_answer(gradient_bytes, falls_back)
             encoded_s = self.clock.now()
             if not work.count:
@@ -180,7 +185,9 @@ class WholeGradients:
             predict, label, dout = (
                 elements(operand.data, dtype) for operand in (request.predict, request.label, request.dout)
             )
-            failure = compute_all([Gradient(spec, predict, label, dout, elements(view, dtype), deadline_s, timeline)])
+            enter(Phase.KERNEL, encoded_s)
+            y = elements(view, dtype)
+            failure = compute_all([Gradient(spec, predict, label, dout, y, deadline_s, timeline, call)])
             if failure is not None:
                 raise failure[1]
             nonlocal encode_s, kernel_s
@@ -200,7 +207,7 @@ class WholeGradients:
                     raise
                 return answer_of(fallback, falls_back=True)
 
-        running = None if queued_s is None else self.engine.run(compute, share=share, deadline_s=deadline_s)
+        running = None if queued_s is None else self.engine.run(compute, share=call.share, deadline_s=deadline_s)
         answer = compute() if running is None else await running
         self.recorder.computed(work.count, encode_s=encode_s, kernel_s=kernel_s)
         operand_elements = work.operand_bytes // dtype.itemsize_bytes
@@ -230,6 +237,7 @@ class Admission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._call.is_open = False  # what a thread still computes for it is dropped
         self._gradients.engine.release(self._call.share, self._bytes)
 
     async def answer(self, form: Form, message: bytes, time_left_s: float | None) -> bytes:
@@ -248,7 +256,7 @@ class Admission:
         now_s = clock.now()
         gradients.recorder.phases.decode.observe_unlocked(now_s - arrived_s)
         call.deadline_s = math.inf if time_left_s is None else came_s + time_left_s
-        return await gradients.answer(asked, work, share, call.deadline_s, call.origin.timeline)
+        return await gradients.answer(asked, work, call)
 
 
 class UnaryMethod:

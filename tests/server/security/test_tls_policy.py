@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from support.server.certificates import Authority
+from support.server.certificates import Authority, Pair
 from support.server.server_in_loop import serving
 from support.waiting import PATIENCE_S
 
@@ -99,3 +99,41 @@ async def test_the_probe_sees_a_weak_server(tmp_path: Path) -> None:
         found = await asyncio.to_thread(accepted, f"{host}:{port}", ssl.TLSVersion.TLSv1_2)
         assert [cipher for cipher in found if not _OF_TLS_1_2.fullmatch(cipher)]
         assert await asyncio.to_thread(handshake, f"{host}:{port}", ssl.TLSVersion.TLSv1_1, "ALL")
+
+
+def is_let_in(address: str, pair: Pair | None) -> bool:
+    """Whether a port accepts this client certificate, or none, and talks to its owner."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if pair is not None:
+        context.load_cert_chain(pair.certificate, pair.key)
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        try:
+            with context.wrap_socket(connection) as secured:
+                secured.sendall(b"\x04\x00\x00\x00nope")  # gRPC answers before, a direct connection with a refusal
+                return bool(secured.recv(1))  # with TLS 1.3, only here the client learns of a refused certificate
+        except OSError:
+            return False
+
+
+async def test_a_client_certificate_has_to_be_valid_now_and_of_the_right_authority(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("server", "clients", "others")]
+    for folder in folders:
+        folder.mkdir()
+    server_ca, clients, others = (Authority(folder) for folder in folders)
+    settings: dict[str, Any] = server_ca.issue("server").settings
+    settings |= {"tls_client_ca": str(clients.certificate), "direct_listen": "127.0.0.1:0"}
+    pairs = {
+        "valid": clients.issue("valid"),
+        "expired": clients.issue("expired", days=(-2, -1)),
+        "early": clients.issue("early", days=(1, 2)),
+        "of another authority": others.issue("other"),
+        "none": None,
+    }
+    async with serving(**settings) as server:
+        for address in (str(server.server.address), str(server.server._direct.address)):
+            let_in = {name: await asyncio.to_thread(is_let_in, address, pair) for name, pair in pairs.items()}
+            assert [name for name, is_in in let_in.items() if is_in] == ["valid"], address

@@ -201,7 +201,7 @@ class DeviceThread:
             return
         self._watchdog.disarm()
         timeout_s = max(_SHORTEST_POLL_S, self._waited_s * _POLL_FRACTION) if self._pipeline else _MEMORY_QUERY_S
-        self._pending.extend(self._inbox.get(timeout_s))
+        self._pending.extend(job for job in self._inbox.get(timeout_s) if not job.dropped())
         self._watchdog.arm()
 
     def _queue_pending(self) -> None:

@@ -16,7 +16,8 @@ from mse_grad_server.backends.ascend.device.jobs import Job, Outcome, Stages
 from mse_grad_server.backends.ascend.device_thread import DeviceThread
 from mse_grad_server.backends.ascend.observer import Observer
 from mse_grad_server.backends.base import Failure, Gradient
-from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.backends.progress import Phase, late, unwanted
+from mse_grad_server.errors import BackendError, DeviceUnavailable
 from mse_grad_server.process.timeline import Timeline
 
 __all__ = ["transfer"]
@@ -56,8 +57,9 @@ def transfer(
 
     Returns:
         None; or the index of the first gradient that failed, and its error. The gradients behind it may not have been
-        computed. The error is DeadlineExceeded, DeviceUnavailable (the device is paused, is lost, or failed twice under
-        a block), or the error with which a block ended.
+        computed. The error is DeadlineExceeded or Cancelled (nobody waits for it any longer, which is asked before each
+        step of a block), DeviceUnavailable (the device is paused, is lost, or failed twice under a block), or the error
+        with which a block ended.
     """
     waiting = deque(
         _Block(index, start, key, 0)
@@ -73,7 +75,9 @@ def transfer(
             if waiting and _send(thread, gradients, waiting, sent, may_wait=not sent):
                 continue
             if sent:
-                outcome = sent[0].job.wait(_wait_s(gradients[index]))
+                job = sent[0].job
+                phase = Phase.KERNEL if job.is_launched else Phase.COPY_IN
+                outcome = job.wait(_wait_s(gradients[index], phase))
                 if outcome is not None:
                     _receive(sent.popleft(), outcome, gradients[index], waiting, observer)
                     continue
@@ -97,7 +101,7 @@ def _send(
     block = waiting[0]
     gradient = gradients[block.gradient]
     asked_s = time.monotonic()
-    slot = thread.pool.acquire(_wait_s(gradient) if may_wait else 0.0)
+    slot = thread.pool.acquire(_wait_s(gradient, Phase.QUEUED) if may_wait else 0.0)
     if slot is None:
         return False
     acquired_s = time.monotonic()
@@ -105,7 +109,9 @@ def _send(
     elements = slice(block.start, block.start + block.key.elements)
     dout = gradient.dout if gradient.spec.scalar_dout else gradient.dout[elements]
     try:
+        _wait_s(gradient, Phase.COPY_IN)
         slot.fill(job.layout, gradient.predict[elements], gradient.label[elements], dout)
+        _wait_s(gradient, Phase.COPY_IN)
     except BaseException:
         thread.pool.release(slot)
         raise
@@ -118,6 +124,7 @@ def _receive(sent: _Sent, outcome: Outcome, gradient: Gradient, waiting: deque[_
     block, job = sent.block, sent.job
     try:
         if outcome is Outcome.COMPUTED:
+            _wait_s(gradient, Phase.COPY_OUT)
             received_s = time.monotonic()
             job.slot.read(job.layout, gradient.y[block.start : block.start + block.key.elements])
             if job.is_sampled:
@@ -157,10 +164,15 @@ def _trace(sent: _Sent, timeline: Timeline) -> None:
     timeline.add("copy-out", computed_s, time.monotonic())
 
 
-def _wait_s(gradient: Gradient) -> float:
+def _wait_s(gradient: Gradient, phase: Phase) -> float:
+    """Returns how long to wait in this phase; raises DeadlineExceeded or Cancelled if nobody waits any longer."""
+    if gradient.progress is not None:
+        gradient.progress.phase = phase
+        if not gradient.progress.is_open:
+            raise unwanted()
     if gradient.deadline_s == math.inf:
         return _CHECK_S
     left_s = gradient.deadline_s - time.monotonic()
     if left_s <= 0:
-        raise DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
+        raise late(phase)
     return min(_CHECK_S, left_s)

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from mse_grad_server.backends.base import GradientSpec
+from mse_grad_server.backends.progress import Phase
 from mse_grad_server.engine.shares import Share
 from mse_grad_server.engine.streams import Drainable
 from mse_grad_server.metrics.recorder import Origin
@@ -35,6 +36,8 @@ class Call:
         began_s: Time when the RPC began.
         spec: Spec of the gradient, once it is known.
         deadline_s: Time when the caller stops waiting, once it is known.
+        is_open: Whether the caller still waits.
+        phase: Phase of its request.
         token_digest: SHA-256 of the token that the RPC began with; b"" without a token.
         grant: Rights of this token.
         share: What its client holds; used only by calls for gradients.
@@ -48,6 +51,8 @@ class Call:
     began_s: float
     spec: GradientSpec | None = None
     deadline_s: float = math.inf
+    is_open: bool = True
+    phase: Phase = Phase.UPLOAD
     token_digest: bytes = b""
     grant: Grant = _ALL_RIGHTS
     share: Share = _NO_SHARE

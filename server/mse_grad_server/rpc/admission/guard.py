@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from mse_grad.reasons import code_of
+from mse_grad_server.backends.progress import late
 from mse_grad_server.errors import Cancelled, DeadlineExceeded, to_status
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
@@ -126,7 +127,8 @@ class CallGuard:
 
     def _why_cancelled(self) -> BaseException:
         if self._context.time_remaining() == 0:
-            return DeadlineExceeded("the time that the caller gave ran out")
+            late_call = DeadlineExceeded("the time that the caller gave ran out")
+            return late(self._call.phase) if self._is_request else late_call
         return Cancelled("the caller went away")
 
     def _record(self, error: BaseException | None) -> None:

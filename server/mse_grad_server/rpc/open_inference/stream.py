@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
+from mse_grad_server.backends.progress import late
 from mse_grad_server.engine.streams import Drainable
-from mse_grad_server.errors import ServerError, to_status
+from mse_grad_server.errors import Cancelled, ServerError, to_status
 from mse_grad_server.rpc.admission.call import CURRENT_CALL
 from mse_grad_server.rpc.admission.interruption import Interruption
 from mse_grad_server.rpc.admission.reading import EOF, Reading
@@ -65,6 +67,11 @@ class ModelStreamInfer:
             gradients.engine.require_ready()
             with Admission(gradients, call) as admission:
                 answer = await admission.answer(stream_asked, message, context.time_remaining())
+        except asyncio.CancelledError:
+            is_late = context.time_remaining() == 0
+            error = late(call.phase) if is_late else Cancelled("the caller went away")
+            recorder.failed(_NAME, call.spec, error, seconds=clock.now() - began_s, origin=call.origin)
+            raise
         except Exception as error:  # noqa: BLE001 - the error is recorded, and the stream goes on
             seconds = clock.now() - began_s
             recorder.failed(_NAME, call.spec, error, seconds=seconds, origin=call.origin)

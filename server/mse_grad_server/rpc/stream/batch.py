@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mse_grad.codec import Chunk, open_results
 from mse_grad.tensor import elements
 from mse_grad_server.backends.base import ComputeAll, Gradient
-from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.backends.progress import Phase, late
+from mse_grad_server.errors import Cancelled, DeviceUnavailable
 from mse_grad_server.metrics.collectors import TransferCounter
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.timeline import Timeline
@@ -100,6 +101,11 @@ class Batch:
         """Appends the answer to a request without elements."""
         self._items.append(_Item(request, 0, 0, None))
 
+    def enqueued(self, now_s: float) -> None:
+        """Notes that it waits for a thread from now on."""
+        self.queued_s = now_s
+        self._enter(Phase.QUEUED)
+
     def parts(self, least_bytes: int) -> Iterator[Batch]:
         """Yields batches of the same chunks in the same order, each but the last with `least_bytes` of gradients."""
         part = Batch()
@@ -122,25 +128,36 @@ class Batch:
         """Returns the message with every gradient, empty without any; fills `answered` and `failures`.
 
         A request that has ended meanwhile is left out. A request that is past its deadline, or on which the backend
-        fails, becomes a failure; the other requests are answered all the same.
+        fails, becomes a failure; the other requests are answered all the same. In a thread that is checked before each
+        step; in the event loop nothing happens between them.
 
         Args:
             compute_all: Computes the gradients.
             now: Returns the time.
             fallback: Computes all gradients if the device is unavailable; the answers then say so.
         """
-        items = self._items
-        falls_back = False
+        items, in_thread = self._items, self.queued_s is not None
+        phase, falls_back = Phase.QUEUED, False
         while True:
             began_s = now()
-            items = self._still_wanted(items, began_s)
+            items = self._still_wanted(items, began_s, phase)
             if not items:
                 return b""
+            phase = Phase.ENCODE
+            if in_thread:
+                self._enter(phase)
             message, views = open_results(
                 [(item.request.id, item.offset, _y_bytes(item), falls_back) for item in items]
             )
             encoded_s = now()
-            failed = _computed(items, views, compute_all)
+            if in_thread:
+                wanted = self._still_wanted(items, encoded_s, phase)
+                if len(wanted) < len(items):  # its part cannot be cut out of the message
+                    items = wanted
+                    continue
+                phase = Phase.KERNEL
+                self._enter(phase)
+            failed = _computed(items, views, compute_all, in_thread=in_thread)
             self.began_s, self.encode_s, self.kernel_s = began_s, encoded_s - began_s, now() - encoded_s
             if failed is None:
                 self.answered = [(item.request, item.n) for item in items]
@@ -149,7 +166,8 @@ class Batch:
                 compute_all, falls_back = fallback, True
                 continue
             # The part of the failed request cannot be cut out of the message, so the others are computed again.
-            self.failures.append(failed)
+            if not isinstance(failed[1], Cancelled):
+                self.failures.append(failed)
             items = [item for item in items if item.request is not failed[0]]
 
     def count(self, recorder: Recorder, transferred: TransferCounter) -> None:
@@ -189,13 +207,16 @@ class Batch:
         computed_s = encoded_s + self.kernel_s
         timeline.add_computation(self.queued_s, self.began_s, encoded_s, computed_s, has_kernel=has_kernel)
 
-    def _still_wanted(self, items: list[_Item], now_s: float) -> list[_Item]:
+    def _enter(self, phase: Phase) -> None:
+        for item in self._items:
+            item.request.phase = phase
+
+    def _still_wanted(self, items: list[_Item], now_s: float, phase: Phase) -> list[_Item]:
         wanted = []
         for item in items:
             request = item.request
             if request.deadline_s <= now_s:
-                late = DeadlineExceeded("the time that the caller gave ran out before the gradient was computed")
-                self.failures.append((request, late))
+                self.failures.append((request, late(phase)))
             elif request.is_open:
                 wanted.append(item)
         return wanted
@@ -207,18 +228,17 @@ def _y_bytes(item: _Item) -> int:
 
 
 def _computed(
-    items: list[_Item], views: list[memoryview], compute_all: ComputeAll
+    items: list[_Item], views: list[memoryview], compute_all: ComputeAll, *, in_thread: bool
 ) -> tuple[OpenRequest, BaseException] | None:
     gradients, requests = [], []
     for (request, _, n, chunk, shared), view in zip(items, views, strict=True):
-        spec = request.work.spec
+        spec, progress = request.work.spec, request if in_thread else None
         if shared is not None:
             dout = request.scalar_dout if shared.dout is None else shared.dout
             assert dout is not None
+            predict, label, y = shared.predict, shared.label, shared.y
             gradients.append(
-                Gradient(
-                    spec, shared.predict, shared.label, dout, shared.y, request.deadline_s, request.origin.timeline
-                )
+                Gradient(spec, predict, label, dout, y, request.deadline_s, request.origin.timeline, progress)
             )
             requests.append(request)
             continue
@@ -227,7 +247,7 @@ def _computed(
         dtype = spec.dtype
         dout = elements(chunk.dout, dtype) if request.scalar_dout is None else request.scalar_dout
         predict, label, y = elements(chunk.predict, dtype), elements(chunk.label, dtype), elements(view, dtype)
-        gradients.append(Gradient(spec, predict, label, dout, y, request.deadline_s, request.origin.timeline))
+        gradients.append(Gradient(spec, predict, label, dout, y, request.deadline_s, request.origin.timeline, progress))
         requests.append(request)
     failure = compute_all(gradients)
     return None if failure is None else (requests[failure[0]], failure[1])

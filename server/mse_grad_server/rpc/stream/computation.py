@@ -65,7 +65,7 @@ class Computation:
     def _answer_from_thread(self, batch: Batch) -> None:
         if self._lease is not None and batch.in_shared.gradient_elements:
             self._lease.begin_use()
-        batch.queued_s = self._clock.now()
+        batch.enqueued(self._clock.now())
         computing = self._engine.run(
             lambda: self._compute(batch), share=self._share, deadline_s=batch.earliest_deadline_s
         )

@@ -10,6 +10,7 @@ from typing_extensions import override
 from mse_grad.codec import Chunk, Header, SharedRange
 from mse_grad.metadata import is_request_id
 from mse_grad.tensor import Array
+from mse_grad_server.backends.progress import Phase, late
 from mse_grad_server.engine.admission import Waiting
 from mse_grad_server.engine.engine import Engine
 from mse_grad_server.engine.fair_queue import due_s
@@ -44,6 +45,7 @@ class OpenRequest:
         received: Elements that have arrived.
         computed: Elements that are computed.
         is_open: False after the request was answered or has failed.
+        phase: Phase of its latest chunk that a thread computes.
     """
 
     id: int
@@ -59,6 +61,7 @@ class OpenRequest:
     received: int = 0
     computed: int = 0
     is_open: bool = True
+    phase: Phase = Phase.UPLOAD
 
     def overdue(self, now_s: float, *, silent_since_s: float, silence: ServerError) -> ServerError | None:
         """Returns why the request has to fail by now, or None.
@@ -71,11 +74,14 @@ class OpenRequest:
         wait = self.wait
         progress = f"{self.received} of {self.work.count} elements had arrived"
         if self.deadline_s <= now_s:
-            return DeadlineExceeded(f"the time that the caller gave ran out; {progress}")
+            is_uploaded = self.received == self.work.count
+            return late(Phase.QUEUED if wait is not None else self.phase if is_uploaded else Phase.UPLOAD, progress)
         if wait is not None:
             return None if now_s < wait.end_s else ServerBusy("the request waited for others as long as it may")
         if self.progress_s <= silent_since_s and self.received < self.work.count:
-            return type(silence)(f"{silence}; {progress}")
+            text = f"{silence}; {progress}"
+            is_late = isinstance(silence, DeadlineExceeded)
+            return DeadlineExceeded(text, phase=Phase.UPLOAD) if is_late else type(silence)(text)
         return None
 
 

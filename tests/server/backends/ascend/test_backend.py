@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,9 @@ import pytest
 
 from mse_grad.tensor import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType, Reduction
 from mse_grad_server.backends.base import Gradient, GradientSpec
+from mse_grad_server.backends.progress import Phase
 from mse_grad_server.engine.verification import verify
-from mse_grad_server.errors import DeadlineExceeded, DeviceUnavailable
+from mse_grad_server.errors import Cancelled, DeadlineExceeded, DeviceUnavailable
 from mse_grad_server.process.timeline import Timeline
 from support.npu.backend import Open, operands
 from support.npu.runtime import AscendRuntime
@@ -104,16 +106,56 @@ def test_a_deadline_ends_the_wait_and_the_slot_returns(open_backend: Open, runti
         def ends_before_its_kernel(pace: int) -> bool:
             runtime.restart_time()
             with runtime.options(kernel_us=400_000, pace=pace):
-                with pytest.raises(DeadlineExceeded):
+                with pytest.raises(DeadlineExceeded) as caught:
                     opened.check(1000, timeout_s=0.02)
                 ended_first = runtime.accounts().busy_us["kernel"] == 0
-                with pytest.raises(DeadlineExceeded):
+                with pytest.raises(DeadlineExceeded) as at_once:
                     opened.check(1000, timeout_s=-1)
-            return ended_first
+                assert at_once.value.phase == "queued"
+            return ended_first and caught.value.phase == "kernel"
 
         assert holds_at_some_pace(ends_before_its_kernel)
         for seed in range(6):
             opened.check(1000, seed=seed)
+
+
+class Watched:
+    """A request that ends when it enters a phase."""
+
+    deadline_s = math.inf
+
+    def __init__(self, ends_in: Phase) -> None:
+        self.is_open = True
+        self.phases: list[Phase] = []
+        self._ends_in = ends_in
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[-1]
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.phases.append(phase)
+        self.is_open = phase is not self._ends_in
+
+
+@pytest.mark.parametrize("ends_in", [Phase.QUEUED, Phase.COPY_IN, Phase.COPY_OUT])
+def test_a_gradient_that_nobody_waits_for_is_dropped_before_each_step(
+    open_backend: Open, runtime: AscendRuntime, ends_in: Phase
+) -> None:
+    spec = GradientSpec(FLOAT32, Reduction.SUM, 1000, False)
+    with open_backend(slots=3) as opened:
+        launched = runtime.calls("aclnnMseLossGradPart")
+        for _ in range(4):  # more than there are slots
+            request, y = Watched(ends_in), np.zeros(1000, np.float32)
+            given = Gradient(spec, *operands(spec, 1000), y, math.inf, None, request)
+            with pytest.raises(Cancelled):
+                opened.backend.compute(given)
+            assert request.phases[-1] is ends_in
+            assert not y.any()
+        if ends_in is not Phase.COPY_OUT:
+            assert runtime.calls("aclnnMseLossGradPart") == launched
+        opened.check(1000)
 
 
 def test_a_deadline_ends_the_wait_for_a_slot(open_backend: Open, runtime: AscendRuntime) -> None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from mse_grad.codec import decode_stream_response
+from mse_grad_server.backends.base import Gradient
+from mse_grad_server.backends.progress import Phase
 from mse_grad_server.errors import BackendError, DeadlineExceeded, DeviceUnavailable
 from mse_grad_server.metrics.recorder import Origin
 from mse_grad_server.rpc.request_rules import check_header
@@ -51,6 +55,44 @@ def test_the_deadline_is_checked_before_computing() -> None:
     ((failed, error),) = batch.failures
     assert failed is late
     assert isinstance(error, DeadlineExceeded)
+    assert error.phase == "queued"
+
+
+def times(*times_s: float) -> Callable[[], float]:
+    """Returns a clock that shows these times one after another, and then the last one."""
+    left = list(times_s)
+    return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_in_a_thread_the_deadline_is_checked_again_before_the_kernel() -> None:
+    backend = FakeBackend()
+    late = open_request(1, 3, deadline_s=5.0)
+    batch = filled(late, open_request(2, 2))
+    batch.enqueued(0.0)
+    assert late.phase is Phase.QUEUED
+    assert set(answers(batch.compute(backend.compute_all, times(4.0, 5.0)))) == {2}
+    assert backend.computed_sizes == [2]
+    ((failed, error),) = batch.failures
+    assert failed is late
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.phase, late.phase) == ("encode", Phase.KERNEL)
+
+
+def test_in_a_thread_a_request_that_ends_meanwhile_is_dropped_before_its_kernel() -> None:
+    first, second = open_request(1, 3), open_request(2, 2)
+
+    class Ending(FakeBackend):
+        @override
+        def compute(self, gradient: Gradient) -> None:
+            super().compute(gradient)
+            second.is_open = False
+
+    backend = Ending()
+    batch = filled(first, second)
+    batch.enqueued(0.0)
+    assert answers(batch.compute(backend.compute_all, lambda: 0.0)) == {1: gradient([1.0] * 3).tobytes()}
+    assert backend.computed_sizes == [3, 3]
+    assert batch.failures == []
 
 
 def test_a_request_that_has_ended_meanwhile_is_left_out() -> None:

@@ -226,7 +226,7 @@ async def test_a_deadline_runs_out_while_the_request_waits_for_chunks() -> None:
         assert context.writes.empty()
         flow.clock.advance(0.1)
         (error,) = (await context.written()).errors
-        assert "ran out; 1 of 2 elements had arrived" in error.status.message
+        assert "ran out in the phase upload; 1 of 2 elements had arrived" in error.status.message
 
 
 async def test_the_first_of_several_deadlines_counts() -> None:

@@ -51,6 +51,7 @@ class Job:
         attempts: How often the device failed while the block was in this slot.
         error: The error of a failed job; else None.
         ended_s: When it ended, in the time of `time.monotonic`; 0 before.
+        is_launched: Whether its copies and its kernel are in the streams of the device.
         is_sampled: Whether the observer receives the times of its stages.
         stages: Its device time in each stage; None if the runtime keeps no time.
     """
@@ -62,6 +63,7 @@ class Job:
         self.attempts = 0
         self.error: Exception | None = None
         self.ended_s = 0.0
+        self.is_launched = False
         self.is_sampled = True
         self.stages: Stages | None = None
         self._pool = pool
@@ -83,6 +85,14 @@ class Job:
             self._ended.set()
             if self._is_abandoned:
                 self._pool.release(self.slot)
+
+    def dropped(self) -> bool:
+        """Ends the job if nobody waits for it any longer, and returns whether it did; for the device thread."""
+        with self._lock:
+            is_abandoned = self._is_abandoned
+        if is_abandoned:
+            self.end(Outcome.LOST)
+        return is_abandoned
 
     def release(self) -> None:
         """Returns the slot of an ended job to the pool. The waiting thread calls either this or `abandon`."""

@@ -70,6 +70,7 @@ class Pipeline:
         else:
             self._queue_in_three_streams(job, keeps_time=keeps_time)
         self._queued.append(job)
+        job.is_launched = True
         return was_planned
 
     def pop_computed(self) -> Job | None:

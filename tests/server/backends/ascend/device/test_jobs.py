@@ -53,6 +53,13 @@ def test_a_waiting_thread_gets_the_outcome(job: Job) -> None:
     ending.join(PATIENCE_S)
 
 
+def test_a_job_that_nobody_waits_for_is_dropped_and_its_slot_returns(pool: SlotPool, job: Job) -> None:
+    assert not job.dropped()
+    job.abandon()
+    assert job.dropped()
+    assert pool.all_returned(0.0)
+
+
 def test_the_slot_of_an_abandoned_job_returns_when_the_job_ends(pool: SlotPool, job: Job) -> None:
     job.abandon()
     assert not pool.all_returned(0.0)
