@@ -76,3 +76,15 @@ def test_internal_details_do_not_reach_the_caller(error: Exception) -> None:
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert "secret" not in str(status)
     assert "r-7" in status.message
+
+
+def test_a_lack_of_memory_is_no_failure_of_the_server_and_may_be_tried_again() -> None:
+    status = to_status(MemoryError("of malloc"), request_id="mine")
+    info = detail(status, error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert (info.reason, status.code) == ("SERVER_BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    assert "no memory left" in status.message
+    assert "malloc" not in status.message
+    retry = detail(status, error_details_pb2.RetryInfo)
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToMilliseconds() == 100

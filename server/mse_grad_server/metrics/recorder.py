@@ -206,6 +206,9 @@ class Recorder:
             return
         # Refusals and cancellations often come by the thousand; counters report them.
         quiet = isinstance(error, Refused) or reason is Reason.CANCELLED
+        if isinstance(error, MemoryError):
+            self._log.warning(event, **names, message="no memory is left for the request")
+            return
         self._log.log(logging.DEBUG if quiet else logging.INFO, event, **names, message=str(error))
 
 
