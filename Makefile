@@ -30,7 +30,7 @@ pip := $(bin)/python -m pip install --quiet
 
 .PHONY: help demo serve test test-all test-slow test-pythons coverage lint format bench bench-peers restarts \
 	overload attacks docs report wheels lock audit libraries image image-test dashboard-pictures simulator \
-	simulator-report operator-bar fuzz generate clean
+	simulator-report operator-bar fuzz chaos soak generate clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -96,6 +96,12 @@ attacks: $(VENV)/installed-test ## Attack a server over loopback; measure its me
 
 fuzz: $(VENV)/installed-test ## Send a million messages that are almost valid to a server; judge every answer
 	@PYTHONPATH=tests $(bin)/python -m fuzz $(ARGS)
+
+chaos: $(VENV)/installed-test ## Make a simulated NPU fail at random under load for ten minutes; check every answer
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.chaos $(ARGS)
+
+soak: $(VENV)/installed-test ## Call over every transport with every kind of end for two hours; nothing may grow
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.soak $(ARGS)
 
 bench-peers: $(VENV)/installed-test ## Measure against Arrow Flight, Triton and others, each in its own environment
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.peers --plot $(if $(ARGS),build,docs)/bench-peers.png $(ARGS)

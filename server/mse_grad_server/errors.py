@@ -261,7 +261,7 @@ class BackendError(ServerError):
 
 def reason_of(error: BaseException) -> Reason:
     """Returns the reason of `error`; INTERNAL unless it is a ServerError, a ContractError or a MemoryError."""
-    if isinstance(error, MemoryError):  # nothing is left of the request, and the same one may succeed later
+    if isinstance(error, MemoryError):  # the same request may succeed later
         return Reason.SERVER_BUSY
     return error.reason if isinstance(error, ServerError | ContractError) else Reason.INTERNAL
 
@@ -273,25 +273,23 @@ def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
         error: A ServerError, a ContractError, a MemoryError, or any other error, which becomes INTERNAL.
         request_id: Id of the line in the server's log; in ErrorInfo.metadata, as is the phase of an expired request.
     """
+    if isinstance(error, MemoryError):
+        error = ServerBusy("the server has no memory left for the request; send it again, or in smaller parts")
     reason = reason_of(error)
     if reason is Reason.INTERNAL:
         message = f"the server failed; its log says more under request_id {request_id}"
-    elif isinstance(error, MemoryError):
-        message = "the server has no memory left for the request; send it again, or in smaller parts"
     else:
         message = str(error)
     told = (("request_id", request_id), ("phase", getattr(error, "phase", "")))
     metadata = {name: value for name, value in told if value}
     info = error_details_pb2.ErrorInfo(reason=reason.value, domain=ERROR_DOMAIN, metadata=metadata)
     details = [_any(info)]
-    field = getattr(error, "field", "")
-    if field and reason.code is grpc.StatusCode.INVALID_ARGUMENT:
+    if reason.code is grpc.StatusCode.INVALID_ARGUMENT and (field := getattr(error, "field", "")):
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         details.append(_any(error_details_pb2.BadRequest(field_violations=[violation])))
     if reason.retryable:
         delay = duration_pb2.Duration()
-        after_s = Refused.retry_after_s if isinstance(error, MemoryError) else getattr(error, "retry_after_s", None)
-        delay.FromMilliseconds(round(1000 * (after_s or 0.0)))
+        delay.FromMilliseconds(round(1000 * (getattr(error, "retry_after_s", None) or 0.0)))
         details.append(_any(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(code=reason.code.value[0], message=message, details=details)
 

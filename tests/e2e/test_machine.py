@@ -1,4 +1,4 @@
-"""A machine that fails under a server or a client: descriptors, memory, threads, the clock, the link, a stopped caller.
+"""A machine that fails under a server or a client: descriptors, threads, the clock, a stopped caller.
 
 docs/failures.md lists these and the other failures, with their tests.
 """
@@ -16,8 +16,7 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from mse_grad.reasons import Reason
-from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, ResourceExhausted, RetryOptions, Unavailable
+from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, RetryOptions, Unavailable
 from support.machine.faulty_libc import FaultyLibc
 from support.server.server_process import running_server
 from support.values import expected, operands
@@ -25,7 +24,6 @@ from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and namespaces of Linux")
 
-MIB = 2**20
 DAY_S = 86400.0
 STREAM = ClientOptions(shared_memory=False, direct=False)
 ONCE = ClientOptions(shared_memory=False, direct=False, retry=RetryOptions(max_attempts=1))
@@ -184,24 +182,6 @@ def test_without_descriptors_the_callers_that_are_connected_go_on(clients: ExitS
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
         assert spent_s < 1.5, "the server spins"
         clients.close()
-
-
-def test_a_request_that_no_memory_is_left_for_fails_alone() -> None:
-    elements = 4_000_000
-    with running_server() as server:
-        with MseGradClient(server.address, options=ONCE) as client:
-            check(client)
-            mapped_bytes = psutil.Process(server.process.pid).memory_info().vms
-            limits = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
-            resource.prlimit(server.process.pid, resource.RLIMIT_AS, (mapped_bytes + 4 * MIB, limits[1]))
-            check(client, elements)  # in chunks
-            with pytest.raises(ResourceExhausted) as raised:
-                client.compute_unary(*operands((elements,)), timeout_s=10.0)
-            assert raised.value.reason is Reason.SERVER_BUSY
-            resource.prlimit(server.process.pid, resource.RLIMIT_AS, limits)
-            client.compute_unary(*operands((elements,)), timeout_s=PATIENCE_S)
-        (line,) = [event for event in server.events if event["level"] in ("warning", "error")]
-        assert (line["level"], line["reason"]) == ("warning", "SERVER_BUSY")
 
 
 def test_a_stopped_caller_keeps_no_other_waiting_and_gets_its_answer_later() -> None:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Held", "held", "peak_bytes", "proportional_bytes", "reset_peak", "resident_bytes"]
+__all__ = ["Held", "held", "peak_bytes", "proportional_bytes", "reset_peak", "resident_bytes", "unshared_bytes"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def peak_bytes(pid: int) -> int:
 def reset_peak(pid: int) -> None:
     """Makes the peak start again from the current resident memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def unshared_bytes(pid: int) -> int:
+    """Returns the resident memory that is no file: heap, stacks and shared memory without a file."""
+    return _status_bytes(pid, "RssAnon") + _status_bytes(pid, "RssShmem")
 
 
 def _status_bytes(pid: int, name: str) -> int:

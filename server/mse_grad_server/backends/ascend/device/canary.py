@@ -42,7 +42,8 @@ def require_gradient(key: LaunchKey, layout: Layout, memory: Array, *, sample: i
         memory: Bytes of the block, which still hold the operands.
         sample: Any number, which chooses a further part of the block to check; None for none.
     """
-    n = layout.canary_bytes // key.item_bytes
+    # At most half of the block, so that no part has elements of both halves.
+    n = min(layout.canary_bytes // key.item_bytes, max(1, key.elements // 2))
     last = key.elements - n
     if not _ends_are_right(key, layout, memory):
         for first in {0, last}:
