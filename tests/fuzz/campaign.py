@@ -51,6 +51,9 @@ _REPORT_S = 5.0
 _QUIET_S = 20.0
 # How many cases of a failed session are kept.
 _KEPT_CASES = 12
+# Beginnings of lines that gRPC itself logs: about metadata that is no text, and about a call without a path whose
+# caller is gone.
+_OF_GRPC = ("Invalid encoding on", "ExecuteBatchError raised in core by servicer method []")
 _IDLE_METRICS = (
     "mse_grad_in_flight_requests",
     "mse_grad_in_flight_bytes",
@@ -204,7 +207,7 @@ class _Run:
             if value := self._server.metric(name):
                 self._note(f"{name} is {value:g} after the last session")
         for line in self._server.events():
-            if "Invalid encoding on" in line.get("message", ""):  # gRPC logs metadata that is no text
+            if any(text in line.get("message", "") for text in _OF_GRPC):
                 continue
             if line.get("level") in ("error", "critical") or line["event"] == "no JSON" or "exception" in line:
                 self._note(f"the log has {str(line)[:1500]}")
