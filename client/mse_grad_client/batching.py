@@ -26,7 +26,8 @@ from mse_grad.tensor import Array
 from mse_grad_client.errors import InvalidArgument, MseGradError, from_contract_error
 from mse_grad_client.interceptor import CallInfo
 from mse_grad_client.kinds import are_tensors
-from mse_grad_client.request import Empty, GradientRequest, Operands
+from mse_grad_client.operands import Empty, Operands
+from mse_grad_client.request import GradientRequest
 from mse_grad_client.routing.waiter import run
 from mse_grad_client.stream.pending import PendingRequest
 
