@@ -79,7 +79,8 @@ time_t time(time_t* out) noexcept {
     return now.tv_sec;
 }
 
-int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument) noexcept {
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                   void* argument) noexcept {
     static auto* const next = Next<int(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*)>("pthread_create");
     return TheState()->no_threads != 0 ? EAGAIN : next(thread, attributes, start, argument);
 }
