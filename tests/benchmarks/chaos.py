@@ -12,6 +12,7 @@ lost device is started again, as a supervisor does. After each fault gradients m
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -201,9 +202,10 @@ class _Server:
     def _start(self) -> None:
         program = str(Path(__file__).with_name("faulty_server.py"))
         arguments = ("--listen", self.address, "--metrics-listen", "none", *self._flags, *_FLAGS)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # as pytest set it in this process
         with self._log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, program, *arguments], stdin=subprocess.PIPE, stderr=stderr
+                [sys.executable, program, *arguments], env=environment, stdin=subprocess.PIPE, stderr=stderr
             )
         give_up_s = time.monotonic() + 2 * PATIENCE_S
         while b'"ready"' not in self._log.read_bytes():
