@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 
 import grpc
@@ -167,14 +167,21 @@ def messages(size_bytes: int) -> Iterator[bytes]:
         yield encode_stream_request([] if number else [header], [chunk])
 
 
-async def fill(send: Callable[[bytes], Awaitable[None]], size_bytes: int) -> int:
-    """Sends operands until the server reads no further; returns how many bytes of messages it took."""
+async def fill(
+    send: Callable[[bytes], Coroutine[None, None, None]], size_bytes: int, unsent: list[asyncio.Task[None]]
+) -> int:
+    """Sends operands until the server reads no further; returns how many bytes of messages it took.
+
+    The message without room goes to `unsent`. To cancel its write would end the RPC, and all that is beside it.
+    """
     sent_bytes = 0
     for message in messages(size_bytes):
-        try:
-            await asyncio.wait_for(send(message), _PATIENCE_S)
-        except TimeoutError:
+        sending = asyncio.ensure_future(send(message))
+        await asyncio.wait([sending], timeout=_PATIENCE_S)
+        if not sending.done():
+            unsent.append(sending)
             break
+        sending.result()
         sent_bytes += len(message)
     return sent_bytes
 
@@ -194,8 +201,12 @@ async def fill_windows(server: ServerProcess, settings: Settings) -> int:
                 direct = await RawDirect.beside(opened)
                 stack.callback(direct.call.writer.transport.abort)  # what it has not sent is lost
                 ways += [stream, packets, direct]
-            filled = await asyncio.gather(*(fill(way.call.write, 4 * settings.window_bytes) for way in ways))
+            unsent: list[asyncio.Task[None]] = []
+            filled = await asyncio.gather(*(fill(way.call.write, 4 * settings.window_bytes, unsent) for way in ways))
             await until(lambda: resident_bytes(pid) - idle_bytes > sum(filled) * 9 // 10)
+            for sending in unsent:
+                sending.cancel()
+            await asyncio.gather(*unsent, return_exceptions=True)
         stack.close()
         await asyncio.sleep(0)  # the transports close their sockets in the next turn of the loop
     return sum(filled)
