@@ -7,6 +7,10 @@ from typing import Protocol
 __all__ = ["MemoryBounds"]
 
 
+# The data of a stream over what lies around it: 1 KiB for a chunk, 256 KiB for the connections.
+_AROUND = 32
+
+
 class _Limits(Protocol):
     @property
     def max_unary_bytes(self) -> int: ...
@@ -63,13 +67,15 @@ class MemoryBounds:
         A stream holds a message that gRPC receives, a message that is being handled, a window plus one message of
         unanswered data, an answer that gRPC sends and, with shared memory, a second window for packets. A direct
         connection beside it holds a message that arrives, one that is being handled, a window plus one message of
-        unanswered data, and an answer that is being sent. A call of ComputeGradient holds a message and its answer.
-        Every other call holds a message, and a small one that is being handled.
+        unanswered data, and an answer that is being sent. Objects around chunks and buffers of connections take a
+        little more. A call of ComputeGradient holds a message and its answer. Every other call holds a message, and a
+        small one that is being handled.
         """
         windows = 2 if self.shared_memory else 1
         stream_bytes = self.receive_limit_bytes + 3 * self.max_stream_message_bytes + windows * self.window_bytes
         if self.direct_listen != "none":
             stream_bytes += 4 * self.max_stream_message_bytes + self.window_bytes
+        stream_bytes += stream_bytes // _AROUND
         call_bytes = self.receive_limit_bytes + self.max_unary_bytes
         return (
             self.max_streams * stream_bytes

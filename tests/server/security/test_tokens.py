@@ -77,7 +77,8 @@ def test_wrong_rights_are_named_without_quoting_the_line(tmp_path: Path, words: 
     assert f"--token-file {tmp_path}/tokens, line 2" in text
     assert allowed in text
     assert TOKEN not in text
-    assert words.split("=")[-1] in ("", "all", "0", "info") or words.split("=")[-1] not in text
+    said = text.replace(str(tmp_path), "")  # its last number could be one of the values
+    assert words.split("=")[-1] in ("", "all", "0", "info") or words.split("=")[-1] not in said
     assert caught.value.__cause__ is None
 
 
