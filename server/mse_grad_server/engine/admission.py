@@ -24,8 +24,8 @@ _BEGINS_PER_TURN = 8
 class MessageAdmission:
     """Bound on the operands of requests that come in messages, which the server has to hold.
 
-    A client may hold three quarters of it, so that others are not refused. A request of a client that holds nothing may
-    have all of it.
+    A client may announce up to three quarters of it, so that others are not refused. A request of a client that holds
+    nothing may have all of it.
 
     Args:
         most_bytes: Most bytes at a time.
@@ -51,7 +51,8 @@ class MessageAdmission:
                 f"the request needs {size_text(size_bytes)}; {size_text(self.in_flight_bytes)} of "
                 f"{size_text(self._most_bytes)} are in use"
             )
-        if share.message_bytes and share.message_bytes + size_bytes > self._client_most_bytes:
+        # One address may stand for many clients: those that only announce may not keep out others, whose operands came.
+        if is_announced and share.message_bytes and share.message_bytes + size_bytes > self._client_most_bytes:
             raise ServerBusy(
                 f"the request needs {size_text(size_bytes)}; this client has {size_text(share.message_bytes)} of "
                 f"{size_text(self._client_most_bytes)}, the most for one"

@@ -111,15 +111,16 @@ async def test_a_quota_in_shared_memory_makes_requests_wait() -> None:
 def test_one_client_is_refused_in_messages_before_another_is() -> None:
     admission, greedy, modest = MessageAdmission(100), Share("greedy"), Share("modest")
     for _ in range(3):
-        admission.admit(greedy, 25, is_announced=False)
+        admission.admit(greedy, 25, is_announced=True)
     with pytest.raises(ServerBusy, match="75 of 75, the most for one"):
-        admission.admit(greedy, 1, is_announced=False)
-    admission.admit(modest, 12, is_announced=True)
+        admission.admit(greedy, 1, is_announced=True)
+    admission.admit(greedy, 1, is_announced=False)  # another one at the same address, whose operands came
+    admission.admit(modest, 11, is_announced=True)
     admission.admit(modest, 13, is_announced=False)
     with pytest.raises(ServerBusy, match="100 of 100 are in use"):
         admission.admit(modest, 1, is_announced=False)
     admission.release(greedy, 25)
-    assert (admission.in_flight_bytes, greedy.message_bytes, modest.message_bytes) == (75, 50, 25)
+    assert (admission.in_flight_bytes, greedy.message_bytes, modest.message_bytes) == (75, 51, 24)
 
 
 def test_a_lone_request_may_have_the_whole_bound() -> None:
