@@ -40,19 +40,19 @@ class MessageAdmission:
         self._announced_most_bytes = int(_ANNOUNCED_SHARE * most_bytes)
         self._client_most_bytes = int(_CLIENT_SHARE * most_bytes)
 
-    def is_crowded(self, size_bytes: int) -> bool:
-        """Whether a request that announces `size_bytes` would be refused now."""
-        return bool(self.in_flight_bytes) and self.in_flight_bytes + size_bytes > self._announced_most_bytes
+    def is_crowded(self, share: Share, size_bytes: int) -> bool:
+        """Whether a request of this client that announces `size_bytes` would be refused now."""
+        return self._is_full(size_bytes) or self._has_most(share, size_bytes)
 
     def admit(self, share: Share, size_bytes: int, *, is_announced: bool) -> None:
         """Counts the bytes of a request, or counts nothing and raises ServerBusy or QuotaExceeded."""
-        if self.in_flight_bytes + size_bytes > self._most_bytes or (is_announced and self.is_crowded(size_bytes)):
+        if self.in_flight_bytes + size_bytes > self._most_bytes or (is_announced and self._is_full(size_bytes)):
             raise ServerBusy(
                 f"the request needs {size_text(size_bytes)}; {size_text(self.in_flight_bytes)} of "
                 f"{size_text(self._most_bytes)} are in use"
             )
         # One address may stand for many clients: those that only announce may not keep out others, whose operands came.
-        if is_announced and share.message_bytes and share.message_bytes + size_bytes > self._client_most_bytes:
+        if is_announced and self._has_most(share, size_bytes):
             raise ServerBusy(
                 f"the request needs {size_text(size_bytes)}; this client has {size_text(share.message_bytes)} of "
                 f"{size_text(self._client_most_bytes)}, the most for one"
@@ -65,6 +65,12 @@ class MessageAdmission:
         """Releases the bytes of a request."""
         share.message_bytes -= size_bytes
         self.in_flight_bytes -= size_bytes
+
+    def _is_full(self, size_bytes: int) -> bool:
+        return bool(self.in_flight_bytes) and self.in_flight_bytes + size_bytes > self._announced_most_bytes
+
+    def _has_most(self, share: Share, size_bytes: int) -> bool:
+        return bool(share.message_bytes) and share.message_bytes + size_bytes > self._client_most_bytes
 
 
 class Waiting(Protocol):

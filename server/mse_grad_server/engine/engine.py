@@ -126,13 +126,13 @@ class Engine:
         """Operand bytes admitted and not released."""
         return self._in_messages.in_flight_bytes + self._in_shared_memory.in_flight_bytes
 
-    def is_crowded(self, size_bytes: int) -> bool:
-        """Whether a request that announces `size_bytes` in messages would be refused now."""
-        return self._in_messages.is_crowded(size_bytes)
+    def is_crowded(self, share: Share, size_bytes: int) -> bool:
+        """Whether a request of this client that announces `size_bytes` in messages would be refused now."""
+        return self._in_messages.is_crowded(share, size_bytes)
 
-    def make_room(self, size_bytes: int, now_s: float) -> None:
-        """Fails silent requests until `size_bytes` fit in messages; does nothing right after another search."""
-        self._streams.make_room(now_s, lambda: not self.is_crowded(size_bytes))
+    def make_room(self, share: Share, size_bytes: int, now_s: float) -> None:
+        """Fails silent requests until this client may announce `size_bytes`; not right after another search."""
+        self._streams.make_room(now_s, lambda: not self.is_crowded(share, size_bytes))
 
     def admit(self, share: Share, size_bytes: int, dtype: DType, *, is_announced: bool = False) -> None:
         """Admits one request of a stream in messages; `release` it with the same share and size.

@@ -161,9 +161,9 @@ class RequestAdmission:
             if not engine.admit_shared(wait, dtype, now_s):
                 request.wait = wait
             return
-        is_announced = engine.is_crowded(size_bytes) and not is_whole(header, chunks, request.work)
+        is_announced = engine.is_crowded(self._share, size_bytes) and not is_whole(header, chunks, request.work)
         if is_announced:
-            engine.make_room(size_bytes, now_s)
+            engine.make_room(self._share, size_bytes, now_s)
         engine.admit(self._share, size_bytes, dtype, is_announced=is_announced)
 
     def release(self, request: OpenRequest) -> None:

@@ -241,6 +241,21 @@ async def test_announced_requests_whose_chunks_do_not_come_give_way(tmp_path: Pa
         await honest.receive()
 
 
+async def test_silent_announcements_keep_out_nobody_at_the_same_address() -> None:
+    sizes: dict[str, Any] = dict.fromkeys(("max_in_flight_bytes", "max_unary_bytes", "max_stream_message_bytes"), MIB)
+    async with serving(**sizes, chunk_bytes=2**15, window_chunks=1, give_way_s=2) as server:
+        silent, honest = await server.stream(), await server.stream()
+        await silent.send([header(id, (2**40,)) for id in range(1, 7)])
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 6)
+        await honest.assert_works(1)  # its operands are there
+        await honest.send([header(2, (2**40,))])
+        assert (await honest.receive_error())[2] is Reason.SERVER_BUSY
+        server.clock.advance(2)
+        await honest.send([header(3, (4,))], [chunk(3, 0, [1.0, 2.0])])
+        assert (await honest.receive_gradient(3, 2)).size == 2
+        assert len((await silent.receive()).errors) == 6
+
+
 # Refused and ended calls leave no memory behind.
 
 
