@@ -17,6 +17,8 @@ __all__ = ["MessageAdmission", "SharedAdmission", "Waiting"]
 _ANNOUNCED_SHARE = 7 / 8
 # Share of the bound for one client. The rest is for others, announced requests among them.
 _CLIENT_SHARE = 3 / 4
+# The same in messages with those requests of the client that arrive with their operands.
+_CLIENT_WHOLE_SHARE = 7 / 8
 # Most waiting requests that begin in one turn of the event loop, which may compute small ones itself.
 _BEGINS_PER_TURN = 8
 
@@ -24,8 +26,9 @@ _BEGINS_PER_TURN = 8
 class MessageAdmission:
     """Bound on the operands of requests that come in messages, which the server has to hold.
 
-    A client may announce up to three quarters of it, so that others are not refused. A request of a client that holds
-    nothing may have all of it.
+    A client may announce three quarters of it and hold seven eighths, so that others are not refused. A request of a
+    client that holds nothing may have all of it. Requests that only announce keep out nobody, not even clients at the
+    same address, whose operands are there.
 
     Args:
         most_bytes: Most bytes at a time.
@@ -38,24 +41,29 @@ class MessageAdmission:
         self.in_flight_bytes = 0
         self._most_bytes = most_bytes
         self._announced_most_bytes = int(_ANNOUNCED_SHARE * most_bytes)
-        self._client_most_bytes = int(_CLIENT_SHARE * most_bytes)
+        self._client_most_bytes = int(_CLIENT_WHOLE_SHARE * most_bytes)
+        self._client_announced_most_bytes = int(_CLIENT_SHARE * most_bytes)
 
     def is_crowded(self, share: Share, size_bytes: int) -> bool:
         """Whether a request of this client that announces `size_bytes` would be refused now."""
-        return self._is_full(size_bytes) or self._has_most(share, size_bytes)
+        return _exceeds(self.in_flight_bytes, size_bytes, self._announced_most_bytes) or _exceeds(
+            share.message_bytes, size_bytes, self._client_announced_most_bytes
+        )
 
     def admit(self, share: Share, size_bytes: int, *, is_announced: bool) -> None:
         """Counts the bytes of a request, or counts nothing and raises ServerBusy or QuotaExceeded."""
-        if self.in_flight_bytes + size_bytes > self._most_bytes or (is_announced and self._is_full(size_bytes)):
+        if self.in_flight_bytes + size_bytes > self._most_bytes or (
+            is_announced and _exceeds(self.in_flight_bytes, size_bytes, self._announced_most_bytes)
+        ):
             raise ServerBusy(
                 f"the request needs {size_text(size_bytes)}; {size_text(self.in_flight_bytes)} of "
                 f"{size_text(self._most_bytes)} are in use"
             )
-        # One address may stand for many clients: those that only announce may not keep out others, whose operands came.
-        if is_announced and self._has_most(share, size_bytes):
+        client_most_bytes = self._client_announced_most_bytes if is_announced else self._client_most_bytes
+        if _exceeds(share.message_bytes, size_bytes, client_most_bytes):
             raise ServerBusy(
                 f"the request needs {size_text(size_bytes)}; this client has {size_text(share.message_bytes)} of "
-                f"{size_text(self._client_most_bytes)}, the most for one"
+                f"{size_text(client_most_bytes)}, the most for one"
             )
         share.require_bytes(size_bytes)
         share.message_bytes += size_bytes
@@ -65,12 +73,6 @@ class MessageAdmission:
         """Releases the bytes of a request."""
         share.message_bytes -= size_bytes
         self.in_flight_bytes -= size_bytes
-
-    def _is_full(self, size_bytes: int) -> bool:
-        return bool(self.in_flight_bytes) and self.in_flight_bytes + size_bytes > self._announced_most_bytes
-
-    def _has_most(self, share: Share, size_bytes: int) -> bool:
-        return bool(share.message_bytes) and share.message_bytes + size_bytes > self._client_most_bytes
 
 
 class Waiting(Protocol):
@@ -181,3 +183,8 @@ class SharedAdmission:
         self._begins_soon = False
         if not self.is_blocked:
             self._begin_soon()
+
+
+def _exceeds(held_bytes: int, size_bytes: int, most_bytes: int) -> bool:
+    """Whether a further request would exceed a bound; a lone one never does."""
+    return bool(held_bytes) and held_bytes + size_bytes > most_bytes

@@ -114,13 +114,16 @@ def test_one_client_is_refused_in_messages_before_another_is() -> None:
         admission.admit(greedy, 25, is_announced=True)
     with pytest.raises(ServerBusy, match="75 of 75, the most for one"):
         admission.admit(greedy, 1, is_announced=True)
-    admission.admit(greedy, 1, is_announced=False)  # another one at the same address, whose operands came
-    admission.admit(modest, 11, is_announced=True)
+    admission.admit(greedy, 12, is_announced=False)  # another one at the same address, say
+    with pytest.raises(ServerBusy, match="87 of 87, the most for one"):
+        admission.admit(greedy, 1, is_announced=False)
+    with pytest.raises(ServerBusy, match="87 of 100 are in use"):
+        admission.admit(modest, 1, is_announced=True)
     admission.admit(modest, 13, is_announced=False)
     with pytest.raises(ServerBusy, match="100 of 100 are in use"):
         admission.admit(modest, 1, is_announced=False)
     admission.release(greedy, 25)
-    assert (admission.in_flight_bytes, greedy.message_bytes, modest.message_bytes) == (75, 51, 24)
+    assert (admission.in_flight_bytes, greedy.message_bytes, modest.message_bytes) == (75, 62, 13)
 
 
 def test_a_lone_request_may_have_the_whole_bound() -> None:
