@@ -10,8 +10,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
@@ -66,6 +66,40 @@ def test_a_step_of_the_servers_clock_disturbs_no_request(faulty: FaultyLibc, cli
         clients.close()
 
 
+class Caller:
+    """A process that computes once for each line of its input, and prints a line about each."""
+
+    def __init__(self, program: str, address: str, environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, address],
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def said(self) -> str:
+        """Returns its next line."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def compute(self) -> str:
+        """Lets it compute; returns its line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.said()
+
+
+@contextmanager
+def calling(program: str, address: str, environment: Mapping[str, str] | None = None) -> Iterator[Caller]:
+    caller = Caller(program, address, environment or {})
+    with caller.process:
+        yield caller
+        caller.process.kill()
+
+
 CLOCKED = """
 import sys
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient
@@ -81,29 +115,14 @@ with MseGradClient(sys.argv[1], options=ClientOptions(timeout_s=30.0)) as client
 
 
 def test_a_step_of_the_clients_clock_ends_no_call(faulty: FaultyLibc) -> None:
-    environment = {**os.environ, **faulty.environment, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (
-        running_server() as server,
-        subprocess.Popen(
-            [sys.executable, "-c", CLOCKED, server.address],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as client,
-    ):
-        assert client.stdin is not None
-        assert client.stdout is not None
-        assert client.stdout.readline() == "True\n"
+    with running_server() as server, calling(CLOCKED, server.address, faulty.environment) as client:
+        assert client.said() == "True\n"
         try:
             for step_s in (DAY_S, -DAY_S, 0.0):
                 faulty.set_clock(step_s)
-                client.stdin.write("\n")
-                client.stdin.flush()
-                assert client.stdout.readline() == "True\n"
+                assert client.compute() == "True\n"
         finally:
             faulty.set_clock(0.0)
-            client.stdin.close()
 
 
 def test_a_server_that_can_start_no_thread_still_answers(faulty: FaultyLibc) -> None:
@@ -133,31 +152,11 @@ for line in sys.stdin:
 
 
 def test_a_client_that_can_start_no_thread_fails_with_an_error_and_recovers(faulty: FaultyLibc) -> None:
-    environment = {**os.environ, **faulty.environment, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (
-        running_server() as server,
-        subprocess.Popen(
-            [sys.executable, "-c", THREADLESS, server.address],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as client,
-    ):
-
-        def next_call() -> str:
-            assert client.stdin is not None
-            assert client.stdout is not None
-            client.stdin.write("\n")
-            client.stdin.flush()
-            return client.stdout.readline()
-
-        assert next_call() == "True\n"
+    with running_server() as server, calling(THREADLESS, server.address, faulty.environment) as client:
+        assert client.compute() == "True\n"
         with faulty.no_threads():
-            assert next_call() == "RuntimeError can't start new thread\n"
-        assert next_call() == "True\n"
-        client.kill()
+            assert client.compute() == "RuntimeError can't start new thread\n"
+        assert client.compute() == "True\n"
 
 
 def test_without_descriptors_the_callers_that_are_connected_go_on(clients: ExitStack) -> None:
@@ -185,26 +184,14 @@ def test_without_descriptors_the_callers_that_are_connected_go_on(clients: ExitS
 
 
 def test_a_stopped_caller_keeps_no_other_waiting_and_gets_its_answer_later() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with (
         running_server() as server,
-        subprocess.Popen(
-            [sys.executable, "-c", CLOCKED, server.address],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as stopped,
+        calling(CLOCKED, server.address) as stopped,
         MseGradClient(server.address) as other,
     ):
-        assert stopped.stdin is not None
-        assert stopped.stdout is not None
-        assert stopped.stdout.readline() == "True\n"
-        stopped.send_signal(signal.SIGSTOP)
+        assert stopped.said() == "True\n"
+        stopped.process.send_signal(signal.SIGSTOP)
         for _ in range(20):
             check(other, timeout_s=10.0)
-        stopped.send_signal(signal.SIGCONT)
-        stopped.stdin.write("\n")
-        stopped.stdin.flush()
-        assert stopped.stdout.readline() == "True\n"
-        stopped.stdin.close()
+        stopped.process.send_signal(signal.SIGCONT)
+        assert stopped.compute() == "True\n"

@@ -8,7 +8,6 @@ import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from mse_grad.frames import drop_sent
 from mse_grad.tensor import Buffer
 from mse_grad.tls_socket import BATCH_BYTES, TlsSocket
-from support.server.certificates import Authority
+from support.server.certificates import contexts_in
 from support.waiting import PATIENCE_S
 
 RECORD_BYTES = 16 * 1024
@@ -24,12 +23,7 @@ RECORD_BYTES = 16 * 1024
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    folder: Path = tmp_path_factory.mktemp("tls")
-    authority = Authority(folder)
-    pair = authority.issue("server")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pair.certificate, pair.key)
-    return ssl.create_default_context(cafile=str(authority.certificate)), server
+    return contexts_in(tmp_path_factory.mktemp("tls"))
 
 
 class Counting:

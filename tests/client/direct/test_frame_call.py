@@ -8,7 +8,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import pytest
@@ -17,7 +16,7 @@ from mse_grad.frames import HEAD_BYTES, head
 from mse_grad.tensor import Buffer
 from mse_grad_client.direct.frame_call import FrameCall
 from mse_grad_client.direct.wire import TlsWire, Wire, connect
-from support.server.certificates import Authority
+from support.server.certificates import contexts_in
 from support.waiting import PATIENCE_S
 
 MOST_BYTES = 2**22
@@ -72,12 +71,7 @@ def _wires(contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None) -> tuple[Wire
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    folder: Path = tmp_path_factory.mktemp("tls")
-    authority = Authority(folder)
-    pair = authority.issue("server")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pair.certificate, pair.key)
-    return ssl.create_default_context(cafile=str(authority.certificate)), server
+    return contexts_in(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(params=["plain", "tls"])

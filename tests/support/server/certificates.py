@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-__all__ = ["Authority", "Pair"]
+__all__ = ["Authority", "Pair", "contexts_in"]
 
 NAMES = ("localhost", "127.0.0.1")
 # Python 3.13 trusts no CA without a key usage, and no certificate without the identifier of its CA's key.
@@ -134,3 +135,12 @@ def _name(text: str) -> x509.GeneralName:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def contexts_in(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Returns the context of a client and that of the server it trusts, with new files in `folder`."""
+    authority = Authority(folder)
+    pair = authority.issue("server")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pair.certificate, pair.key)
+    return ssl.create_default_context(cafile=str(authority.certificate)), server
