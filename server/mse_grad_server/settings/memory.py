@@ -7,8 +7,11 @@ from typing import Protocol
 __all__ = ["MemoryBounds"]
 
 
-# The data of a stream over what lies around it: 1 KiB for a chunk, 256 KiB for the connections.
-_AROUND = 32
+# Unanswered data over the objects that hold it: 1 KiB for each chunk.
+_DATA_OVER_OBJECTS = 64
+# Buffers of connections beside an RPC: a packet; the frames and the records of TLS.
+_PACKETS_BYTES = 192 * 1024
+_DIRECT_BYTES = 192 * 1024
 
 
 class _Limits(Protocol):
@@ -67,15 +70,16 @@ class MemoryBounds:
         A stream holds a message that gRPC receives, a message that is being handled, a window plus one message of
         unanswered data, an answer that gRPC sends and, with shared memory, a second window for packets. A direct
         connection beside it holds a message that arrives, one that is being handled, a window plus one message of
-        unanswered data, and an answer that is being sent. Objects around chunks and buffers of connections take a
-        little more. A call of ComputeGradient holds a message and its answer. Every other call holds a message, and a
-        small one that is being handled.
+        unanswered data, and an answer that is being sent. Both connections have buffers of their own. A call of
+        ComputeGradient holds a message and its answer. Every other call holds a message, and a small one that is being
+        handled.
         """
-        windows = 2 if self.shared_memory else 1
-        stream_bytes = self.receive_limit_bytes + 3 * self.max_stream_message_bytes + windows * self.window_bytes
+        window_bytes = self.window_bytes + self.window_bytes // _DATA_OVER_OBJECTS
+        stream_bytes = self.receive_limit_bytes + 3 * self.max_stream_message_bytes + window_bytes
+        if self.shared_memory:
+            stream_bytes += window_bytes + _PACKETS_BYTES
         if self.direct_listen != "none":
-            stream_bytes += 4 * self.max_stream_message_bytes + self.window_bytes
-        stream_bytes += stream_bytes // _AROUND
+            stream_bytes += 4 * self.max_stream_message_bytes + window_bytes + _DIRECT_BYTES
         call_bytes = self.receive_limit_bytes + self.max_unary_bytes
         return (
             self.max_streams * stream_bytes
