@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from mse_grad.tensor import Array
 from mse_grad_client import ClientOptions, DeadlineExceeded, InvalidArgument, MseGradClient
+from support.garbage import kept_garbage
 from support.server.server_process import ServerProcess
 from support.values import operands
 
@@ -67,21 +68,6 @@ CALLS: dict[str, tuple[Call, ClientOptions]] = {
     "a deadline": (late, ClientOptions()),
     "a deadline over TCP": (late, OVER_TCP),
 }
-
-
-@contextmanager
-def kept_garbage() -> Iterator[None]:
-    """Makes the collector keep its findings in `gc.garbage`, and run only when the test calls it."""
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        yield
-    finally:
-        gc.set_debug(0)
-        gc.enable()
-        gc.garbage.clear()
-        gc.collect()
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -213,7 +213,7 @@ class Engine:
         self._streams.add(stream, counts_as_open=counts_as_open)
 
     def leave(self, stream: Drainable) -> None:
-        """Unregisters a stream."""
+        """Unregisters a stream; does nothing if `join` refused it."""
         self._streams.remove(stream)
         self._tell_if_idle()
 

@@ -61,8 +61,8 @@ class OpenStreams:
         self._metrics.open_streams.set(len(self._placed))
 
     def remove(self, stream: Drainable) -> None:
-        """Removes a stream that has ended."""
-        self._streams.remove(stream)
+        """Removes a stream that has ended; does nothing if `add` refused it."""
+        self._streams.discard(stream)
         self._placed.discard(stream)
         self._metrics.open_streams.set(len(self._placed))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Protocol
 
 __all__ = ["Clock", "LoopClock", "Timer"]
@@ -34,7 +35,10 @@ class LoopClock:
         # The loops of asyncio use time.monotonic. Unlike loop.time(), compute threads may call it.
         self.now = time.monotonic
         self._loop = asyncio.get_running_loop()
+        # A timer keeps its context even after it is cancelled. The context of an RPC refers to the RPC, which often
+        # refers to the timer: only a garbage collection would free this cycle.
+        self._context = copy_context()
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> Timer:
-        """Schedules `callback` in the event loop for the time `when_s`."""
-        return self._loop.call_at(when_s, callback)
+        """Schedules `callback` in the event loop for the time `when_s`, outside the context of the current RPC."""
+        return self._loop.call_at(when_s, callback, context=self._context)

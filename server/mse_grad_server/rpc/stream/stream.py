@@ -134,9 +134,9 @@ class Stream(Drainable):
             ServerError: Draining or ServerBusy if the stream is not accepted; MessageTooLarge; DeadlineExceeded if the
                 client does not read its answers.
         """
-        self._engine.join(self, counts_as_open=self._counts_as_open)
         error: BaseException = Cancelled("the stream ended before the whole request had arrived")
         try:
+            self._engine.join(self, counts_as_open=self._counts_as_open)
             self._schedule_check()
             with self._interruption:
                 await self._serve(opened)
