@@ -8,14 +8,17 @@ import struct
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-__all__ = ["PREFACE", "Http2", "compressed", "frame", "framed", "header_block"]
+__all__ = ["PREFACE", "Http2", "compressed", "frame", "framed", "header_block", "request_fields"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+_CANCEL = 8
 _ACK = _END_STREAM = 0x1
 _END_HEADERS = 0x4
 _MOST_FRAME_BYTES = 16384
 _INITIAL_WINDOW_SIZE = 4
+# HPACK's names of the six headers of `request_fields` in the dynamic table: the newest entry follows the 61 static ones.
+_INDICES = bytes(0x80 | 61 + at for at in (6, 5, 4, 3, 2, 1))
 
 
 class Http2:
@@ -35,6 +38,7 @@ class Http2:
         host, _, port = address.rpartition(":")
         self.sent_bytes = 0
         self._next_stream = 1
+        self._indices = b""
         self._socket = socket.create_connection((host, int(port)), timeout=20.0)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         settings = struct.pack("!HI", _INITIAL_WINDOW_SIZE, window_bytes)
@@ -56,6 +60,7 @@ class Http2:
         ends: bool = False,
         encoding: str = "",
         metadata: Sequence[tuple[str, str]] = (),
+        is_indexed: bool = False,
     ) -> int:
         """Begins an RPC, sends `data` on it, which may be half a message, and returns its number.
 
@@ -65,13 +70,50 @@ class Http2:
             ends: Whether the client has said all.
             encoding: Compression that the client names.
             metadata: Further headers.
+            is_indexed: Whether HPACK names the headers by their indices, from the second such RPC on, which takes the
+                fewest bytes. All such RPCs of a connection have the same headers.
         """
         number = self._next_stream
         self._next_stream += 2
         headers = _headers(method, encoding, metadata)
+        if is_indexed:
+            headers, self._indices = self._indices or _indexed(request_fields(method)), _INDICES
         frames = frame(_HEADERS, _END_HEADERS | (_END_STREAM if ends and not data else 0), number, headers)
         self._send(frames + _data_frames(number, data, ends=ends))
         return number
+
+    def reset(self, number: int) -> None:
+        """Resets an RPC, as a client does that cancels it."""
+        self._send(frame(_RST_STREAM, 0, number, struct.pack("!I", _CANCEL)))
+
+    def open_wide(self, block: bytes, *, is_complete: bool = True) -> int:
+        """Begins an RPC whose headers take many frames, and returns its number.
+
+        Args:
+            block: Its headers as HPACK.
+            is_complete: Whether the last frame says that it is the last.
+        """
+        number = self._next_stream
+        self._next_stream += 2
+        cuts = range(0, len(block), _MOST_FRAME_BYTES)
+        for at in cuts:
+            self._send(
+                frame(
+                    _CONTINUATION if at else _HEADERS,
+                    _END_HEADERS if is_complete and at == cuts[-1] else 0,
+                    number,
+                    block[at : at + _MOST_FRAME_BYTES],
+                )
+            )
+        return number
+
+    def ping(self, count: int) -> None:
+        """Sends pings without reading their answers."""
+        self._send(b"".join(frame(_PING, 0, 0, at.to_bytes(8)) for at in range(count)))
+
+    def change_settings(self, count: int) -> None:
+        """Sends settings, each of which the server acknowledges, without reading that."""
+        self._send(frame(_SETTINGS, 0, 0, struct.pack("!HI", _INITIAL_WINDOW_SIZE, 65535)) * count)
 
     def send(self, number: int, data: bytes, *, ends: bool = False) -> None:
         """Sends more of an RPC's bytes."""
@@ -159,22 +201,32 @@ def compressed(message: bytes) -> bytes:
 
 
 def _headers(method: str, encoding: str, metadata: Sequence[tuple[str, str]]) -> bytes:
-    fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", method),
-        (":authority", "test"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
+    more = [("grpc-encoding", encoding)] if encoding else []
+    return header_block(
+        [*request_fields(method), *((name.encode(), value.encode()) for name, value in (*more, *metadata))]
+    )
+
+
+def request_fields(method: str) -> list[tuple[bytes, bytes]]:
+    """Returns the headers with which every RPC begins."""
+    return [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", method.encode()),
+        (b":authority", b"test"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
     ]
-    if encoding:
-        fields.append(("grpc-encoding", encoding))
-    return header_block([(name.encode(), value.encode()) for name, value in (*fields, *metadata)])
 
 
 def header_block(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Returns names and values as HPACK literals without indexing, RFC 7541 section 6.2.2."""
     return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
+
+
+def _indexed(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Returns names and values as HPACK literals that the server indexes, RFC 7541 section 6.2.1."""
+    return b"".join(b"\x40" + _text(name) + _text(value) for name, value in fields)
 
 
 def _text(text: bytes) -> bytes:

@@ -14,24 +14,22 @@ import grpc
 from google.protobuf.message import DecodeError
 from typing_extensions import override
 
-from mse_grad.metadata import METADATA_PREFIX, is_request_id, valid_metadata
 from mse_grad.reasons import ContractError, Reason
 from mse_grad_server.engine.shares import Shares
 from mse_grad_server.errors import Draining, ServerError
-from mse_grad_server.metrics.recorder import Origin, Recorder
+from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock
 from mse_grad_server.rpc.admission.authentication import Authenticator
-from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call, trace_id_of
-from mse_grad_server.rpc.admission.guard import REQUEST_ID_KEY, CallGuard
+from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call
+from mse_grad_server.rpc.admission.guard import CallGuard
 from mse_grad_server.rpc.admission.identity import client_of
 from mse_grad_server.rpc.admission.interruption import Interruption
+from mse_grad_server.rpc.admission.metadata import excess, origin_in
 from mse_grad_server.rpc.admission.places import Places
 from mse_grad_server.rpc.admission.reading import EOF, Reading
 from mse_grad_server.settings.model import Settings
 
 __all__ = ["CallInterceptor", "CallLimits"]
-
-_TRACEPARENT_KEY = "traceparent"
 
 Handler: TypeAlias = Any  # grpc.RpcMethodHandler, whose members are not public
 
@@ -127,7 +125,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler:
         # A caller that is refused learns only that, whether or not the method exists, and no message of it is read.
         method: str = handler_call_details.method
-        refusal = self._authenticator.refusal(method, handler_call_details.invocation_metadata or ())
+        metadata = handler_call_details.invocation_metadata or ()
+        refusal = excess(metadata) or self._authenticator.refusal(method, metadata)
         if refusal is not None:
             return self._refusing(refusal, method)
         wrapped = self._handlers.get(method)
@@ -237,21 +236,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard(self, context: Any, method: str, *, is_refused: bool = False) -> CallGuard:
         metadata = context.invocation_metadata()
-        request_id = next(
-            (value for key, value in metadata if key == REQUEST_ID_KEY and is_request_id(value)),
-            "",
-        )
         began_s = self._clock.now()
-        traceparent = next((value for key, value in metadata if key == _TRACEPARENT_KEY), "")
         is_request = method in self._gradient_methods
-        origin = Origin(
-            request_id or f"{self._name}-{next(self._numbers)}",
-            valid_metadata(
-                (key.removeprefix(METADATA_PREFIX), value) for key, value in metadata if key.startswith(METADATA_PREFIX)
-            ),
-            trace_id_of(traceparent),
-            self._recorder.timeline(traceparent, began_s) if is_request else None,
-        )
+        origin = origin_in(metadata, self._recorder, began_s, made_id=self._made_id, is_request=is_request)
         call = Call(method.rpartition("/")[2], origin, began_s)
         self._authenticator.enter(call, metadata)
         if method in self._reads_itself and not is_refused:
@@ -265,6 +252,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             is_request=is_request,
             silence_s=self._limits.silence_s,
         )
+
+    def _made_id(self) -> str:
+        return f"{self._name}-{next(self._numbers)}"
 
     def _enter_share(self, call: Call, context: Any) -> None:
         grant = call.grant

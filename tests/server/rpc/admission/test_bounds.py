@@ -19,7 +19,7 @@ from mse_grad.codec import Chunk, encode_stream_request
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.rpc.admission.guard import CallGuard
-from support.server.raw_http2 import Http2, framed
+from support.server.raw_http2 import Http2, framed, header_block, request_fields
 from support.server.raw_stream import chunk, header, operands, told
 from support.server.server_in_loop import Serving, serving
 from support.waiting import PATIENCE_S, until
@@ -88,6 +88,43 @@ async def test_the_bounds_on_small_messages_and_on_expansion_are_settings() -> N
         assert (await failure(unary(server, UNARY, packed)))[1] is Reason.MESSAGE_TOO_LARGE
     async with serving(max_expansion=1024) as server:
         await unary(server, UNARY, packed)
+
+
+# gRPC bounds the headers of a client only once that client has acknowledged its settings.
+
+
+@pytest.mark.parametrize("method", [CHECK, INFO, UNARY, STREAM, REFLECTION, "/no.such/Method"])
+async def test_a_call_with_too_many_pairs_of_metadata_is_refused(method: str) -> None:
+    async with serving() as server:
+        call = server.channel.stream_stream(method)(metadata=[("x", "")] * 200)
+        code, reason, message = await failure(call.read())
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.MESSAGE_TOO_LARGE)
+        assert "pairs; the server accepts 128" in message
+
+
+@pytest.mark.parametrize("method", [CHECK, INFO, STREAM])
+async def test_a_call_with_too_many_bytes_of_metadata_is_refused(method: str) -> None:
+    async with serving() as server:
+        with http2(server) as attacker:
+            number = attacker.open_wide(header_block([*request_fields(method), *[(b"x", b"v" * 3000)] * 6]))
+            await asyncio.to_thread(attacker.ended, number)
+        (event,) = server.events("call_failed")
+        assert event["reason"] == "MESSAGE_TOO_LARGE"
+        assert "bytes; the server accepts 16384" in event["message"]
+
+
+@pytest.mark.slow
+async def test_a_client_that_does_not_acknowledge_the_settings_is_disconnected() -> None:
+    async with serving() as server:
+        with http2(server) as attacker:
+            with pytest.raises(ConnectionError, match="closed"):
+                await asyncio.to_thread(attacker.ended, attacker.open(STREAM) + 2)  # an RPC that was never begun
+
+
+async def test_metadata_within_the_bounds_is_accepted() -> None:
+    async with serving() as server:
+        for metadata in ([("x", "")] * 100, [("x", "v" * 3000)] * 2):
+            await unary(server, UNARY, unary_request(), metadata=metadata)
 
 
 async def test_a_compressed_message_is_bounded_by_its_expanded_size() -> None:
