@@ -176,7 +176,7 @@ def _arguments(receive_limit_bytes: int, *, shares_port: bool) -> list[tuple[str
         ("grpc.max_concurrent_streams", 1024),
         # Limit for a client that connects and sends nothing.
         ("grpc.server_handshake_timeout_ms", 20_000),
-        # Limit for a client that does not acknowledge the settings of its connection, whose bounds do not hold till then.
+        # Limit for a client that does not acknowledge its settings: until then their bounds do not hold.
         ("grpc.http2.settings_timeout", 10_000),
         # 0 unless workers share the port: otherwise two servers could share it, and each would get some of the RPCs.
         ("grpc.so_reuseport", int(shares_port)),

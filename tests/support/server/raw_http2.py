@@ -17,7 +17,7 @@ _ACK = _END_STREAM = 0x1
 _END_HEADERS = 0x4
 _MOST_FRAME_BYTES = 16384
 _INITIAL_WINDOW_SIZE = 4
-# HPACK's names of the six headers of `request_fields` in the dynamic table: the newest entry follows the 61 static ones.
+# HPACK's names of the six headers of `request_fields` in the dynamic table, whose newest entry follows 61 static ones.
 _INDICES = bytes(0x80 | 61 + at for at in (6, 5, 4, 3, 2, 1))
 
 

@@ -116,9 +116,8 @@ async def test_a_call_with_too_many_bytes_of_metadata_is_refused(method: str) ->
 @pytest.mark.slow
 async def test_a_client_that_does_not_acknowledge_the_settings_is_disconnected() -> None:
     async with serving() as server:
-        with http2(server) as attacker:
-            with pytest.raises(ConnectionError, match="closed"):
-                await asyncio.to_thread(attacker.ended, attacker.open(STREAM) + 2)  # an RPC that was never begun
+        with http2(server) as attacker, pytest.raises(ConnectionError, match="closed"):
+            await asyncio.to_thread(attacker.ended, attacker.open(STREAM) + 2)  # an RPC that was never begun
 
 
 async def test_metadata_within_the_bounds_is_accepted() -> None:
