@@ -10,6 +10,8 @@ import grpc
 import pytest
 
 from mse_grad.frames import HEAD_BYTES, head
+from mse_grad_server.direct import connection as connections
+from mse_grad_server.direct.connection import TryInline
 from mse_grad_server.direct.frames import Frames
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.errors import DeadlineExceeded
@@ -17,6 +19,7 @@ from support.server.fakes import FakeClock
 from support.waiting import until
 
 MOST_BYTES = 2**22
+MANY = 20
 STALL_S = 7.0
 
 
@@ -31,13 +34,17 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def frames_on(connection: socket.socket, clock: FakeClock) -> Frames:
+def not_inline(message: bytes) -> bool:
+    return False
+
+
+def frames_on(connection: socket.socket, clock: FakeClock, *, try_handle_inline: TryInline = not_inline) -> Frames:
     return Frames(
         Wire(connection),
         clock,
         most_bytes=MOST_BYTES,
         stall_timeout_s=STALL_S,
-        try_handle_inline=lambda message: False,
+        try_handle_inline=try_handle_inline,
     )
 
 
@@ -127,3 +134,75 @@ async def test_a_client_that_is_gone_loses_its_answers_and_nothing_else(
     await until(is_reset)
     assert await frames.read() is grpc.aio.EOF
     frames.close()
+
+
+class Turns:
+    """Counts the turns of the event loop, and fills one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._count()
+
+    def fill(self) -> None:
+        """Keeps the loop for as long as one connection may."""
+        until_s = self._loop.time() + connections._TURN_S
+        while self._loop.time() < until_s:
+            pass
+
+    def _count(self) -> None:
+        self.count += 1
+        self._loop.call_soon(self._count)
+
+
+async def test_messages_that_have_arrived_leave_others_their_turns(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    frames, turns = frames_on(ours, FakeClock()), Turns()
+    theirs.sendall(MANY * head(0))
+    for message in range(MANY):
+        assert await frames.read() == b""
+        assert turns.count >= message
+        turns.fill()
+    frames.close()
+
+
+async def test_messages_that_are_handled_inline_leave_others_their_turns(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = ends
+    turns = Turns()
+    handled: list[int] = []
+
+    def handle(message: bytes) -> bool:
+        if message:
+            return False
+        turns.fill()
+        handled.append(turns.count)
+        return True
+
+    frames = frames_on(ours, FakeClock(), try_handle_inline=handle)
+    reading = asyncio.ensure_future(frames.read())
+    await until(lambda: frames._has_reader)
+    theirs.sendall(MANY * head(0) + head(4) + b"last")
+    assert await reading == b"last"
+    assert len(handled) == len(set(handled)) == MANY
+    frames.close()
+
+
+async def test_a_connection_that_is_closed_has_no_further_turn(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    turns = Turns()
+    handled: list[bytes] = []
+
+    def handle(message: bytes) -> bool:
+        turns.fill()
+        handled.append(message)
+        asyncio.get_running_loop().call_soon(frames.close)
+        return True
+
+    frames = frames_on(ours, FakeClock(), try_handle_inline=handle)
+    reading = asyncio.ensure_future(frames.read())
+    await until(lambda: frames._has_reader)
+    theirs.sendall(MANY * head(0))
+    assert await reading is grpc.aio.EOF
+    assert handled == [b""]
