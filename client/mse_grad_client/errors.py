@@ -19,6 +19,7 @@ Codes come from gRPC, reasons from `mse_grad.reasons`.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
@@ -191,19 +192,20 @@ def from_contract_error(broken: ContractError) -> MseGradError:
 
 
 def from_status(status: status_pb2.Status, *, request_id: str = "") -> MseGradError:
-    """Returns the error for a status of the server, with the reason and delay from its details."""
+    """Returns the error for a status of the server, with the reason and delay from those details that can be read."""
     code = code_of(status.code)
     reason: Reason | None = None
     retry_delay_s: float | None = None
     for detail in status.details:
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            reason = _REASONS.get(info.reason)  # None for a newer server's reason; the code still classifies the error
-            request_id = info.metadata.get("request_id", request_id)
-        elif detail.Unpack(retry):
-            delay = retry.retry_delay
-            # Threads cannot wait for longer times.
-            retry_delay_s = min(max(0.0, delay.seconds + delay.nanos / 1e9), MAX_TIMEOUT_S)
+        with suppress(DecodeError):  # the code still classifies the error, as it does for a newer server's reason
+            if detail.Unpack(info):
+                reason = _REASONS.get(info.reason)
+                request_id = info.metadata.get("request_id", request_id)
+            elif detail.Unpack(retry):
+                delay = retry.retry_delay
+                # Threads cannot wait for longer times.
+                retry_delay_s = min(max(0.0, delay.seconds + delay.nanos / 1e9), MAX_TIMEOUT_S)
     kind = _BY_CODE.get(code, MseGradError)
     return kind(status.message, reason=reason, code=code, request_id=request_id, retry_delay_s=retry_delay_s)
 

@@ -23,6 +23,7 @@ from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Retries, RetryBudget, Step, StreamStale, with_retries
 from mse_grad_client.routing.channel import INFO_REQUEST
 from mse_grad_client.routing.connection import Connection
+from mse_grad_client.routing.info_call import info_of
 from mse_grad_client.routing.malloc import raise_malloc_threshold
 from mse_grad_client.routing.room import Room
 from mse_grad_client.routing.routes import Routes
@@ -190,7 +191,7 @@ class Transport:
         async def ask(connection: Connection) -> bytes:
             return await waiter.call(connection, GET_SERVER_INFO, INFO_REQUEST, info=call, deadline=deadline)
 
-        return pb.GetServerInfoResponse.FromString(await self._ask(ask, retries, waiter))
+        return info_of(await self._ask(ask, retries, waiter))
 
     async def way(self, *, deadline: float | None, waiter: Waiter = BLOCKING) -> tuple[str, str]:
         """Returns `transport` and `direct_failure` of ServerInfo for the server at the given address."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mse_grad.codec import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
+from mse_grad.reasons import ContractError
 from mse_grad_client.errors import InternalError
 from mse_grad_client.request import GradientRequest
 
@@ -24,9 +25,12 @@ def message_of(request: GradientRequest) -> bytes:
 
 
 def fill(request: GradientRequest, answer: bytes) -> None:
-    """Fills the gradient of `request` from the answer; raises InternalError if that is another tensor."""
+    """Fills the gradient of `request` from the answer; raises InternalError if that is another tensor, or none."""
     dtype, shape = request.dtype.wire, request.shape
-    y = decode_unary_response(answer).y
+    try:
+        y = decode_unary_response(answer).y
+    except ContractError as broken:
+        raise InternalError(f"the server broke the contract: {broken}") from broken
     if (y.dtype, y.shape, len(y.data)) != (dtype, shape, len(request.y)):
         raise InternalError(
             f"the server answered dtype {y.dtype}, shape {list(y.shape)} and {len(y.data)} bytes; "
