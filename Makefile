@@ -30,7 +30,7 @@ pip := $(bin)/python -m pip install --quiet
 
 .PHONY: help demo serve test test-all test-slow test-pythons coverage lint format bench bench-peers restarts \
 	overload attacks docs report wheels lock audit libraries image image-test dashboard-pictures simulator \
-	simulator-report operator-bar fuzz chaos soak generate clean
+	simulator-report operator-bar fuzz fuzz-cpp chaos soak generate clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ attacks: $(VENV)/installed-test ## Attack a server over loopback; measure its me
 
 fuzz: $(VENV)/installed-test ## Send a million messages that are almost valid to a server; judge every answer
 	@PYTHONPATH=tests $(bin)/python -m fuzz $(ARGS)
+
+fuzz-cpp: $(VENV)/installed-test ## Fuzz the C++ of CPU kernel and operators under sanitizers, five minutes a target
+	@PYTHONPATH=tests $(bin)/python -m fuzz.cpp $(ARGS)
 
 chaos: $(VENV)/installed-test ## Make a simulated NPU fail at random under load for ten minutes; check every answer
 	@PYTHONPATH=tests $(bin)/python -m benchmarks.chaos $(ARGS)

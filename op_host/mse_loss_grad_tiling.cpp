@@ -45,11 +45,15 @@ bool ReadTensors(gert::TilingContext* context, Tensors* tensors, std::string* re
 
 bool CheckTensors(const Tensors& tensors, Problem* problem, std::string* reason) {
     const Tensor& predict = tensors.predict;
+    int64_t elements = 0;  // of the others: to a launch an extent that a graph does not know yet is a mistake
     problem->item_bytes = ItemBytes(predict.dtype);
     return CheckDtype(predict.dtype, reason) && CheckSameDtype(predict.dtype, tensors.label.dtype, "label", reason) &&
            CheckSameDtype(predict.dtype, tensors.dout.dtype, "dout", reason) &&
            CheckSameDtype(predict.dtype, tensors.y.dtype, "y", reason) &&
            CountElements(predict.shape, "predict", &problem->elements, reason) &&
+           CountElements(tensors.label.shape, "label", &elements, reason) &&
+           CountElements(tensors.dout.shape, "dout", &elements, reason) &&
+           CountElements(tensors.y.shape, "y", &elements, reason) &&
            CheckSameShape(predict.shape, tensors.label.shape, "label", reason) &&
            CheckDoutShape(predict.shape, tensors.dout.shape, &problem->scalar_dout, reason) &&
            CheckSameShape(predict.shape, tensors.y.shape, "y", reason);

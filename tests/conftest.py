@@ -29,6 +29,7 @@ ONE_PYTHON = (
     "deploy",
     "docs",
     "e2e",
+    "fuzz/cpp",
     "kernel",
     "op_host",
     "proto/test_dtype_places.py",

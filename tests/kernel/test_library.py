@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from mse_grad.tensor import DTYPES
+from mse_grad.tensor import DTYPES, DType
 from mse_grad_kernel import native as module
 from mse_grad_kernel.native import NativeKernel
 from support.numerics.kernel_process import BUILD_SCRIPT, VARIANTS
@@ -72,3 +72,10 @@ def test_wrong_numbers_are_refused(native: NativeKernel, number: int, dtype: int
 
 def test_a_negative_count_is_refused(native: NativeKernel) -> None:
     assert native._function(0, 1, -1, 2.0, 0, None, None, None, None) == header_numbers()["negative_count"]
+
+
+@pytest.mark.parametrize("scalar_dout", [0, 1], ids=["full", "scalar"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+def test_without_elements_nothing_is_read(native: NativeKernel, variant: str, dtype: DType, scalar_dout: int) -> None:
+    number = VARIANTS[variant]
+    assert native._function(number, dtype.wire, 0, 2.0, scalar_dout, None, None, None, None) == header_numbers()["ok"]
