@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["require_module", "require_program"]
+__all__ = ["refuse", "require_libraries", "require_module", "require_program", "require_root"]
 
 
 def require_program(name: str) -> str:
@@ -33,6 +33,12 @@ def require_module(name: str) -> None:
         _miss(name)
 
 
+def require_root() -> None:
+    """Skips the test unless this process is root's, or fails it if CI is set."""
+    if os.geteuid() != 0:
+        refuse("this user is not root")
+
+
 def require_libraries(program: Path, environment: Mapping[str, str]) -> None:
     """Skips the test if a shared library of `program` is not installed, or fails it if CI is set."""
     listed = subprocess.run(
@@ -44,6 +50,11 @@ def require_libraries(program: Path, environment: Mapping[str, str]) -> None:
 
 
 def _miss(name: str) -> NoReturn:
+    refuse(f"{name} is not installed")
+
+
+def refuse(why: str) -> NoReturn:
+    """Skips the test because of `why`, or fails it if CI is set."""
     if os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed, and CI runs every test", pytrace=False)
-    pytest.skip(f"{name} is not installed")
+        pytest.fail(f"{why}, and CI runs every test", pytrace=False)
+    pytest.skip(why)
