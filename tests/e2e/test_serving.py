@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mse_grad.reasons import Reason
-from mse_grad_client import MseGradClient, ResourceExhausted
+from mse_grad_client import ClientOptions, MseGradClient, ResourceExhausted
 from support.server.backends import running_on
-from support.server.server_process import ServerProcess
+from support.server.server_process import ServerProcess, running_server
 from support.values import expected, operands
 
 CLIENT_PROGRAM = """
@@ -94,3 +94,15 @@ def test_one_message_too_large_names_a_limit_and_the_way_around(
         client.compute_unary(halves[0], halves[1], 1.0)
     assert caught.value.reason is Reason.MESSAGE_TOO_LARGE
     assert (client.compute(halves[0], halves[1], 1.0) == 0).all()
+
+
+@pytest.mark.parametrize("ways", [{}, {"shared_memory": False}, {"shared_memory": False, "direct": False}])
+def test_the_smallest_messages_that_a_server_may_ask_for_carry_every_request(ways: dict[str, bool]) -> None:
+    with (
+        running_server("--max-stream-message-bytes", "64KiB", "--chunk-bytes", "16KiB") as server,
+        MseGradClient(server.address, options=ClientOptions(**ways)) as client,
+    ):
+        client.server_info()  # now a direct connection stands
+        given = [operands((elements,)) for elements in (6000, 20_000, *[250] * 300)]
+        for one, y in zip(given, [client.submit(*one) for one in given], strict=True):
+            assert y.result().tobytes() == expected(*one).tobytes()

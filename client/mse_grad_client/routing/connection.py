@@ -27,16 +27,14 @@ from mse_grad_client.routing.credentials import Credentials
 from mse_grad_client.routing.old_streams import OldStreams
 from mse_grad_client.shared_memory.link import LocalLink
 from mse_grad_client.shared_memory.region import Region
+from mse_grad_client.stream.chunking import chunk_elements, window_chunks
 from mse_grad_client.stream.direct_call import open_call, release_locks
 from mse_grad_client.stream.exchange import Exchange
-from mse_grad_client.stream.outbox import MESSAGE_RESERVE_BYTES
 from mse_grad_client.stream.pending import Assignment, BesidePending, PendingRequest, StreamPending, is_stale
 from mse_grad_client.stream.stream import Stream
 
 __all__ = ["Connection"]
 
-_DEFAULT_CHUNK_BYTES = 512 * 1024
-_DEFAULT_WINDOW_CHUNKS = 8
 # How long requests begin with one chunk after the server rejected one as busy. A rejected request has already sent its
 # first window, up to 12 MiB: under overload that was more data than all operands of computed gradients.
 _BUSY_S = 1.0
@@ -156,8 +154,8 @@ class Connection(Channel):
                 request,
                 request_id=request_id,
                 deadline=deadline,
-                chunk_elements=self._chunk_elements(limits, request.dtype.itemsize_bytes),
-                window_chunks=self._options.window_chunks or limits.window_chunks or _DEFAULT_WINDOW_CHUNKS,
+                chunk_elements=chunk_elements(limits, self._options, itemsize_bytes=request.dtype.itemsize_bytes),
+                window_chunks=window_chunks(limits, self._options),
                 first_chunks=1 if time.monotonic() < self._busy_until_s else None,
             )
             direct = None if self._direct is None or by_stream else self._direct.beside(stream)
@@ -283,8 +281,3 @@ class Connection(Channel):
                 f"{self._place} did not open a stream within the time given", reason=Reason.DEADLINE_EXCEEDED
             )
         return limits
-
-    def _chunk_elements(self, limits: pb.Limits, itemsize_bytes: int) -> int:
-        wanted_bytes = self._options.chunk_bytes or limits.chunk_bytes or _DEFAULT_CHUNK_BYTES
-        most_bytes = (limits.max_stream_message_bytes - MESSAGE_RESERVE_BYTES) // 3
-        return max(1, min(wanted_bytes, most_bytes) // itemsize_bytes)

@@ -227,7 +227,7 @@ class _Unanswered(HandoverFailed):
 def connect_for_requests(opened: pb.StreamOpened, *, address: str = "") -> socket.socket | None:
     """Returns a connection for requests beside the stream, or None if the server accepts none there."""
     offer = opened.shared_memory
-    if not offer.max_packet_bytes:
+    if offer.max_packet_bytes <= 0:
         return None
     connection = None
     try:

@@ -33,9 +33,15 @@ def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOp
     return size_bytes > 0
 
 
-def fits_packet(request: GradientRequest) -> bool:
-    """Whether the request fits into one packet, behind anything that waits to be packed with it."""
-    return 2 * len(request.predict) + len(request.dout) <= _MAX_PACKET_OPERANDS_BYTES
+def fits_packet(request: GradientRequest, *, max_message_bytes: int) -> bool:
+    """Whether the request fits into one packet, behind anything that waits to be packed with it.
+
+    Args:
+        request: The request.
+        max_message_bytes: Largest message of the server; half of it is for the header.
+    """
+    most_bytes = min(_MAX_PACKET_OPERANDS_BYTES, max_message_bytes // 2)
+    return 2 * len(request.predict) + len(request.dout) <= most_bytes
 
 
 def shared_exchange(

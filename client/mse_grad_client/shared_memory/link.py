@@ -31,6 +31,8 @@ __all__ = ["LocalLink"]
 # few milliseconds. Later writes go to memory that no caller sees.
 _GRACE_S = 0.05
 _POLL_S = 0.005
+# Room for a packet of the server: more than the kernel buffers on a unix socket by default.
+_MOST_PACKET_BYTES = 1024 * 1024
 
 
 class _LentMemory:
@@ -143,7 +145,7 @@ class LocalLink:
                 if exchange is not None:
                     id = fastest.start(exchange)
                     return SharedPending(fastest, exchange, id, handover=channel.handover, assignment=assignment)
-            if fastest is stream or not fits_packet(request):
+            if fastest is stream or not fits_packet(request, max_message_bytes=_message_bytes(stream)):
                 return None
             packed = Exchange(
                 request,
@@ -213,7 +215,7 @@ class LocalLink:
         memory = _LentMemory(self._region, handover)
         if connection is None:
             return _Channel(handover, memory, None, None)
-        max_packet_bytes = stream.opened.shared_memory.max_packet_bytes
+        max_packet_bytes = min(stream.opened.shared_memory.max_packet_bytes, _MOST_PACKET_BYTES)
         try:
             packets = Stream.open(
                 lambda outbox: PacketCall(connection, outbox.next_message, max_packet_bytes=max_packet_bytes),
@@ -230,3 +232,7 @@ class LocalLink:
                 del self._channels[stream]
                 if channel is not None:
                     channel.close(Unavailable("the stream has ended", reason=Reason.CONNECTION_LOST), timeout_s=0)
+
+
+def _message_bytes(stream: Stream) -> int:
+    return 0 if stream.opened is None else stream.opened.limits.max_stream_message_bytes

@@ -14,6 +14,9 @@ __all__ = ["MESSAGE_RESERVE_BYTES", "Outbox"]
 _PACK_PARTS = 64
 _PACK_BYTES = 64 * 1024
 
+# Every server accepts messages of this size.
+_LEAST_BYTES = 64 * 1024
+
 MESSAGE_RESERVE_BYTES = _PACK_BYTES + _PACK_PARTS * 512
 """Bytes that a packed message may hold beside its last chunk: other small chunks, and headers."""
 
@@ -38,9 +41,14 @@ class _Part:
 
 
 class Outbox:
-    """A queue of parts. Putting parts in is thread-safe; one thread at a time takes messages out."""
+    """A queue of parts. Putting parts in is thread-safe; one thread at a time takes messages out.
+
+    Attributes:
+        most_bytes: Bytes of a message to which no further part is added; a larger part goes alone.
+    """
 
     def __init__(self) -> None:
+        self.most_bytes = _LEAST_BYTES
         self._parts: deque[_Part] = deque()
 
     def __len__(self) -> int:
@@ -97,6 +105,8 @@ class Outbox:
             if not parts or size_bytes >= _PACK_BYTES:
                 break
             try:
+                if size_bytes and size_bytes + parts[0].size_bytes > self.most_bytes:
+                    break
                 part = parts.popleft()
             except IndexError:  # another thread has just removed its request
                 break

@@ -209,6 +209,7 @@ class Stream(Reader):
                 self._fail(failed.id, exchange, from_status(failed.status))
         if response.opened is not None:
             self.opened = response.opened
+            self._outbox.most_bytes = response.opened.limits.max_stream_message_bytes
             self._opened.set()
         if response.go_away is not None:
             self._leave(response.go_away)
