@@ -131,7 +131,7 @@ class Attacker:
         host, _, port = self._address.rpartition(":")
         return self._stack.enter_context(socket.create_connection((host, int(port)), timeout=20.0))
 
-    def repeat(self, act: Callable[[Http2], None], *, cost_bytes: int) -> None:
+    def repeat(self, act: Callable[[Http2], object], *, cost_bytes: int) -> None:
         """Acts until the budget of bytes is spent, over a new connection whenever the server closes one.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -33,7 +34,7 @@ def broken_status(kind: type, value: bytes) -> status_pb2.Status:
 def answering(answer: bytes) -> Iterator[str]:
     """Yields the address of a server that answers every unary call with these bytes."""
     server = grpc.server(ThreadPoolExecutor(1))
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+    handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
     handlers = dict.fromkeys(UNARY, handler)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("mse_grad.v1.MseGradService", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -60,8 +60,8 @@ def test_under_load_a_server_computes_gradients_that_are_larger_than_its_group(o
         load.begin()
         for out in (None, client.empty(LARGE), client.empty(GROUP_BYTES // 16)):
             count = LARGE if out is None else out.size
-            part = [operand[:count] for operand in given]
-            y = client.compute(*part, out=out, numel=LARGE, timeout_s=PATIENCE_S)
+            predict, label, dout = (operand[:count] for operand in given)
+            y = client.compute(predict, label, dout, out=out, numel=LARGE, timeout_s=PATIENCE_S)
             assert y.tobytes() == right[: y.nbytes]
         assert load.end().failures == []
         assert group.kills() == 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_one_message_too_large_names_a_limit_and_the_way_around(
 
 
 @pytest.mark.parametrize("ways", [{}, {"shared_memory": False}, {"shared_memory": False, "direct": False}])
-def test_the_smallest_messages_that_a_server_may_ask_for_carry_every_request(ways: dict[str, bool]) -> None:
+def test_the_smallest_messages_that_a_server_may_ask_for_carry_every_request(ways: dict[str, Any]) -> None:
     with (
         running_server("--max-stream-message-bytes", "64KiB", "--chunk-bytes", "16KiB") as server,
         MseGradClient(server.address, options=ClientOptions(**ways)) as client,

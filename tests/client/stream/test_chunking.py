@@ -17,7 +17,9 @@ KIB = 1024
 
 
 def limits(**fields: Any) -> pb.Limits:
-    return pb.Limits(**{"max_stream_message_bytes": 16 * KIB**2, "chunk_bytes": 512 * KIB, "window_chunks": 8, **fields})
+    return pb.Limits(
+        **{"max_stream_message_bytes": 16 * KIB**2, "chunk_bytes": 512 * KIB, "window_chunks": 8, **fields}
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def limits(**fields: Any) -> pb.Limits:
     ],
 )
 def test_a_chunk_is_neither_tiny_nor_larger_than_a_message(
-    fields: dict[str, int], options: dict[str, int], elements: int
+    fields: dict[str, int], options: dict[str, Any], elements: int
 ) -> None:
     assert chunk_elements(limits(**fields), ClientOptions(**options), itemsize_bytes=4) == elements
 
@@ -43,7 +45,7 @@ def test_a_chunk_is_neither_tiny_nor_larger_than_a_message(
     ("advised", "options", "chunks"),
     [(8, {}, 8), (0, {}, 8), (-5, {}, 8), (2**31 - 1, {}, 1024), (2, {"window_chunks": 5}, 5)],
 )
-def test_a_window_is_as_large_as_a_server_may_advise(advised: int, options: dict[str, int], chunks: int) -> None:
+def test_a_window_is_as_large_as_a_server_may_advise(advised: int, options: dict[str, Any], chunks: int) -> None:
     assert window_chunks(limits(window_chunks=advised), ClientOptions(**options)) == chunks
 
 

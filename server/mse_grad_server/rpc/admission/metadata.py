@@ -6,7 +6,7 @@ gRPC has a bound of its own, which holds only once the client has acknowledged t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from mse_grad.metadata import METADATA_PREFIX, is_request_id, valid_metadata
 from mse_grad_server.errors import MessageTooLarge
@@ -16,8 +16,8 @@ from mse_grad_server.rpc.admission.guard import REQUEST_ID_KEY
 
 __all__ = ["MOST_BYTES", "MOST_PAIRS", "Metadata", "excess", "origin_in"]
 
-Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
-"""Pairs of key and value."""
+Metadata: TypeAlias = "Sequence[tuple[str, Any]]"
+"""Pairs of key and value, a str, or bytes behind a key that ends in "-bin"."""
 
 MOST_PAIRS = 128
 """Most pairs of one RPC. HPACK names a pair with one byte, and the server then holds about 160 bytes for it."""
