@@ -33,13 +33,13 @@ def coefficient(reduction: Reduction, numel: int, dtype: DType) -> float:
 
 
 def gradient_into(y: Array, predict: Array, label: Array, dout: Array, *, c: float, dtype: DType) -> None:
-    """Writes the gradient of n elements to `y`.
+    """Writes a gradient to `y`.
 
     Args:
-        y: n elements of `dtype`, one dimension, writable, overlapping none of the others; alignment is not assumed.
-        predict: n elements of `dtype`.
-        label: n elements of `dtype`.
-        dout: n elements, or one, of `dtype`.
+        y: Elements of `dtype`, writable, overlapping none of the others; alignment is not assumed.
+        predict: Elements of `dtype` in the shape of y.
+        label: Elements of `dtype` in the shape of y.
+        dout: Elements of `dtype` in the shape of y, or one element.
         c: The coefficient, from `coefficient`.
         dtype: Element type; float32 is the intermediate for all but float64.
     """

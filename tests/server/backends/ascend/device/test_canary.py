@@ -89,6 +89,20 @@ def test_half_of_a_gradient_is_found(dtype: DType, half: str, elements: int) -> 
 
 
 @by_dtype
+@pytest.mark.parametrize("coincidence", [[99], [98, 99], [70], [80, 97]])
+def test_half_of_a_gradient_is_found_although_elements_of_the_other_half_are_right_by_chance(
+    dtype: DType, coincidence: list[int]
+) -> None:
+    block = Block(dtype)
+    right = block.y.copy()
+    block.y[50:] += block.y.dtype.type(1)
+    block.y[coincidence] = right[coincidence]
+    block.place(block.layout.y, block.y)
+    with pytest.raises(WrongGradient, match=r"from element [5-9]\d on"):
+        block.look()
+
+
+@by_dtype
 def test_elements_in_the_middle_are_found_if_they_are_sampled(dtype: DType) -> None:
     block = Block(dtype)
     block.y[33:67] += block.y.dtype.type(1)
