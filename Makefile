@@ -125,7 +125,9 @@ lock: $(VENV)/installed-lock ## Choose the versions of the image's packages agai
 	@$(bin)/uv pip compile --quiet $(LOCK) --extra server --extra cli --output-file deploy/requirements.txt pyproject.toml
 
 audit: $(VENV)/installed-audit ## Look up known vulnerabilities of the image's packages
-	@$(bin)/python -m pip_audit --strict --require-hashes --disable-pip -r deploy/requirements.txt -r deploy/requirements-build.txt
+	@$(bin)/python -m pip_audit --strict --require-hashes --disable-pip -r deploy/requirements.txt -r deploy/requirements-build.txt || \
+		{ echo "make audit: not clean, as above. If the database of vulnerabilities could not be asked," \
+		"nothing is known about the packages." >&2; exit 1; }
 
 libraries: $(VENV)/installed-libraries ## Install the libraries beside which the slow tests run, such as PyTorch
 

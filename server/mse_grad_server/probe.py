@@ -25,7 +25,7 @@ __all__ = ["run"]
 _TIMEOUT_S = 3.0
 # The server is on this host, so the proxies of the environment do not apply.
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 class _NotServing(Exception):

@@ -54,8 +54,8 @@ def worker_address(named: str, *, given: str) -> str | None:
         host, port = host_and_port(named)
     except ValueError:
         return None  # a form that only newer versions know
-    if host in ("0.0.0.0", "[::]"):
-        near_host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    if host in ("0.0.0.0", "[::]"):  # noqa: S104 - compared, not bound
+        near_host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
         return f"{near_host if given.startswith('unix:') else host_and_port(given)[0]}:{port}"
     return named if is_near or not _is_loopback(named) else None
 

@@ -18,7 +18,7 @@ from mse_grad_client.stream.call import Metadata
 
 __all__ = ["Credentials"]
 
-_TOKEN = r"[\x21-\x7e]+"
+_TOKEN = r"[\x21-\x7e]+"  # noqa: S105 - what a token looks like
 
 
 class Credentials:

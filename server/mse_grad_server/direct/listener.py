@@ -33,7 +33,7 @@ __all__ = ["DirectListener", "DirectOptions"]
 # Most connections that have not shown a secret, and the longest time that one may take to show it.
 _MOST_STRANGERS = 64
 _GREETING_S = 5.0
-_WILDCARDS = frozenset(("0.0.0.0", "::"))
+_WILDCARDS = frozenset(("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True)

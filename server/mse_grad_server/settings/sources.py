@@ -152,7 +152,7 @@ def _file_values(path: str | None) -> dict[str, Any]:
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            values = yaml.load(file, _Loader)
+            values = yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
     except OSError as cause:
         raise SettingsError(f"--config {path}: {cause.strerror}") from cause
     except _AmbiguousNumber as cause:

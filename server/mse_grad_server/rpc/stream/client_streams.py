@@ -146,7 +146,7 @@ class ClientStreams(Occupant):
         factory = self._factory
         max_age_s = factory.limits.max_age_s
         if max_age_s < math.inf:
-            age_s = max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
+            age_s = max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311 - no secret
             self._ageing = factory.clock.call_at(factory.clock.now() + age_s, self._grow_old)
         lease = None if lease_of is None else lease_of(self._serve_packets)
         stream = self._add(self._context, self._name, self._recorder.traffic.stream, lease, self._call.share)
