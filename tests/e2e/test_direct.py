@@ -298,6 +298,49 @@ def test_requests_go_on_over_grpc_whatever_is_in_the_way(obstacle: str, caplog: 
             assert server.streams == 1
 
 
+def tried(client: MseGradClient) -> str:
+    """Returns why the first attempt at a direct connection failed."""
+    compute_and_check(client)
+    connection = client._transport._session.pool.given
+    link, stream = connection._direct, connection._stream
+    assert link is not None
+    assert stream is not None
+    assert not link.wait(stream, PATIENCE_S)
+    return link.failure(stream)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("a" * 100, 80), ("..", 80), ("a\0b", 80), ("127.0.0.1", 70_000), ("127.0.0.1", 2**32 - 1)]
+)
+def test_an_offer_that_names_no_place_is_a_failed_attempt(host: str, port: int) -> None:
+    offer = pb.DirectOffer(host=host, port=port, secret=bytes(32), max_message_bytes=2**20)
+    with ScriptedServer(direct=offer) as server, MseGradClient(server.address, options=DIRECT) as client:
+        assert tried(client).startswith(f"no connection to port {port} of ")
+
+
+@pytest.mark.parametrize("is_near", [False, True])
+def test_only_a_server_of_this_machine_may_lead_to_it(is_near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it could have the client send bytes of its choice to services that trust this machine."""
+    monkeypatch.setattr(connections, "is_own", lambda address: is_near)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        sent: list[bytes] = []
+
+        def serve() -> None:
+            with listener.accept()[0] as accepted:
+                accepted.settimeout(PATIENCE_S)
+                sent.append(accepted.recv(1000))
+
+        service = threading.Thread(target=serve)
+        service.start()
+        offer = pb.DirectOffer(host="localhost", port=listener.getsockname()[1], secret=b"s" * 32)
+        with ScriptedServer(direct=offer) as server, MseGradClient(server.address, options=DIRECT) as client:
+            failure = tried(client)
+        service.join(PATIENCE_S)
+    assert (b"s" * 32 in sent[0]) is is_near
+    assert failure.endswith("may not lead to this one") is not is_near
+
+
 class Cut:
     """Connections to the server through a relay, which it cuts after a number of bytes; close it."""
 

@@ -207,7 +207,7 @@ class DirectLink:
 
 
 def _place(offer: pb.DirectOffer) -> str:
-    return f"port {offer.port}{offer.host and f' of {offer.host}'}"
+    return f"port {offer.port}{offer.host and f' of {offer.host!r}'}"
 
 
 def _words(error: OSError | MseGradError) -> str:

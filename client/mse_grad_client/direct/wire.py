@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import select
 import socket
 import ssl
@@ -16,7 +17,7 @@ from mse_grad.tensor import Buffer
 from mse_grad.tls_socket import TlsSocket
 from mse_grad_client.interrupts import LONGEST_SLEEP_S
 
-__all__ = ["IS_SUPPORTED", "TlsWire", "Wire", "connect"]
+__all__ = ["IS_SUPPORTED", "TlsWire", "Wire", "connect", "leads_here"]
 
 IS_SUPPORTED = sys.platform != "win32"
 """Whether this system has the calls that direct connections need."""
@@ -31,7 +32,10 @@ _SEND_NOW = int(getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGN
 
 def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
     """Returns a connection that notices the end of a silent host; raises OSError."""
-    connection = socket.create_connection((host, port), timeout_s)
+    try:
+        connection = socket.create_connection((host, port), timeout_s)
+    except (ValueError, OverflowError) as cause:  # text that no look-up takes, or a port beyond 65535
+        raise OSError("the server offers a host or port that cannot be one") from cause
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -45,6 +49,13 @@ def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def leads_here(connection: socket.socket) -> bool:
+    """Whether the other end is an address that means another machine elsewhere: loopback or link-local."""
+    ip = ipaddress.ip_address(connection.getpeername()[0].partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_loopback or ip.is_link_local
 
 
 class Wire:

@@ -13,14 +13,14 @@ from mse_grad.methods import STREAM_GRADIENTS, full_name
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.direct.link import DirectLink
-from mse_grad_client.direct.wire import IS_SUPPORTED, TlsWire, Wire, connect
+from mse_grad_client.direct.wire import IS_SUPPORTED, TlsWire, Wire, connect, leads_here
 from mse_grad_client.errors import DeadlineExceeded, MseGradError, Unavailable
 from mse_grad_client.events import Events
 from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Awaited, Replaced, StreamStale
-from mse_grad_client.routing.address import host_and_port
+from mse_grad_client.routing.address import host_and_port, is_own
 from mse_grad_client.routing.arrivals import Waiting
 from mse_grad_client.routing.channel import Channel, time_left_s
 from mse_grad_client.routing.credentials import Credentials
@@ -264,6 +264,10 @@ class Connection(Channel):
         host = offer.host or host_and_port(self.address)[0].strip("[]")
         context = self._credentials.context(self.address)
         connection = connect(host, offer.port, timeout_s=_CONNECT_S)
+        # Services of this machine may trust whoever reaches them, and the server chose the bytes of the greeting.
+        if offer.host and leads_here(connection) and not is_own(self.address):
+            connection.close()
+            raise OSError("the server is on another machine, and may not lead to this one")
         if context is None:
             return Wire(connection)
         return TlsWire(connection, context, server_name=self._credentials.server_name)
