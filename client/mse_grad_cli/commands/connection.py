@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mse_grad_cli.commands.screen import one_line
 from mse_grad_client.client import MseGradClient
 from mse_grad_client.errors import MseGradError
 from mse_grad_client.options import ClientOptions
@@ -97,8 +98,10 @@ def reached(client: MseGradClient, *, wait_s: float) -> Iterator[ServerInfo]:
     try:
         ready = client.wait_ready(wait_s)
     except MseGradError as error:
-        raise NoAnswer(f"no server is ready at {client.address}: {error}\nIs mse-grad-server running there?") from error
+        raise NoAnswer(
+            f"no server is ready at {client.address}: {one_line(str(error))}\nIs mse-grad-server running there?"
+        ) from error
     try:
         yield ready
     except MseGradError as error:
-        raise NoAnswer(f"the server at {client.address} failed: {error}") from error
+        raise NoAnswer(f"the server at {client.address} failed: {one_line(str(error))}") from error

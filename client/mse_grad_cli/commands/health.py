@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mse_grad_cli.commands.connection import NoAnswer, access_options, address_argument, options_of
 from mse_grad_cli.commands.options import json_option, timeout_option
-from mse_grad_cli.commands.screen import screen
+from mse_grad_cli.commands.screen import one_line, screen
 from mse_grad_cli.health import SERVING, health_of
 from mse_grad_client.errors import MseGradError
 from mse_grad_client.routing.credentials import Credentials
@@ -39,7 +39,9 @@ def health(context: click.Context, /, address: str, as_json: bool, timeout_s: fl
     except MseGradError as unusable:  # a file of certificates or of the token
         raise click.UsageError(str(unusable)) from unusable
     except grpc.RpcError as failure:
-        raise NoAnswer(f"no answer from {address}: {failure.code().name}: {failure.details()}") from failure
+        raise NoAnswer(
+            f"no answer from {address}: {failure.code().name}: {one_line(failure.details() or '')}"
+        ) from failure
     serves = state == SERVING
     if as_json:
         click.echo(json.dumps({"address": address, "status": state, "serving": serves}, indent=2))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mse_grad_cli.commands.screen import one_line
 from mse_grad_cli.conformance import BarReport, Comparison, Row
 from mse_grad_cli.conformance.expected import NAN_DISTANCE
 from mse_grad_client.server_info import ServerInfo
@@ -23,7 +24,7 @@ _NOTES_WIDTH = 100
 def render(console: Console, report: BarReport, *, address: str, server: ServerInfo) -> None:
     """Prints a table of figures and limits, the details of failures, and the verdict."""
     head = f"{address}: mse-grad {server.version}, {server.backend} ({server.device}), kernel {server.kernel_hash[:12]}"
-    console.print(Text(head))
+    console.print(Text(one_line(head)))
     console.print(_table(report, notes=console.width >= _NOTES_WIDTH))
     for row in report.failures:
         failed = f"{row.dtype}: {row.measure}: {_figure(row)}, allowed: {_limit(row)}"

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Iterable
 
-__all__ = ["screen", "size_text"]
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from typing_extensions import override
+
+__all__ = ["one_line", "screen", "size_text"]
 
 # Width for files, which have none of their own.
 _LOG_WIDTH = 120
+# Control characters as people write them. A terminal would obey those that a server has put into a name or an error.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CONTROLS_IN_LINES = {code: text for code, text in _CONTROLS.items() if chr(code) not in "\t\n"}
 
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
         raise
+
+    @override
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else text.translate(_CONTROLS_IN_LINES), style, control)
+
+
+def one_line(text: str) -> str:
+    """Returns words of a server for a terminal, with control characters and ends of lines written out."""
+    return text.translate(_CONTROLS)
 
 
 def screen() -> Console:

@@ -1,0 +1,29 @@
+"""Words of a server on the terminal."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from mse_grad.reasons import Reason
+from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_cli.commands import mse_grad
+from support.client.scripted_server import ScriptedServer, refused
+
+# Sets the terminal's title, colours, and begins a line of its own.
+WORDS = "\x1b]0;title\x07\x1b[31m\x9b1m\rred\nline"
+
+
+@pytest.mark.parametrize("command", [["info"], ["verify", "--quick"], ["doctor"], ["bench"]])
+def test_a_terminal_obeys_no_server(command: list[str]) -> None:
+    with ScriptedServer(
+        lambda requests: (refused(one.id, Reason.DTYPE_UNKNOWN, WORDS) for each in requests for one in each.headers)
+    ) as server:
+        endpoint = pb.Endpoint(address=WORDS, device=WORDS, state=pb.WORKER_STATE_READY)
+        server.info = lambda: pb.GetServerInfoResponse(
+            version=WORDS, backend=WORDS, device=WORDS, instance_id=WORDS, kernel_hash=WORDS, endpoints=[endpoint]
+        )
+        shown = CliRunner().invoke(mse_grad, [*command, server.address], color=True)
+    assert set(shown.output).isdisjoint("\x1b\x07\x9b\r")
+    assert "\nline" not in shown.output
+    assert r"\x1b[31m\x9b1m" in "".join(shown.output.split())
