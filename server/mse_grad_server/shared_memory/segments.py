@@ -105,6 +105,7 @@ class Segments:
         self._most_bytes = most_bytes
         self._budget = budget
         self._segments: dict[int, _Segment] = {}
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -116,9 +117,11 @@ class Segments:
 
         Raises:
             SharedMemoryUnusable: A number is 0 or taken, the numbers are not as many as the descriptors, or
-                `inspect_memfd` refuses a descriptor.
+                `inspect_memfd` refuses a descriptor; or all were withdrawn, because the stream ends.
             SharedMemoryFull: A bound on mapped memory is reached.
         """
+        if self._is_closed and numbers:  # the connection stays open while a computation uses earlier memory
+            raise SharedMemoryUnusable("the stream ends, and takes no further segments")
         if len(numbers) != len(descriptors):
             raise SharedMemoryUnusable(
                 f"{len(numbers)} segments came with {len(descriptors)} descriptors; each needs one"
@@ -143,7 +146,8 @@ class Segments:
             raise _unknown(unknown[0], field="withdrawn")
 
     def close(self) -> None:
-        """Withdraws every segment; a second call does nothing."""
+        """Withdraws every segment for good; a second call does nothing."""
+        self._is_closed = True
         self._segments.clear()
 
     def operands(self, shared: SharedRange, dtype: DType, *, scalar_dout: bool) -> SharedOperands:

@@ -229,3 +229,15 @@ async def test_a_mapping_stays_while_a_computation_uses_it() -> None:
         assert memory.get(192, 4, np.dtype(np.float32)).tolist() == [5, 5, 5, 5]
         del operands
         await until(lambda: mapped.counted == (0, 0))
+
+
+async def test_a_stream_that_ends_maps_nothing_further() -> None:
+    """Nothing would withdraw it: the connection stays open while a computation uses earlier memory."""
+    mapped = Mapped()
+    with memfd(PAGE_BYTES) as descriptor, memfd(PAGE_BYTES) as late:
+        mapped.segments.add([1], [descriptor])
+        mapped.segments.close()
+        with pytest.raises(SharedMemoryUnusable, match="takes no further segments"):
+            mapped.segments.add([2], [late])
+        assert len(mapped.segments) == 0
+        await until(lambda: mapped.counted == (0, 0))
