@@ -54,7 +54,13 @@ class _Sizes(click.ParamType[list[int]]):
 
 @click.command(short_help="Measure latency and throughput of a server.")
 @address_argument
-@click.option("--sizes", type=_Sizes(), default="1K,16K,256K,4M", show_default=True, help="Elements of the gradients.")
+@click.option(
+    "--sizes",
+    type=_Sizes(),
+    default="1K,16K,256K,4M",
+    show_default=True,
+    help="Elements of the gradients, with commas between them; K, M and G are powers of 1024.",
+)
 @click.option("--dtype", type=click.Choice(list(_DTYPES)), default="float32", show_default=True, help="Element type.")
 @reduction_option
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads that call.")

@@ -32,7 +32,21 @@ _DTYPES = {dtype.name: dtype for dtype in DTYPES}
 _PART_BYTES = 32 * 2**20
 
 
-@click.command(short_help="Compute the gradient of arrays in .npy files.")
+class _Compute(click.Command):
+    """The command; an error says what to do if a negative number was read as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Returns the arguments that are left over, as click does."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as unknown:
+            if unknown.option_name[1:2] not in set("0123456789."):
+                raise
+            advice = 'Write "--" before PREDICT if DOUT is negative: -o gradient.npy -- predict.npy label.npy -1'
+            raise click.UsageError(f"{unknown.format_message()} {advice}", ctx) from unknown
+
+
+@click.command(cls=_Compute, short_help="Compute the gradient of arrays in .npy files.")
 @click.argument("predict")
 @click.argument("label")
 @click.argument("dout")
@@ -102,7 +116,8 @@ def _operands(predict: str, label: str, dout: str, dtype_name: str | None) -> Fi
         try:
             loaded[field] = load(given, dtype=dtype, stdin=sys.stdin.buffer) if number is None else number
         except OSError as failure:
-            raise click.BadParameter(f"{given}: {failure.strerror}", param_hint=field) from failure
+            advice = "; DOUT is a .npy file or a number" if field == "DOUT" else ""
+            raise click.BadParameter(f"{given}: {failure.strerror}{advice}", param_hint=field) from failure
         except UnusableFile as wrong:
             raise click.BadParameter(str(wrong), param_hint=field) from wrong
     x, t, g = loaded["PREDICT"], loaded["LABEL"], loaded["DOUT"]

@@ -74,7 +74,7 @@ def _table(report: BarReport, *, notes: bool) -> Table:
 
 
 def _verdict(report: BarReport) -> Text:
-    extent = f"{report.cases} calls, {report.elements:,} elements, {report.duration_s:.1f} s"
+    extent = f"{report.cases:,} calls, {report.elements:,} elements, {report.duration_s:.1f} s"
     if report.passed:
         return Text(f"All {len(report.rows)} checks passed: {extent}.", style="bold green")
     return Text(f"{len(report.failures)} of {len(report.rows)} checks failed: {extent}.", style="bold red")

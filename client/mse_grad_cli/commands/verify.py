@@ -50,6 +50,7 @@ def verify(
 ) -> None:
     """Check the server at ADDR against the numerical contract (docs/numerics.md) and print a report.
 
+    The column "line" of the report is the line of the contract, and its notes name the worst case.
     Skips infinity, NaN and overflow on a device that saturates (Atlas 200I/500 A2, or any device in saturation mode).
     Shows PyTorch's gradient only for comparison: for 16-bit types PyTorch rounds more often than the contract allows.
     Exits with 0 if every check passes, 1 if a check fails, 3 if the server does not answer.

@@ -93,7 +93,7 @@ class Tally:
                 self._plain if self.finite_only else min(self._plain, outside),
                 1,
                 at_least=True,
-                note=f"{self._plain} in, {outside} out",
+                note=f"{self._plain:,} in the domain, {outside:,} outside",
             ),
             Row(name, Line.HALF_ULP if half else Line.ULP, ulp, ULP_LIMIT[self.dtype], "ULP", note=self._worst_ulp),
         ]

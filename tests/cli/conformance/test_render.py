@@ -38,7 +38,7 @@ BAD = (
 def rendered(*rows: Row, width: int = 120) -> list[str]:
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=True, color_system=None, highlight=False)
-    render(console, BarReport(rows, cases=10, elements=12345, duration_s=1.25), address="h:1", server=SERVER)
+    render(console, BarReport(rows, cases=1234, elements=12345, duration_s=1.25), address="h:1", server=SERVER)
     return stream.getvalue().splitlines()
 
 
@@ -66,7 +66,7 @@ def test_names_each_dtype_once_above_its_lines() -> None:
 
 
 def test_says_that_every_line_holds() -> None:
-    assert rendered(*GOOD)[-1] == "All 5 checks passed: 10 calls, 12,345 elements, 1.2 s."
+    assert rendered(*GOOD)[-1] == "All 5 checks passed: 1,234 calls, 12,345 elements, 1.2 s."
 
 
 def test_repeats_failures_in_full_and_counts_them() -> None:
@@ -74,7 +74,7 @@ def test_repeats_failures_in_full_and_counts_them() -> None:
     assert line_with(lines, "float16: zeros") == "float16: zeros although golden is not 0: 1,234,567, allowed: 0"
     assert "  normal data: element 0 is 0, not 1" in lines
     assert line_with(lines, "float16: normalised") == "float16: normalised RMS error: nan, allowed: ≤ 2^-11"
-    assert lines[-1] == "2 of 7 checks failed: 10 calls, 12,345 elements, 1.2 s."
+    assert lines[-1] == "2 of 7 checks failed: 1,234 calls, 12,345 elements, 1.2 s."
     assert sum(" FAIL" in line for line in lines) == 2
 
 
