@@ -1,6 +1,7 @@
 """Several servers behind one client: under load one of them drains and another one is added, and no call fails.
 
-`.venv/bin/python client/examples/several_servers.py` starts its own servers on free ports of this machine.
+`.venv/bin/python client/examples/several_servers.py` starts its own servers on free ports of this machine. It
+needs the extra `server`.
 """
 
 from __future__ import annotations

@@ -39,4 +39,6 @@ def main(address: str, ca: str, token_file: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: tls_and_tokens.py ADDRESS CA_FILE TOKEN_FILE, such as 127.0.0.1:50051 ca.pem token")
     main(*sys.argv[1:])
