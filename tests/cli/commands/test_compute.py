@@ -125,8 +125,8 @@ def test_json_describes_the_file() -> None:
     ("arguments", "words"),
     [
         ("none.npy l.npy d.npy", "Invalid value for PREDICT: none.npy: No such file or directory"),
-        ("p.npy l.npy none.npy", "Invalid value for DOUT: none.npy: No such file or directory; DOUT is a .npy file or a number"),
-        ("p.npy l.npy -1 -o y.npy", 'No such option \'-1\'. Write "--" before PREDICT if DOUT is negative: -o'),
+        ("p.npy l.npy none.npy", "none.npy: No such file or directory; DOUT is a .npy file or a number"),
+        ("p.npy l.npy -1 -o y.npy", "No such option '-1'. Write \"--\" before PREDICT if DOUT is negative: -o"),
         ("p.npy l.npy -.5 -o y.npy", 'Write "--" before PREDICT if DOUT is negative: -o'),
         ("p.npy l.npy 1 --output-file y.npy", "No such option '--output-file'."),
         ("p.npy text d.npy", "Invalid value for LABEL: text is not a .npy file of numbers"),
