@@ -34,13 +34,13 @@ class Calls:
         self._has_watchers = bool(self._interceptors) or self._metrics is not None
 
     def is_plain(self, request_id: str, metadata: Mapping[str, str] | None) -> bool:
-        """Whether a call needs no `around`: nobody watches it, and it says nothing of itself."""
+        """Whether a call needs no `around`: it has no interceptor, metrics or tracing, and no own id or metadata."""
         return not (self._has_watchers or request_id or metadata or _OPENTELEMETRY in sys.modules)
 
     def around_many(
         self, reduction: str, request_id: str, metadata: Mapping[str, str] | None
     ) -> AbstractContextManager[CallInfo | None]:
-        """Runs the body as one call of `compute_many`, as `around`; yields None if it is plain."""
+        """Runs the body as one call of `compute_many`, as `around` does; yields None if the call `is_plain`."""
         if self.is_plain(request_id, metadata):
             return _PLAIN
         return self.around("compute_many", reduction=reduction, request_id=request_id, metadata=metadata)
@@ -48,7 +48,7 @@ class Calls:
     def around_one(
         self, method: str, request: GradientRequest, request_id: str, metadata: Mapping[str, str] | None
     ) -> AbstractContextManager[CallInfo | None]:
-        """Runs the body as one call that computes `request`, as `around`; yields None if it is plain."""
+        """Runs the body as one call that computes `request`, as `around` does; yields None if the call `is_plain`."""
         if self.is_plain(request_id, metadata):
             return _PLAIN
         return self.around(method, request, request_id=request_id, metadata=metadata)
@@ -63,14 +63,14 @@ class Calls:
         request_id: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> Iterator[CallInfo]:
-        """Runs the body as one call, inside of all interceptors; yields what its requests tell the server.
+        """Runs the body as one call, inside of all interceptors; yields its id, metadata and trace for the server.
 
         Args:
             method: Name of the client's method.
             request: The checked request, which is sent with this call's id, metadata and trace; None if there are many.
             reduction: The reduction, as given.
             request_id: The caller's name for the call; "" for one of the client's.
-            metadata: The caller's own words.
+            metadata: The caller's metadata of the call.
 
         Raises:
             InvalidArgument: The request id or the metadata is out of bounds.

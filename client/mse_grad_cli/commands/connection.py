@@ -11,7 +11,7 @@ import click
 
 from mse_grad_cli.commands.screen import one_line
 from mse_grad_client.client import MseGradClient
-from mse_grad_client.errors import MseGradError
+from mse_grad_client.errors import MseGradError, PermissionDenied, TlsFailed, Unauthenticated
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.server_info import ServerInfo
 
@@ -28,6 +28,11 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Errors of a server that runs, and what to do then; the messages of the SDK name its options.
+_REFUSALS = (PermissionDenied, TlsFailed, Unauthenticated)
+_FLAGS = "The flags for that are --tls-ca, --tls-certificate, --tls-key and --token-file."
+_NOBODY = "Is mse-grad-server running there? `mse-grad doctor` looks for the cause."
 
 _ADDRESS_VARIABLE = "MSE_GRAD_ADDR"
 
@@ -98,9 +103,8 @@ def reached(client: MseGradClient, *, wait_s: float) -> Iterator[ServerInfo]:
     try:
         ready = client.wait_ready(wait_s)
     except MseGradError as error:
-        raise NoAnswer(
-            f"no server is ready at {client.address}: {one_line(str(error))}\nIs mse-grad-server running there?"
-        ) from error
+        advice = _FLAGS if isinstance(error, _REFUSALS) else _NOBODY
+        raise NoAnswer(f"no server is ready at {client.address}: {one_line(str(error))}\n{advice}") from error
     try:
         yield ready
     except MseGradError as error:

@@ -41,7 +41,7 @@ class _Part:
 
 
 class Outbox:
-    """A queue of parts. Putting parts in is thread-safe; one thread at a time takes messages out.
+    """A queue of parts of messages. Any thread may put parts in; one thread at a time takes messages out.
 
     Attributes:
         most_bytes: Bytes of a message to which no further part is added; a larger part goes alone.
