@@ -29,7 +29,10 @@ def run(*command: str | Path) -> str:
     [
         ("quickstart.py", ("cpu", "float32", "float16", "bfloat16")),
         ("training.py", ("found 3.0", "-2.0")),
-        ("async_pipeline.py", ("50 batches in order", "50 tasks; the same sum", "cancelled", "too late: Dead")),
+        (
+            "async_pipeline.py",
+            ("50 batches in order", "50 tasks; the same sum", "cancelled", "too late: DeadlineExceeded"),
+        ),
         ("many_small_gradients.py", ("the same bits", "item 1: ", "label has [5]", "shape (5,)")),
         ("shared_memory.py", ("transport: shared_memory", "the same bits")),
         ("tracing.py", ("mse_grad.compute:", "'mse_grad.request_id': 'step-1'", "training step")),
