@@ -22,7 +22,7 @@ from mse_grad_server.backends.ascend.device.pipeline import Pipeline
 from mse_grad_server.backends.ascend.device.slots import SlotPool
 from mse_grad_server.backends.ascend.observer import Observer
 from mse_grad_server.backends.ascend.recovery.repair import SLOTS_BACK_S, Repair
-from mse_grad_server.backends.ascend.recovery.self_check import check_gradients, every_kind
+from mse_grad_server.backends.ascend.recovery.self_check import check_gradients, every_kind, subnormal_dtypes
 from mse_grad_server.backends.ascend.recovery.watchdog import Watchdog
 from mse_grad_server.backends.ascend.startup.diagnosis import require_device
 from mse_grad_server.backends.ascend.startup.errors import DeviceHung, DeviceLost
@@ -168,6 +168,7 @@ class DeviceThread:
         opened_s = time.monotonic()
         self._observer.started("device", opened_s - began_s)
         check_gradients(self._acl, self._device, every_kind())
+        self._device.subnormal_dtypes = subnormal_dtypes(self._acl, self._device)
         self._observer.started("self_check", time.monotonic() - opened_s)
         self._report_held_memory()
         try:

@@ -35,17 +35,20 @@ _LEAST_EQUAL = 0.25
 _DTYPES = {DataType.FLOAT: FLOAT32, DataType.FLOAT16: FLOAT16, DataType.BF16: BFLOAT16}
 
 
-def require_gradient(key: LaunchKey, layout: Layout, memory: Array, *, sample: int | None = None) -> None:
+def require_gradient(
+    key: LaunchKey, layout: Layout, memory: Array, *, keeps_subnormals: bool, sample: int | None = None
+) -> None:
     """Raises WrongGradient if the start or the end of a block does not look computed.
 
     In each part, a quarter of correct elements is enough: this check looks for a device that computes nothing or stops
     half-way, not for wrong elements. An element is no witness if the result may differ between chips: infinite or NaN
-    on a chip that saturates, subnormal (as an intermediate too) on a chip that flushes.
+    on a chip that saturates, subnormal (as an intermediate too) on a chip that may flush.
 
     Args:
         key: Kind of launch.
         layout: Layout of the block.
         memory: Bytes of the block, which still hold the operands.
+        keeps_subnormals: Whether the chip is known to flush none.
         sample: Any number, which chooses a further part of the block to check; None for none.
     """
     # At most half of the block, so that no part has elements of both halves.
@@ -53,9 +56,10 @@ def require_gradient(key: LaunchKey, layout: Layout, memory: Array, *, sample: i
     last = key.elements - n
     if not _ends_are_right(key, layout, memory):
         for first in {0, last}:
-            _require_part(key, layout, memory, first=first, n=n)
+            _require_part(key, layout, memory, first=first, n=n, keeps_subnormals=keeps_subnormals)
     if sample is not None:
-        _require_part(key, layout, memory, first=sample % (last + 1), n=n)
+        first = sample % (last + 1)
+        _require_part(key, layout, memory, first=first, n=n, keeps_subnormals=keeps_subnormals)
 
 
 def _ends_are_right(key: LaunchKey, layout: Layout, memory: Array) -> bool:
@@ -74,7 +78,7 @@ def _ends_are_right(key: LaunchKey, layout: Layout, memory: Array) -> bool:
     return y.tobytes() == expected.tobytes()
 
 
-def _require_part(key: LaunchKey, layout: Layout, memory: Array, *, first: int, n: int) -> None:
+def _require_part(key: LaunchKey, layout: Layout, memory: Array, *, first: int, n: int, keeps_subnormals: bool) -> None:
     dtype, c = _arithmetic(key)
     at = first * key.item_bytes
     predict, label, y = (_elements(memory, start + at, n, dtype) for start in (0, layout.label, layout.y))
@@ -88,7 +92,7 @@ def _require_part(key: LaunchKey, layout: Layout, memory: Array, *, first: int, 
     count = int(np.count_nonzero(are_equal))
     if count >= _LEAST_EQUAL * n:
         return
-    witnesses = _witnesses(predict, label, dout, c=c, expected=expected) & ~are_equal
+    witnesses = ~are_equal & _witnesses(predict, label, dout, c=c, expected=expected, keeps_subnormals=keeps_subnormals)
     if count < _LEAST_EQUAL * (count + np.count_nonzero(witnesses)):
         witness = int(np.argmax(witnesses))
         raise WrongGradient(
@@ -104,21 +108,23 @@ def _arithmetic(key: LaunchKey) -> tuple[DType, float]:
     return dtype, formula.coefficient(key.reduction, key.numel, dtype)
 
 
-def _witnesses(predict: Array, label: Array, dout: Array, *, c: float, expected: Array) -> Array:
+def _witnesses(
+    predict: Array, label: Array, dout: Array, *, c: float, expected: Array, keeps_subnormals: bool
+) -> Array:
     with np.errstate(all="ignore"):
         wide = [values.astype(np.float32) for values in (predict, label, dout)]
         difference = wide[0] - wide[1]
-        sound = _is_sound(expected)
+        sound = _is_sound(expected, keeps_subnormals=keeps_subnormals)
         for values in (*wide, difference, difference * np.float32(c)):
-            sound = sound & _is_sound(values)
+            sound = sound & _is_sound(values, keeps_subnormals=keeps_subnormals)
     return sound
 
 
-def _is_sound(values: Array) -> Array:
+def _is_sound(values: Array, *, keeps_subnormals: bool) -> Array:
     limits: Any = ml_dtypes.finfo(values.dtype)  # type: ignore[no-untyped-call]
     magnitude = np.abs(values)
-    sound: Array = (magnitude == 0) | ((magnitude >= limits.smallest_normal) & (magnitude <= limits.max))
-    return sound
+    is_small: Array = magnitude <= limits.max
+    return is_small if keeps_subnormals else is_small & ((magnitude == 0) | (magnitude >= limits.smallest_normal))
 
 
 def _elements(memory: Array, offset: int, count: int, dtype: DType) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mse_grad_server.backends.ascend.acl.error_codes import AclError
 from mse_grad_server.backends.ascend.acl.operator import OpApi
-from mse_grad_server.backends.ascend.acl.runtime import Acl
+from mse_grad_server.backends.ascend.acl.runtime import Acl, DataType
 from mse_grad_server.backends.ascend.device.blocks import Layout
 from mse_grad_server.backends.ascend.device.executors import ExecutorCache
 from mse_grad_server.backends.ascend.device.slots import Slot
@@ -61,6 +61,8 @@ class Device:
         streams: The streams; set while open.
         slots: The slots; set while open.
         keeps_time: Whether the runtime measures the time between events.
+        subnormal_dtypes: Data types in which the device computed subnormal numbers as the formula does, so that an
+            element may be compared although it is one. A chip may also flush them to zero.
     """
 
     streams: Streams
@@ -69,6 +71,7 @@ class Device:
 
     def __init__(self, acl: Acl, opapi: OpApi, options: DeviceOptions) -> None:
         self.options = options
+        self.subnormal_dtypes: frozenset[DataType] = frozenset()
         self._acl = acl
         self._opapi = opapi
         self._executors: ExecutorCache | None = None

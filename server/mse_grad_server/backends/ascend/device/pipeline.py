@@ -192,7 +192,8 @@ class Pipeline:
     def _require_gradient(self, job: Job) -> None:
         self._checked += 1
         sample = None if self._checked % _SUSPECT_EVERY else self._checked * _SAMPLE_STEP
-        job.slot.require_gradient(job.key, job.layout, sample=sample)
+        keeps_subnormals = job.key.data_type in self._device.subnormal_dtypes
+        job.slot.require_gradient(job.key, job.layout, keeps_subnormals=keeps_subnormals, sample=sample)
 
     def _kinds(self) -> set[LaunchKey]:
         return {job.key for job in self._queued}

@@ -68,9 +68,11 @@ class Slot:
         """Copies the gradient of a block out of pinned memory; releases the GIL unless it is tiny."""
         y.view(np.uint8)[:] = self._staging[layout.y : layout.y + layout.operand_bytes]
 
-    def require_gradient(self, key: LaunchKey, layout: Layout, *, sample: int | None = None) -> None:
+    def require_gradient(
+        self, key: LaunchKey, layout: Layout, *, keeps_subnormals: bool, sample: int | None = None
+    ) -> None:
         """Raises WrongGradient if a part of the block does not look computed (canary.py)."""
-        require_gradient(key, layout, self._staging, sample=sample)
+        require_gradient(key, layout, self._staging, keeps_subnormals=keeps_subnormals, sample=sample)
 
     def stain(self, layout: Layout, value: int) -> None:
         """Fills the pinned memory of the gradient with the byte `value`."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from mse_grad import formula
 from mse_grad.tensor import Array, Reduction
 from mse_grad_server.backends.ascend.acl.error_codes import WrongGradient
-from mse_grad_server.backends.ascend.acl.runtime import Acl
+from mse_grad_server.backends.ascend.acl.runtime import Acl, DataType
 from mse_grad_server.backends.ascend.device.blocks import DTYPES, Layout, cut
 from mse_grad_server.backends.ascend.device.canary import CANARY
 from mse_grad_server.backends.ascend.device.device import Device
@@ -20,7 +22,7 @@ from mse_grad_server.backends.ascend.device.pipeline import Pipeline
 from mse_grad_server.backends.ascend.device.slots import SlotPool
 from mse_grad_server.backends.base import GradientSpec
 
-__all__ = ["check_gradients", "every_kind", "one_kind_per_dtype"]
+__all__ = ["check_gradients", "every_kind", "one_kind_per_dtype", "subnormal_dtypes"]
 
 # Odd, so that the last copy of a core has a ragged end.
 _ELEMENTS = 1037
@@ -63,11 +65,42 @@ def check_gradients(acl: Acl, device: Device, kinds: Iterable[GradientSpec]) -> 
     return count
 
 
+def subnormal_dtypes(acl: Acl, device: Device) -> frozenset[DataType]:
+    """Returns the data types in which the device computes subnormal numbers as the formula does; blocks.
+
+    The device must be open, with nothing queued on it.
+
+    Raises:
+        AclError: A call failed.
+    """
+    kept = []
+    for dtype in DTYPES:
+        spec = GradientSpec(dtype, Reduction.SUM, _ELEMENTS, False)
+        y, expected = _computed(acl, device, spec, _subnormal_operands(spec))
+        if y.tobytes() == expected.tobytes():
+            ((_, key),) = cut(spec, _ELEMENTS, device.options.block_bytes)
+            kept.append(key.data_type)
+    return frozenset(kept)
+
+
 def _check(acl: Acl, device: Device, spec: GradientSpec) -> None:
+    y, expected = _computed(acl, device, spec, _operands(spec))
+    bits = f"u{spec.dtype.itemsize_bytes}"
+    wrong = np.flatnonzero(y.view(bits) != expected.view(bits))
+    if wrong.size:
+        first = int(wrong[0])
+        raise WrongGradient(
+            f"the device computed a wrong gradient for {spec.dtype.name}, {spec.reduction.text} of {spec.numel}, "
+            f"{'scalar' if spec.scalar_dout else 'full'} dout: {wrong.size} of {_ELEMENTS} elements differ from the "
+            f"formula, the first at {first}: {y[first]!s} for {expected[first]!s}"
+        )
+
+
+def _computed(acl: Acl, device: Device, spec: GradientSpec, operands: _Operands) -> tuple[Array, Array]:
+    """Returns the gradient that the device computes, and that of the formula."""
     slot = device.slots[0]
     ((_, key),) = cut(spec, _ELEMENTS, device.options.block_bytes)
     layout = Layout.of(key)
-    operands = _operands(spec)
     acl.fill(slot.device, layout.y + layout.operand_bytes, CANARY)
     slot.fill(layout, operands.predict, operands.label, operands.dout)
     slot.stain(layout, CANARY)
@@ -79,14 +112,7 @@ def _check(acl: Acl, device: Device, spec: GradientSpec) -> None:
     expected = np.empty(_ELEMENTS, spec.dtype.numpy)
     c = formula.coefficient(spec.reduction, spec.numel, spec.dtype)
     formula.gradient_into(expected, operands.predict, operands.label, operands.dout, c=c, dtype=spec.dtype)
-    wrong = np.flatnonzero(y.view(f"u{key.item_bytes}") != expected.view(f"u{key.item_bytes}"))
-    if wrong.size:
-        first = int(wrong[0])
-        raise WrongGradient(
-            f"the device computed a wrong gradient for {spec.dtype.name}, {spec.reduction.text} of {spec.numel}, "
-            f"{'scalar' if spec.scalar_dout else 'full'} dout: {wrong.size} of {_ELEMENTS} elements differ from the "
-            f"formula, the first at {first}: {y[first]!s} for {expected[first]!s}"
-        )
+    return y, expected
 
 
 def _operands(spec: GradientSpec) -> _Operands:
@@ -97,3 +123,23 @@ def _operands(spec: GradientSpec) -> _Operands:
         random.standard_normal(_ELEMENTS).astype(dtype),
         random.uniform(0.5, 2.0, 1 if spec.scalar_dout else _ELEMENTS).astype(dtype),
     )
+
+
+def _subnormal_operands(spec: GradientSpec) -> _Operands:
+    """Returns operands that are subnormal, or whose difference or gradient is."""
+    dtype = spec.dtype.numpy
+    limits: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    normal, subnormal = float(limits.smallest_normal), 3 * float(limits.smallest_subnormal)
+    rows = (
+        # predict, label, dout
+        (subnormal, 0.0, 1.0),
+        (0.0, subnormal, 2.0**10),
+        (1.5, 0.5, subnormal),
+        (1.25 * normal, normal, 1.0),
+        (normal, 0.0, 0.25),
+        (1.25 * normal, normal, 2.0**10),
+    )
+    predict, label, dout = (
+        np.resize(np.array(column, np.float64), _ELEMENTS).astype(dtype) for column in zip(*rows, strict=True)
+    )
+    return _Operands(predict, label, dout)

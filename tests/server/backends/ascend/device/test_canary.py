@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -41,8 +42,8 @@ class Block:
     def place(self, offset: int, values: Array) -> None:
         self.memory[offset : offset + values.nbytes] = values.view(np.uint8)
 
-    def look(self, *, sample: int | None = None) -> None:
-        require_gradient(self.key, self.layout, self.memory, sample=sample)
+    def look(self, *, keeps_subnormals: bool = False, sample: int | None = None) -> None:
+        require_gradient(self.key, self.layout, self.memory, keeps_subnormals=keeps_subnormals, sample=sample)
 
 
 @by_dtype
@@ -152,3 +153,19 @@ def test_an_element_that_a_chip_may_flush_is_no_witness(small: str) -> None:
     assert (np.abs(block.y) >= np.finfo(np.float32).smallest_normal).all()
     block.memory[block.layout.y : block.layout.y + block.layout.operand_bytes] = 0
     block.look()
+
+
+@by_dtype
+@pytest.mark.parametrize("byte", [CANARY, 0])
+def test_a_gradient_of_subnormal_numbers_is_compared_if_the_chip_keeps_them(dtype: DType, byte: int) -> None:
+    block = Block(dtype)
+    block.dout[:] = 8 * float(ml_dtypes.finfo(dtype.numpy).smallest_normal)  # type: ignore[no-untyped-call]
+    block.place(block.layout.dout, block.dout)
+    block.compute()
+    assert (np.abs(block.y.astype(np.float64)) < float(ml_dtypes.finfo(dtype.numpy).smallest_normal)).all()  # type: ignore[no-untyped-call]
+    block.look(keeps_subnormals=True)
+    block.memory[block.layout.y : block.layout.y + block.layout.operand_bytes] = byte
+    if not byte:
+        block.look(keeps_subnormals=False)  # as a chip that flushes computes it
+    with pytest.raises(WrongGradient):
+        block.look(keeps_subnormals=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mse_grad.tensor import FLOAT32, Reduction
+from mse_grad.tensor import FLOAT16, FLOAT32, Reduction
 from mse_grad_server.backends.ascend.device.blocks import DTYPES
 from mse_grad_server.backends.ascend.recovery import ladder as recovery
 from mse_grad_server.backends.ascend.recovery.ladder import Rung
@@ -117,6 +118,20 @@ def test_a_device_that_does_nothing_or_half_is_found_and_its_answer_withheld(
         assert opened.witness.rungs == [Rung.RESET]
         assert "the device did not compute a block" in str(opened.witness.failures[0])
         opened.check(elements, seed=8)
+
+
+@pytest.mark.parametrize("mode", ["zero", "skip", "half", "last"])
+@pytest.mark.parametrize("call", ["aclnnMseLossGrad*", "aclrtMemcpyAsync"])
+def test_it_is_found_if_the_gradient_is_so_small_that_float16_holds_subnormal_numbers(
+    open_backend: Open, runtime: AscendRuntime, call: str, mode: str
+) -> None:
+    kind: dict[str, Any] = {"dtype": FLOAT16, "numel": 300_000}
+    with open_backend(slots=3) as opened:
+        for seed in range(6):
+            opened.check(3000, seed=seed, **kind)
+        with runtime.faults(f"{call} mode={mode}"):
+            opened.check(3000, seed=7, **kind)
+        assert opened.witness.rungs == [Rung.RESET]
 
 
 @pytest.mark.parametrize("overflow", ["inf_nan", "saturation"])
