@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
-from time import monotonic
+from time import monotonic, sleep
 
 from typing_extensions import override
 
@@ -28,10 +28,15 @@ __all__ = ["MOST_SUBMITTED", "GradientFuture", "Submissions"]
 MOST_SUBMITTED = 64
 """Most calls of one client that are submitted and have not ended; `submit` waits while there are as many."""
 _MOST_THREADS = 4
+# How long `cancel` waits until the thread that waits for the call has given it up. That takes a few milliseconds, and 50
+# if the server does not answer. The bound is for a thread that cancels the call that it waits for itself.
+_QUIET_S, _POLL_S = 1.0, 0.001
 
 
 class GradientFuture(Future[Array]):
     """Future of a submitted call. Until it has a result, `cancel` cancels it, here and on the server.
+
+    Once `cancel` has returned True, nothing is written to the caller's `out`.
 
     Args:
         transport: Sends requests.
@@ -56,8 +61,13 @@ class GradientFuture(Future[Array]):
             holder = request.holder
             if holder is not None:
                 holder.fail(_cancelled(request))
-            with suppress(IndexError):  # a thread waits for it, and gives it up now
+            try:
                 pending = self.pending.pop()
+            except IndexError:  # a thread waits for it, and gives it up now
+                give_up_s = monotonic() + _QUIET_S
+                while holder is not None and request.holder is holder and monotonic() < give_up_s:
+                    sleep(_POLL_S)
+            else:
                 run(lambda: self._transport.cancel(request, pending))
         return is_cancelled
 
@@ -199,12 +209,18 @@ def _finish(transport: Transport, one: _Submitted) -> None:
 
     try:
         one.context.run(finish)
-        gradient = request.gradient()
     except BaseException as error:  # noqa: BLE001 - belongs to whoever waits for the future
         if future.set_running_or_notify_cancel():
             future.set_exception(error)
         return
-    if future.set_running_or_notify_cancel():
+    # First: a future that is cancelled is done, and its caller may use `out` for something else.
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        gradient = request.gradient()
+    except BaseException as error:  # noqa: BLE001 - as above
+        future.set_exception(error)
+    else:
         future.set_result(gradient if one.out is None else one.out)
 
 

@@ -200,3 +200,25 @@ def test_shared_memory_serves_submitted_calls_too(elements: int) -> None:
                 np.testing.assert_array_equal(
                     future.result(PATIENCE_S), expected(predict, label, dout, "sum"), strict=True
                 )
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_nothing_is_written_once_a_call_under_way_was_cancelled(is_shared: bool) -> None:
+    elements, mark, cancelled = 2_000_000, np.float32(7), 0
+    with running_server() as process, MseGradClient(process.address) as client:
+        predict, label, dout, out, other = (
+            client.empty((elements,), np.float32) if is_shared else np.empty(elements, np.float32) for _ in range(5)
+        )
+        for operand, value in ((predict, 3), (label, 2), (dout, 1)):
+            operand[...] = value
+        while cancelled < 20:
+            out[...] = mark
+            future = client.submit(predict, label, dout, out=out)
+            wait_until(lambda: out[0] != mark)
+            if not future.cancel():
+                future.result()
+                continue
+            cancelled += 1
+            out[...] = mark
+            client.compute(predict, label, dout, out=other)  # what the server still had to do is done then
+            assert (out == mark).all()

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client.errors import InternalError, MseGradError, Unavailable, Unimplemented, from_rpc_error
+from mse_grad_client.errors import MseGradError, Unavailable, Unimplemented, from_rpc_error
 
-__all__ = ["Answer", "InfoCall", "answer_of", "info_of", "state_name"]
+__all__ = ["Answer", "InfoCall", "answer_of", "state_name"]
 
 _STATE_NAMES = {number: name.removeprefix("WORKER_STATE_").lower() for name, number in pb.WorkerState.items()}
 
@@ -71,14 +70,6 @@ def answer_of(call: InfoCall, address: str) -> Answer:
     if call.code() is grpc.StatusCode.OK:
         return Answer(call.result(), None)
     return Answer(None, from_rpc_error(call, address=address))
-
-
-def info_of(answer: bytes) -> pb.GetServerInfoResponse:
-    """Returns the answer of GetServerInfo; raises InternalError if it is another message."""
-    try:
-        return pb.GetServerInfoResponse.FromString(answer)
-    except DecodeError as cause:
-        raise InternalError("the server broke the contract: its answer is not a GetServerInfoResponse") from cause
 
 
 def state_name(state: int) -> str:

@@ -23,13 +23,12 @@ from mse_grad_client.request import GradientRequest
 from mse_grad_client.retry import Retries, RetryBudget, Step, StreamStale, with_retries
 from mse_grad_client.routing.channel import INFO_REQUEST
 from mse_grad_client.routing.connection import Connection
-from mse_grad_client.routing.info_call import info_of
 from mse_grad_client.routing.malloc import raise_malloc_threshold
 from mse_grad_client.routing.room import Room
 from mse_grad_client.routing.routes import Routes
 from mse_grad_client.routing.session import Session, Visit
 from mse_grad_client.routing.target import Target
-from mse_grad_client.routing.unary import fill, message_of
+from mse_grad_client.routing.unary import fill, info_of, message_of
 from mse_grad_client.routing.waiter import BLOCKING, Waiter, open_for
 from mse_grad_client.routing.worker_pool import WorkerAssignment
 from mse_grad_client.stream.pending import Assignment, PendingRequest
@@ -122,6 +121,7 @@ class Transport:
                         self._room.answered(size_bytes)
                         return
                 except MseGradError as error:
+                    request.holder = None  # nothing is written until the next attempt
                     retries = retries or self._retries(self._options.retry, deadline, waiter, size_bytes)
                     falls_back = pending is not None and pending.should_fall_back(error)
                     other_worker = assignment is not None and assignment.is_worker_left_out

@@ -1,13 +1,16 @@
-"""Messages of the unary RPC that computes a gradient."""
+"""Messages of the unary RPCs."""
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from mse_grad.codec import TensorFrame, UnaryRequest, decode_unary_response, encode_unary_request
 from mse_grad.reasons import ContractError
+from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.errors import InternalError
 from mse_grad_client.request import GradientRequest
 
-__all__ = ["fill", "message_of"]
+__all__ = ["fill", "info_of", "message_of"]
 
 
 def message_of(request: GradientRequest) -> bytes:
@@ -37,3 +40,11 @@ def fill(request: GradientRequest, answer: bytes) -> None:
             f"expected dtype {dtype}, shape {list(shape)} and {len(request.y)} bytes"
         )
     request.fill(0, y.data)
+
+
+def info_of(answer: bytes) -> pb.GetServerInfoResponse:
+    """Returns the answer of GetServerInfo; raises InternalError if it is another message."""
+    try:
+        return pb.GetServerInfoResponse.FromString(answer)
+    except DecodeError as cause:
+        raise InternalError("the server broke the contract: its answer is not a GetServerInfoResponse") from cause
