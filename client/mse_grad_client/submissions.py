@@ -28,7 +28,7 @@ __all__ = ["MOST_SUBMITTED", "GradientFuture", "Submissions"]
 MOST_SUBMITTED = 64
 """Most calls of one client that are submitted and have not ended; `submit` waits while there are as many."""
 _MOST_THREADS = 4
-# How long `cancel` waits until the thread that waits for the call has given it up. That takes a few milliseconds, and 50
+# How long `cancel` waits until the thread that waits for the call has given it up. That takes a few milliseconds, or 50
 # if the server does not answer. The bound is for a thread that cancels the call that it waits for itself.
 _QUIET_S, _POLL_S = 1.0, 0.001
 
