@@ -127,6 +127,7 @@ def soak(
     report = Report()
     rounds = calls / min(ENDS[end] * _COUNTS_AS.get(end, 1) for end in ends)
     with running_server(*_FLAGS, metrics_listen="none") as server, ExitStack() as stack:
+        server.keeps_log = False  # this process is measured
         callers = [stack.enter_context(_Caller(server.address, name, report)) for name in transports]
         began_s = said_s = time.monotonic()
         warm: tuple[Held, Held] | None = None

@@ -28,6 +28,7 @@ class ServerProcess:
 
     Attributes:
         process: The process, for signals and resource figures.
+        keeps_log: Whether later lines of the log are kept; a test that runs for hours sets it to False.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ServerProcess:
         self._environment = {**inherited, **(environment or {})}
         self._lines: list[str] = []
         self._events: list[dict[str, Any]] = []
+        self.keeps_log = True
         self._log_ended = False
         self._log_grew = threading.Condition()
         self._killed = False
@@ -139,6 +141,8 @@ class ServerProcess:
     def _read_log(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            if not self.keeps_log:
+                continue
             with self._log_grew:
                 self._lines.append(line.rstrip("\n"))
                 if (event := _json_object(line)) is not None:
