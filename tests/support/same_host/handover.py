@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -111,9 +111,10 @@ class RawHandover:
         return packet.SerializeToString()
 
     async def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> pb.SharedMemoryHandoverResult:
-        """Sends bytes and returns their answer."""
+        """Sends bytes and returns their answer, which may have come before: a server refuses some users at once."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        self.socket.sendmsg([packet], rights)
+        with suppress(BrokenPipeError):
+            self.socket.sendmsg([packet], rights)
         return await self.receive()
 
     async def receive(self) -> pb.SharedMemoryHandoverResult:
