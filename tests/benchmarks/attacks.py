@@ -102,7 +102,7 @@ class Figures:
 BOUNDS = Figures(64 * MIB, 0.050, MIB, 0.250, Held(20 * MIB, 2, 0, 4))
 # Headers that HPACK names with one byte each. gRPC's core holds about 160 bytes for each, and Python an object, before
 # the server can refuse the RPC. gRPC bounds them only once the client has acknowledged its settings.
-INDEXED_BOUNDS = replace(BOUNDS, memory_bytes=192 * MIB, stall_s=0.150, busy_s=0.150)
+INDEXED_BOUNDS = Figures(192 * MIB, 0.150, MIB, 0.250, Held(48 * MIB, 2, 0, 4), busy_s=0.150)
 
 
 class Attacker:
