@@ -17,6 +17,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientOptions, MseGradClient, RetryOptions, errors
 from mse_grad_client.errors import InternalError, Unavailable
 from support.client.scripted_server import Script, ScriptedServer
+from support.server.listening import listening
 
 ONCE = ClientOptions(retry=RetryOptions(max_attempts=1))
 # A field whose length leads past the end, and a text that is not UTF-8.
@@ -37,12 +38,8 @@ def answering(answer: bytes) -> Iterator[str]:
     handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
     handlers = dict.fromkeys(UNARY, handler)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("mse_grad.v1.MseGradService", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+    with listening(server) as address:
+        yield address
 
 
 def refuse_all(requests: Iterator[StreamRequest]) -> Iterator[bytes]:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
+from support.server.listening import listening
+
 __all__ = ["health_server"]
 
 
@@ -25,9 +27,5 @@ def health_server(status: int | None) -> Iterator[str]:
             return
     server = grpc.server(ThreadPoolExecutor(1))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+    with listening(server) as address:
+        yield address
