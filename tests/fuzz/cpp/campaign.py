@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TARGETS", "Edit", "Result", "build", "has_libfuzzer", "run"]
+__all__ = ["MOST_MIB", "TARGETS", "Edit", "Result", "build", "has_libfuzzer", "run"]
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[2]
@@ -22,6 +22,9 @@ _HOST_SOURCES = {"plan": ("plan",), "tiling": ("plan", "check", "dtype", "infers
 
 TARGETS = ("kernel", "plan", "tiling")
 """Names of the targets: each is a file of this folder."""
+
+MOST_MIB = 2048
+"""Most memory that one allocation of a target may take."""
 
 _MOST_BYTES = 4096  # of an input
 
@@ -121,6 +124,8 @@ def run(
     command = [str(program), f"-runs={runs}", f"-max_total_time={seconds}", f"-seed={seed}", f"-max_len={_MOST_BYTES}"]
     # Inputs of every length from the beginning.
     command += ["-len_control=0", f"-artifact_prefix={program.parent}/", "-print_final_stats=1"]
+    # Linux counts what this process held before exec as the resident memory of the target.
+    command += ["-rss_limit_mb=0", f"-malloc_limit_mb={MOST_MIB}"]
     if corpus is not None:
         corpus.mkdir(parents=True, exist_ok=True)
         command.append(str(corpus))

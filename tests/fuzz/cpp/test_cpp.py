@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
 
-from fuzz.cpp.campaign import TARGETS, Edit, build, has_libfuzzer, run
+from fuzz.cpp.campaign import MOST_MIB, TARGETS, Edit, build, has_libfuzzer, run
 from support.tools import refuse, require_program
 
 RUNS = 20_000
@@ -56,6 +57,14 @@ def test_twenty_thousand_inputs_find_nothing(compiler: str, target: str, tmp_pat
     result = run(build(target, compiler, tmp_path / "built"), runs=RUNS)
     assert not result.failed, result.output
     assert result.runs == RUNS
+
+
+def test_memory_that_the_caller_once_held_is_no_finding(compiler: str, tmp_path: Path) -> None:
+    held = bytearray(MOST_MIB + 1 << 20)  # zeros take no memory until they are written
+    held[:: mmap.PAGESIZE] = b"x" * len(range(0, len(held), mmap.PAGESIZE))
+    del held
+    result = run(build("plan", compiler, tmp_path / "built"), seconds=3)  # memory is looked at once a second
+    assert not result.failed, result.output
 
 
 def assert_found(compiler: str, target: str, mistake: str, folder: Path) -> None:
