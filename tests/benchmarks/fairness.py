@@ -2,8 +2,8 @@
 
 `PYTHONPATH=tests .venv/bin/python -m benchmarks.fairness`. Two clients with a token each share a server. One computes
 gradients of 1K elements, one after another. The other has one stream, or 64, each of which always has a gradient of 64K
-elements under way. The clients are separate processes, so on a machine with few cores the first also waits for a core;
-the column of one stream shows how long.
+elements under way. The clients are separate processes, so on a machine with few cores the first also waits for a core:
+the last row, in which the 64 streams go to another server on the machine, shows how long.
 """
 
 from __future__ import annotations
@@ -112,21 +112,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.greedy:
         return _be_greedy(given.greedy[0], int(given.greedy[1]))
-    rows: dict[int, list[tuple[float, float]]] = {0: [], 1: [], STREAMS: []}
+    rows: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         flags = ("--token-file", token_file(folder))
-        with running_server(*flags, metrics_listen="none") as server:
+        with running_server(*flags, metrics_listen="none") as server, running_server(metrics_listen="none") as other:
+            beside = {
+                "nothing": (server, 0),
+                "1 stream": (server, 1),
+                f"{STREAMS} streams": (server, STREAMS),
+                f"{STREAMS} streams of another server": (other, STREAMS),
+            }
             for _ in range(given.rounds):
-                for streams, row in rows.items():
+                for row, (loaded, streams) in beside.items():
                     with ExitStack() as stack:
                         if streams:
-                            stack.enter_context(greedy_streams(server.address, streams))
+                            stack.enter_context(greedy_streams(loaded.address, streams))
                         found = latencies_s(server.address, given.seconds)
-                    row.append((float(np.percentile(found, 50)), float(np.percentile(found, 99))))
-    print(f"{'beside':12} {'p50 ms':>7} {'p99 ms':>7}")
-    for streams, row in rows.items():
-        p50_s, p99_s = (statistics.median(each[at] for each in row) for at in (0, 1))
-        print(f"{f'{streams} streams' if streams != 1 else '1 stream':12} {1e3 * p50_s:7.2f} {1e3 * p99_s:7.2f}")
+                    rows.setdefault(row, []).append((float(np.percentile(found, 50)), float(np.percentile(found, 99))))
+    print(f"{'beside':28} {'p50 ms':>7} {'p99 ms':>7}")
+    for row, percentiles in rows.items():
+        p50_s, p99_s = (statistics.median(each[at] for each in percentiles) for at in (0, 1))
+        print(f"{row:28} {1e3 * p50_s:7.2f} {1e3 * p99_s:7.2f}")
     return 0
 
 

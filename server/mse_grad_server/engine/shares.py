@@ -88,7 +88,7 @@ class Share:
     async def turn(self) -> None:
         """Waits until no other call of the client had a turn in this turn of the event loop.
 
-        A client with many streams would otherwise handle a message of each before another client has its own.
+        Otherwise a message of each of a client's streams would be read and handled before one of another client.
         """
         loop = asyncio.get_running_loop()
         if not self._is_turn:

@@ -201,6 +201,8 @@ class Stream(Drainable):
         while True:
             if self._is_drained():
                 self._close_later()
+            if self._share.takes_turns:  # gRPC copies all messages that have arrived in one turn of the loop
+                await self._share.turn()
             message = await context.read()
             if message is EOF:
                 break

@@ -7,7 +7,7 @@ import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import override
@@ -44,8 +44,10 @@ class Client:
         self._id = 0
         self._reading: asyncio.Future[Any] | None = None
         self.answered = asyncio.Semaphore(0)
+        self.reads = 0
 
     def read(self) -> asyncio.Future[Any]:
+        self.reads += 1
         self._reading = asyncio.get_running_loop().create_future()
         if self._is_greedy:
             asyncio.get_running_loop().call_soon(self.send, GREEDY)
@@ -64,8 +66,20 @@ class Client:
         return written
 
 
-async def waits(share_of: Callable[[Engine, str], Share]) -> list[int]:
-    """Returns how many of the greedy client's requests were computed before each of the modest client's."""
+class Found(NamedTuple):
+    """What `crowded` saw.
+
+    Attributes:
+        waits: How many of the greedy client's requests were computed before each of the modest client's.
+        reads: How many reads of the greedy client began in each turn of the loop.
+    """
+
+    waits: list[int]
+    reads: list[int]
+
+
+async def crowded(share_of: Callable[[Engine, str], Share]) -> Found:
+    """Serves one stream of a client beside 64 of another."""
     settings = Settings()
     backend, clock, metrics = FakeBackend(), FakeClock(), Metrics()
     engine = Engine(backend, metrics, EngineLimits.of(settings))
@@ -79,34 +93,40 @@ async def waits(share_of: Callable[[Engine, str], Share]) -> list[int]:
 
     modest = Client(is_greedy=False)
     running = [serve(modest, share_of(engine, "modest"))]
-    running += [serve(Client(is_greedy=True), share_of(engine, "greedy")) for _ in range(STREAMS)]
-    counts = []
+    greedy = [Client(is_greedy=True) for _ in range(STREAMS)]
+    running += [serve(client, share_of(engine, "greedy")) for client in greedy]
+    found = Found([], [])
     try:
         for _ in range(ROUNDS):
             for _ in range(2 * STREAMS):
+                before = sum(client.reads for client in greedy)
                 await asyncio.sleep(0)
+                found.reads.append(sum(client.reads for client in greedy) - before)
             before = len(backend.computed_sizes)
             modest.send(MODEST)
             await modest.answered.acquire()
-            counts.append(backend.computed_sizes[before:].index(MODEST))
+            found.waits.append(backend.computed_sizes[before:].index(MODEST))
     finally:
         for task in running:
             task.cancel()
         await asyncio.wait(running)
         engine.close()
-    return counts
+    return found
 
 
-async def test_small_requests_of_64_streams_are_computed_one_in_each_turn_of_the_loop() -> None:
-    counts = await waits(lambda engine, name: engine.shares.enter(name))
+async def test_small_requests_of_64_streams_are_read_and_computed_one_in_each_turn_of_the_loop() -> None:
+    found = await crowded(lambda engine, name: engine.shares.enter(name))
     # One may be under way when the request comes, and one comes before it in its turn of the loop.
-    assert max(counts) <= 2
-    assert sum(counts) > 0, "the other client was idle"
+    assert max(found.waits) <= 2
+    # gRPC copies all messages whose reads have begun in one turn of the loop.
+    assert max(found.reads) == 1
+    assert sum(found.waits) > 0, "the other client was idle"
 
 
 async def test_without_turns_a_request_waits_for_all_of_them() -> None:
-    counts = await waits(lambda engine, name: Share(name))
-    assert sorted(counts)[ROUNDS // 2] > STREAMS // 2
+    found = await crowded(lambda engine, name: Share(name))
+    assert sorted(found.waits)[ROUNDS // 2] > STREAMS // 2
+    assert max(found.reads) == STREAMS
 
 
 def tokens(folder: Path) -> str:
