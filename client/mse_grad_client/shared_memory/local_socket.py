@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 
+from mse_grad.descriptors import refuse_descriptors
 from mse_grad_client.interrupts import LONGEST_SLEEP_S, raise_foreign
 
 __all__ = [
@@ -35,6 +36,7 @@ def connect(address: str, *, timeout_s: float) -> socket.socket:
     if sys.platform != "linux":
         raise OSError("sockets for packets with descriptors need Linux")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    refuse_descriptors(connection)  # to close one may take longer than any deadline
     try:
         connection.settimeout(timeout_s)
         connection.connect(address)

@@ -9,7 +9,9 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mse_grad.descriptors import refuse_descriptors
 from mse_grad_server.process.exits import AddressInUse, ListenError
+from mse_grad_server.process.listening_sockets import listening_sockets
 
 __all__ = ["SocketAccess", "UnixSocketFile"]
 
@@ -82,6 +84,15 @@ class UnixSocketFile:
         except OSError as cause:
             raise ListenError(f"unix:{self._path} cannot get its mode and group: {cause.strerror}") from cause
 
+    def refuse_descriptors(self) -> None:
+        """Has the kernel, if it can, refuse descriptors at the socket of gRPC that listens here.
+
+        Otherwise gRPC's threads would drop them; see `descriptors`.
+        """
+        for found in listening_sockets():
+            if found.family == socket.AF_UNIX and _path(found) == self._path:
+                refuse_descriptors(found)
+
     def remove(self) -> None:
         """Removes the bound file, unless another file has its path by now."""
         if self._bound is None:
@@ -98,6 +109,13 @@ class UnixSocketFile:
             raise ListenError(f"unix:{self._path} cannot be bound: there is no directory {directory}")
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ListenError(f"unix:{self._path} cannot be bound: no permission to write to {directory}")
+
+
+def _path(listener: socket.socket) -> str:
+    try:
+        return str(listener.getsockname())
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def _is_link_to_worker(path: str) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import stat
 from collections.abc import Callable, Mapping
 
 from mse_grad_server.process.exits import ListenError
+from mse_grad_server.process.listening_sockets import listening_sockets
 from mse_grad_server.rpc.listener import Listener
 
 __all__ = ["CommonPort", "ListeningSockets"]
@@ -85,12 +85,8 @@ class ListeningSockets:
     @classmethod
     def on(cls, port: int) -> ListeningSockets:
         """Returns the sockets that listen on `port` now; none if the system has no /dev/fd."""
-        try:
-            descriptors = [int(name) for name in os.listdir("/dev/fd")]
-        except FileNotFoundError:
-            return cls({})
-        listening = (descriptor for descriptor in descriptors if _listens(descriptor, port))
-        return cls({descriptor: os.fstat(descriptor).st_ino for descriptor in listening})
+        listening = (found for found in listening_sockets() if found.family != socket.AF_UNIX)
+        return cls({found.fileno(): os.fstat(found.fileno()).st_ino for found in listening if _port(found) == port})
 
     async def closed(self, timeout_s: float) -> bool:
         """Waits until all sockets are closed, and returns whether they are."""
@@ -102,21 +98,11 @@ class ListeningSockets:
         return True
 
 
-def _listens(descriptor: int, port: int) -> bool:
+def _port(listener: socket.socket) -> int:
     try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            return False
-        borrowed = socket.socket(fileno=descriptor)
+        return int(listener.getsockname()[1])
     except OSError:  # closed meanwhile
-        return False
-    try:
-        if borrowed.family == socket.AF_UNIX or not borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return False
-        return bool(borrowed.getsockname()[1] == port)
-    except OSError:
-        return False
-    finally:
-        borrowed.detach()
+        return 0
 
 
 def _inode(descriptor: int) -> int | None:

@@ -128,6 +128,7 @@ class Listener:
             raise why_not_bound(self.address, shares_port=self._shares_port) from cause
         if self._socket_file is not None:
             self._socket_file.bound()
+            self._socket_file.refuse_descriptors()
         else:
             self.address = self.address.with_port(port)
         await self._grpc.start()

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from mse_grad.reasons import ContractError
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_server.direct.packets import close_after_reading
+from mse_grad_server.direct.packet_socket import PacketSocket
 from mse_grad_server.errors import ServerError, SharedMemoryFull, SharedMemoryUnusable, to_status
 from mse_grad_server.shared_memory.lease import Lease
 from mse_grad_server.shared_memory.receiver import Received, Receiver
@@ -47,7 +47,7 @@ class Handover:
         receiver: Receiver,
     ) -> None:
         self.lease: Lease | None = None
-        self._connection = connection
+        self._connection = PacketSocket(connection, discard=receiver.discard)
         self._lease_of = lease_of
         self._on_refused = on_refused
         self._on_end = on_end
@@ -61,19 +61,17 @@ class Handover:
     def receive(self) -> None:
         """Handles the packet that has arrived, or the end of the connection."""
         try:
-            # Peek without room for descriptors first: a descriptor that may not be a memfd must not enter this process.
-            packet, _, flags, _ = self._connection.recvmsg(MOST_PACKET_BYTES, 0, socket.MSG_PEEK)
-            if flags & socket.MSG_CTRUNC:
+            if self._connection.next_carries_descriptors():
                 asyncio.get_running_loop().remove_reader(self._connection)
-                self._receiver.receive(self._connection, self._on_received)
+                self._receiver.receive(self._connection.connection, self._on_received)
                 return
-            _, _, flags, _ = self._connection.recvmsg(MOST_PACKET_BYTES)
+            packet = self._connection.receive(MOST_PACKET_BYTES + 1)
         except BlockingIOError:
             return
         except OSError:  # a connection that was reset has ended
             self._end()
             return
-        if flags & socket.MSG_TRUNC:
+        if len(packet) > MOST_PACKET_BYTES:
             self._refuse_packet(SharedMemoryUnusable(f"a packet has at most {MOST_PACKET_BYTES} bytes, not more"))
             return
         self._handle(packet, [])
@@ -89,7 +87,7 @@ class Handover:
         if not self._is_closed:
             self._is_closed = True
             self._on_end(self)
-            close_after_reading(self._connection)
+            self._connection.close()
 
     def _on_received(self, received: Received | ServerError) -> None:
         if isinstance(received, ServerError):
@@ -137,6 +135,7 @@ class Handover:
         if descriptors:
             raise SharedMemoryUnusable("a connection for requests takes no segments; hand them over on another one")
         lease = self._lease_of(handover)
+        self._connection.refuse_descriptors()
         packets = lease.open_packets(self._connection)
         # The packets own the socket from here on. If the client is gone already, their next read says so.
         self._is_closed = True
@@ -156,7 +155,7 @@ class Handover:
 
     def _answer(self, result: pb.SharedMemoryHandoverResult) -> None:
         try:
-            self._connection.send(_packet_of(result), socket.MSG_NOSIGNAL)
+            self._connection.send(_packet_of(result))
         except OSError:  # the client is gone, or does not read its answers: either way the connection must be closed
             self._end()
 

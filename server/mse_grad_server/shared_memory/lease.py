@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import TypeAlias
 
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.packet_socket import PacketSocket
 from mse_grad_server.direct.packets import Packets
 from mse_grad_server.errors import SharedMemoryDenied
 from mse_grad_server.shared_memory.segments import Segments
 
 __all__ = ["Lease", "ServePackets"]
 
-ServePackets: TypeAlias = "Callable[[Lease, socket.socket], Packets]"
+ServePackets: TypeAlias = "Callable[[Lease, PacketSocket], Packets]"
 """Serves requests over a connection until it ends, and returns the connection's packets at once."""
 
 
@@ -65,11 +65,11 @@ class Lease:
             raise SharedMemoryDenied("another connection has shown this secret; each stream has its own")
         self._close_memory = close
 
-    def open_packets(self, connection: socket.socket) -> Packets:
+    def open_packets(self, connection: PacketSocket) -> Packets:
         """Attaches the connection for requests, which has shown the secret, and begins to serve it.
 
         Args:
-            connection: Non-blocking SOCK_SEQPACKET socket; owned by the returned packets.
+            connection: The connection; owned by the returned packets.
 
         Raises:
             SharedMemoryDenied: Another connection for requests has shown the secret.
@@ -115,5 +115,5 @@ class Lease:
             self._packets.close()
 
 
-def _serve_closed(lease: Lease, connection: socket.socket) -> Packets:
+def _serve_closed(lease: Lease, connection: PacketSocket) -> Packets:
     raise AssertionError("a closed lease opens no packets")

@@ -79,6 +79,18 @@ class Receiver:
         if len(self._jobs) == 1:
             self._start_next()
 
+    def discard(self, connection: socket.socket) -> None:
+        """Closes a connection with unread descriptors, at the exit of a process of its own: there no socket lingers."""
+        try:
+            process, link = self._start_process(connection.fileno())
+        except OSError:
+            connection.close()
+            return
+        connection.close()
+        link.close()
+        process.kill()
+        self._leaving.append(process)
+
     def close(self) -> None:
         """Ends the process; no callback is called afterwards."""
         self._jobs.clear()
@@ -107,17 +119,22 @@ class Receiver:
             return
 
     def _open_process(self) -> socket.socket:
-        if self._socket is not None:
-            return self._socket
+        if self._socket is None:
+            self._process, self._socket = self._start_process()
+            asyncio.get_running_loop().add_reader(self._socket, self._on_answer)
+        return self._socket
+
+    def _start_process(self, *inherited: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Returns a new process, which also has the descriptors `inherited`, and its socket; raises OSError."""
         self._leaving = [process for process in self._leaving if process.poll() is None]
         if len(self._leaving) >= _MOST_LEAVING:
             raise OSError(0, f"{_MOST_LEAVING} processes wait for a file system that a client handed over")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-I", "-S", _PROGRAM, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *inherited],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -127,9 +144,7 @@ class Receiver:
                 ours.close()
                 raise
         ours.setblocking(False)
-        self._socket = ours
-        asyncio.get_running_loop().add_reader(ours, self._on_answer)
-        return ours
+        return process, ours
 
     def _on_answer(self) -> None:
         assert self._socket is not None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import array
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +26,13 @@ PAGE_BYTES = 4096
 
 
 class Beside:
-    """A stream, its first message, and the packets beside it."""
+    """A stream, its first message, the packets beside it, and their socket."""
 
-    def __init__(self, stream: RawStream, opened: pb.StreamOpened, packets: RawPackets) -> None:
+    def __init__(
+        self, stream: RawStream, opened: pb.StreamOpened, packets: RawPackets, connection: socket.socket
+    ) -> None:
         self.stream = stream
+        self.socket = connection
         self.opened = opened
         self.packets = packets
 
@@ -38,7 +43,7 @@ async def beside(server: Serving) -> AsyncIterator[Beside]:
     opened = (await stream.opened()).opened
     assert opened is not None
     with RawHandover(opened) as handover:
-        yield Beside(stream, opened, await open_packets(handover))
+        yield Beside(stream, opened, await open_packets(handover), handover.socket)
 
 
 def assert_refused(result: pb.SharedMemoryHandoverResult, reason: Reason) -> None:
@@ -229,3 +234,21 @@ async def test_a_client_that_is_gone_before_the_answer_harms_nothing() -> None:
             handover.leave_asking_for_requests()
         await stream.assert_works(1)
         await stream.close()
+
+
+async def test_a_packet_with_a_descriptor_ends_the_packets_where_the_kernel_cannot_refuse_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mse_grad_server.direct.packet_socket.refuse_descriptors", lambda _: False)
+    async with serving() as server, beside(server) as both:
+        await both.packets.assert_works(1)
+        with memfd(PAGE_BYTES) as descriptor:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            both.socket.sendmsg([b"\xff"], rights)
+            try:
+                go_away = (await both.packets.receive()).go_away
+            except ConnectionResetError:  # for the packet that nobody read; reported once, before packets that came
+                go_away = (await both.packets.receive()).go_away
+        assert go_away is not None
+        assert reason_of(go_away.status) is Reason.SHARED_MEMORY_UNUSABLE
+        await both.stream.assert_works(2)

@@ -20,6 +20,7 @@ from mse_grad.codec import Chunk, SharedRange
 from mse_grad.reasons import Reason
 from mse_grad.tensor import DTYPES, DType
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_server.direct.packet_socket import PacketSocket
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.process.log import open_log
 from mse_grad_server.settings.model import Settings
@@ -47,7 +48,7 @@ async def opened(stream: RawStream) -> pb.StreamOpened:
     return first
 
 
-def no_packets(lease: Lease, connection: socket.socket) -> NoReturn:
+def no_packets(lease: Lease, connection: PacketSocket) -> NoReturn:
     raise AssertionError("no client asks for a connection for requests")
 
 

@@ -98,14 +98,15 @@ class RawHandover:
 
     async def ask_for_requests(self, descriptors: Sequence[int] = ()) -> pb.SharedMemoryHandoverResult:
         """Asks for the connection to carry requests and returns the answer."""
-        return await self.send(self._request(range(1, len(descriptors) + 1)), descriptors)
+        return await self.send(self.question_for_requests(range(1, len(descriptors) + 1)), descriptors)
 
     def leave_asking_for_requests(self) -> None:
         """Asks for the same, and closes the connection before the server can answer."""
-        self.socket.send(self._request())
+        self.socket.send(self.question_for_requests())
         self.socket.close()
 
-    def _request(self, segments: Sequence[int] = ()) -> bytes:
+    def question_for_requests(self, segments: Sequence[int] = ()) -> bytes:
+        """Returns the packet that asks for the connection to carry requests."""
         packet = pb.SharedMemoryHandover(requests=True, segments=segments)
         packet.MergeFrom(self._first)
         return packet.SerializeToString()

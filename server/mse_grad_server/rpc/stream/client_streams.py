@@ -17,6 +17,7 @@ from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.direct.connection import DirectConnection
 from mse_grad_server.direct.frames import Frames
 from mse_grad_server.direct.offers import Offer, ServeFrames
+from mse_grad_server.direct.packet_socket import PacketSocket
 from mse_grad_server.direct.packets import Packets
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.engine.engine import Engine
@@ -230,11 +231,11 @@ class ClientStreams(Occupant):
         self._call.streams.append(stream)
         return stream
 
-    def _serve_packets(self, lease: Lease, connection: socket.socket) -> Packets:
+    def _serve_packets(self, lease: Lease, connection: PacketSocket) -> Packets:
         packets = Packets(
             connection, try_handle_inline=lambda message: stream.try_handle_inline(message, packets.write_now)
         )
-        counter, share = self._recorder.traffic.packets, self._share_of(connection)
+        counter, share = self._recorder.traffic.packets, self._share_of(connection.connection)
         stream = self._add_beside(packets, "p", counter, lease, share, lease.hang_up)
         return packets
 
