@@ -49,7 +49,11 @@ RENDERED: dict[str, tuple[str, tuple[str, ...], frozenset[str]]] = {
     "dra": ("dra", (), frozenset()),
     "hami": ("hami", (), frozenset({"huawei.com/Ascend910B3"})),
     "kserve": ("kserve", (), frozenset()),
-    "kserve-ascend": ("kserve", ("overlays/kserve/ascend",), frozenset({"huawei.com/Ascend910"})),
+    "kserve-ascend": (
+        "kserve",
+        ("overlays/kserve/ascend", "overlays/kserve/monitoring"),
+        frozenset({"huawei.com/Ascend910"}),
+    ),
 }
 ON_CPU = {"cpu", "cpu-extras", "kserve"}
 NO_ACCESS = {"mindcluster-green"}  # a second Deployment behind the Service of the first
@@ -112,8 +116,9 @@ def test_the_schemas_of_kubernetes_accept_it(objects: list[Object], tmp_path: Pa
 
 def test_the_schemas_of_custom_resources_accept_the_components(tmp_path: Path) -> None:
     custom = [made for made in render("cpu", tmp_path, components=EXTRAS) if group_of(made) not in CORE_GROUPS]
+    custom.append(pod_monitor(tmp_path))
     kinds = {made["kind"] for made in custom}
-    assert kinds == {"ServiceMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute"}
+    assert kinds == {"ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute"}
     assert custom_resource_faults(custom) == []
     for made in custom:
         wrong_key, wrong_value = deepcopy(made), deepcopy(made)
@@ -122,6 +127,13 @@ def test_the_schemas_of_custom_resources_accept_the_components(tmp_path: Path) -
         wrong_value["spec"][key] = 17
         assert any("misspelt" in fault for fault in custom_resource_faults([wrong_key]))
         assert any(f"data/spec/{key}" in fault for fault in custom_resource_faults([wrong_value]))
+
+
+def pod_monitor(folder: Path) -> Object:
+    objects = render("kserve", folder, components=("overlays/kserve/monitoring",))
+    assert {"ServiceMonitor", "PrometheusRule"} & {made["kind"] for made in objects} == {"PrometheusRule"}
+    (monitor,) = (made for made in objects if made["kind"] == "PodMonitor")
+    return monitor
 
 
 @pytest.mark.parametrize("components", [(), ("overlays/kserve/ascend",)], ids=["cpu", "ascend"])
@@ -326,6 +338,14 @@ def test_the_monitor_and_the_scaler_name_what_exists(tmp_path: Path) -> None:
     for backend in route["rules"][0]["backendRefs"]:
         ports = found["Service", backend["name"]]["spec"]["ports"]
         assert backend["port"] in {port["port"] for port in ports}
+
+
+def test_the_monitor_of_kserve_finds_the_pods(tmp_path: Path) -> None:
+    (pod,) = pods_of(render("kserve", tmp_path))
+    monitor = pod_monitor(tmp_path)["spec"]
+    assert selected(monitor["selector"]["matchLabels"], pod)
+    assert pod.labels[monitor["jobLabel"]] == "mse-grad"  # the job of rules and alerts
+    assert {one["port"] for one in monitor["podMetricsEndpoints"]} <= {port["name"] for port in pod.container["ports"]}
 
 
 def test_behind_a_gateway_streams_end_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
