@@ -57,6 +57,8 @@ def as_yaml(settings: Settings, origins: Mapping[str, str]) -> str:
         (f"{name}: {value_text(field, getattr(settings, name))}", origins.get(name, "default"))
         for name, field in Settings.model_fields.items()
     ]
+    has_direct = settings.direct_listen != "none"
+    messages, windows = 7 if has_direct else 3, 1 + has_direct + settings.shared_memory
     derived = [
         (
             f"receive_limit_bytes: {size_text(settings.receive_limit_bytes)}",
@@ -69,8 +71,8 @@ def as_yaml(settings: Settings, origins: Mapping[str, str]) -> str:
         ),
         (
             f"most_memory_bytes: {size_text(settings.most_memory_bytes)}",
-            "max_streams x (receive_limit_bytes + 3 x max_stream_message_bytes + "
-            f"{2 if settings.shared_memory else 1} x window_bytes) + "
+            f"max_streams x (receive_limit_bytes + {messages} x max_stream_message_bytes + {windows} x window_bytes, "
+            "and what holds them) + "
             "max_unary_in_flight x (receive_limit_bytes + max_unary_bytes) + "
             "max_small_calls x (receive_limit_bytes + max_small_message_bytes)",
         ),
