@@ -63,6 +63,12 @@ def test_every_alert_has_a_severity_a_summary_and_a_runbook(rule: dict[str, dict
     assert len(rule["annotations"]["runbook"].split()) >= 12
 
 
+def test_the_page_lists_every_alert_with_its_severity() -> None:
+    page = (DEPLOY.parent / "docs/metrics.md").read_text()
+    listed = re.findall(r"^\| `(MseGrad\w+)` \| (\w+) \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted((rule["alert"], rule["labels"]["severity"]) for rule in ALERTS)
+
+
 def test_runbooks_name_existing_panels_and_dashboards() -> None:
     shown = dashboards().values()
     titles = {panel["title"] for dashboard in shown for panel in dashboard["panels"]}
