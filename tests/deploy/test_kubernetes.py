@@ -369,6 +369,22 @@ def test_the_overlay_of_the_page_renders_what_it_says(tmp_path: Path, monkeypatc
     assert "ServiceMonitor" in {made["kind"] for made in objects}
 
 
+def test_the_patches_of_the_page_change_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DEPLOY.parent / "docs/clusters.md").read_text()
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "my-cluster" not in block]
+    patches = [patch for block in blocks for patch in yaml.safe_load(block)["patches"]]
+    assert len(patches) == 2
+    above = Path(os.path.relpath(KUBERNETES, tmp_path))
+    objects = render_text(yaml.safe_dump({"resources": [str(above / "overlays/cpu")], "patches": patches}), tmp_path)
+    (pod,) = pods_of(objects)
+    assert [one["name"] for one in pod.container["env"]].count("MSE_GRAD_MAX_STREAMS") == 1
+    assert settings_of(pod, monkeypatch).max_streams == 128
+    test_callers_cannot_fill_the_memory_of_a_pod(pod, monkeypatch)
+    (policy,) = (made["spec"] for made in objects if made["kind"] == "NetworkPolicy")
+    (named,) = (one["namespaceSelector"] for one in policy["ingress"][1]["from"] if "namespaceSelector" in one)
+    assert named == {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}
+
+
 def test_the_page_names_every_overlay_and_component() -> None:
     page = (DEPLOY.parent / "docs/clusters.md").read_text()
     names = [path.parent.name for path in KUBERNETES.glob("*/*/kustomization.yaml") if path.parts[-3] != "base"]
