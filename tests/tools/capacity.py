@@ -203,21 +203,21 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools.capacity", description="Replicas for a load, on paper.")
-    parser.add_argument("--gradients-per-s", type=float, default=1000)
-    parser.add_argument("--elements", type=_count, default=2**20, help="of predict; K, M and G are powers of 1024")
-    parser.add_argument("--dtype", choices=DTYPE_BYTES, default="float32")
+    parser.add_argument("--gradients-per-s", type=float, default=1000, help="over all clients (%(default)s)")
+    parser.add_argument("--elements", type=_count, default=2**20, help="of predict; K, M and G are powers of 1024 (1M)")
+    parser.add_argument("--dtype", choices=DTYPE_BYTES, default="float32", help="of all operands (%(default)s)")
     parser.add_argument("--scalar-dout", action="store_true", help="dout is one number")
-    parser.add_argument("--transport", choices=TRANSPORTS, default="tcp-tuned")
+    parser.add_argument("--transport", choices=TRANSPORTS, default="tcp-tuned", help="of the page (%(default)s)")
     parser.add_argument("--server", metavar="ADDRESS", help="measure the transport with this server")
-    parser.add_argument("--network-gbit", type=float, help="network card of a replica, in Gbit/s")
+    parser.add_argument("--network-gbit", type=float, help="network card of a replica, in Gbit/s (no bound)")
     parser.add_argument("--npu", action="store_true", help="each replica has an NPU")
-    parser.add_argument("--bus-gb", type=float, default=24.0, help="host to NPU, in GB/s in each direction")
-    parser.add_argument("--npu-gb", type=float, default=1200.0, help="memory of the NPU, in GB/s")
-    parser.add_argument("--utilization", type=float, default=0.7, help="most that a replica is used")
-    parser.add_argument("--spare", type=int, default=1, help="replicas that may be down")
-    parser.add_argument("--clients", type=int, default=0, help="processes with the SDK")
-    parser.add_argument("--servers-per-client", type=int, default=0, help="servers that a client knows; 0 for all")
-    parser.add_argument("--max-streams", type=int, default=256, help="of each replica")
+    parser.add_argument("--bus-gb", type=float, default=24.0, help="host to NPU, in GB/s each way (%(default)s)")
+    parser.add_argument("--npu-gb", type=float, default=1200.0, help="memory of the NPU, in GB/s (%(default)s)")
+    parser.add_argument("--utilization", type=float, default=0.7, help="most that a replica is used (%(default)s)")
+    parser.add_argument("--spare", type=int, default=1, help="replicas that may be down (%(default)s)")
+    parser.add_argument("--clients", type=int, default=0, help="processes with the SDK (not asked)")
+    parser.add_argument("--servers-per-client", type=int, default=0, help="servers that a client knows (0: all)")
+    parser.add_argument("--max-streams", type=int, default=256, help="of each replica (%(default)s)")
     return parser
 
 
