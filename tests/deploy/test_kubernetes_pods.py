@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from support.deploy.own_network import own_network
 from support.server.backends import ascend_flags
 from support.server.certificates import Authority
 from support.server.server_process import READY_TIMEOUT_S, ServerProcess
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -99,6 +100,48 @@ def test_a_pod_with_tls_serves_callers_with_a_token(tmp_path: Path) -> None:
         with pytest.raises(subprocess.CalledProcessError) as failed:
             compute(objects, ca=ca)
         assert "Unauthenticated" in failed.value.stderr
+
+
+def write_as_the_kubelet(folder: Path, version: str, contents: Mapping[str, bytes]) -> None:
+    """Writes the files of a mounted Secret: they lie in a folder of their version, to which one link leads."""
+    (folder / version).mkdir(parents=True)
+    for name, content in contents.items():
+        (folder / version / name).write_bytes(content)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..data_tmp").symlink_to(version)
+    (folder / "..data_tmp").rename(folder / "..data")
+
+
+def test_a_pod_reads_secrets_that_the_kubelet_writes_again(tmp_path: Path) -> None:
+    (tmp_path / "kustomize").mkdir()
+    objects = render("cpu", tmp_path / "kustomize", components=("components/tls",))
+    (pod,) = pods_of(objects)
+    authority = Authority(tmp_path)
+
+    def contents(name: str) -> dict[str, bytes]:
+        pair = authority.issue(name)
+        (tmp_path / name).write_text(f"a-token-that-is-long-enough-{name}\n")
+        return {
+            "tls.crt": Path(pair.certificate).read_bytes(),
+            "tls.key": Path(pair.key).read_bytes(),
+            "tokens": (tmp_path / name).read_bytes(),
+        }
+
+    secrets = tmp_path / "secrets"
+    write_as_the_kubelet(secrets, "..first", contents("first"))
+    with own_network(), running(pod, secrets=secrets) as server:
+        ca = str(authority.certificate)
+        assert compute(objects, ca=ca, tokens=str(tmp_path / "first")) == "[8.0, -8.0] direct\n"
+        write_as_the_kubelet(secrets, "..second", contents("second"))
+        shutil.rmtree(secrets / "..first")
+        read = {"tls.crt", "tls.key", "tokens"}
+        wait_until(lambda: read == {Path(file).name for one in server.events for file in one.get("files", ())})
+        assert {one["event"] for one in server.events if "files" in one} == {"credentials_read"}
+        assert compute(objects, ca=ca, tokens=str(tmp_path / "second")) == "[8.0, -8.0] direct\n"
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            compute(objects, ca=ca, tokens=str(tmp_path / "first"))
+        assert "TOKEN_UNKNOWN" in failed.value.stderr
 
 
 def test_the_scaler_asks_for_a_metric_of_the_server(tmp_path: Path) -> None:
