@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
@@ -20,10 +21,11 @@ from structlog.typing import FilteringBoundLogger
 
 from mse_grad_server.metrics.connections import Connections
 from mse_grad_server.metrics.http import response, text
+from mse_grad_server.metrics.pulse import Pulse
 from mse_grad_server.metrics.tls import MetricsTls
 from mse_grad_server.settings.address import Address
 from mse_grad_server.settings.listen_addresses import listen_error
-from mse_grad_server.settings.network import NetworkSettings
+from mse_grad_server.settings.model import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -34,12 +36,15 @@ _BACKLOG = 64
 
 
 class MetricsEndpoint:
-    """Serves /metrics, and for probes /ready, 200 or 503, and /live, 200 while the process answers.
+    """Serves /metrics, and for probes /ready and /live, which answer 200 or 503.
+
+    Both answer 503 while the event loop hangs that serves gradients, and /ready also while requests are not accepted.
 
     Args:
         registry: The registry whose metrics are served.
         address: The address to listen on.
         is_ready: Returns whether requests are accepted; called in the thread of this endpoint.
+        pulse: Pulse of the event loop that serves gradients.
         log: Receives a line when no descriptor is free.
         tls: Certificate for HTTPS; None for HTTP.
 
@@ -53,12 +58,14 @@ class MetricsEndpoint:
         address: Address,
         *,
         is_ready: Callable[[], bool],
+        pulse: Pulse,
         log: FilteringBoundLogger,
         tls: MetricsTls | None = None,
     ) -> None:
         self.address = address
         self._tls = tls
         self._is_ready = is_ready
+        self._pulse = pulse
         self._log = log
         self._metrics_page = make_wsgi_app(registry)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,17 +74,19 @@ class MetricsEndpoint:
     @classmethod
     def of(
         cls,
-        settings: NetworkSettings,
+        settings: Settings,
         registry: CollectorRegistry,
         *,
         is_ready: Callable[[], bool],
         log: FilteringBoundLogger,
     ) -> Self | None:
-        """Returns the endpoint in `settings`, or None if they have none."""
+        """Returns the endpoint in `settings`, or None if they have none; in the event loop that serves gradients."""
         if settings.metrics_listen == "none":
             return None
         tls = MetricsTls(settings.tls_certificate, settings.tls_key) if settings.metrics_tls else None
-        return cls(registry, Address.parse(settings.metrics_listen), is_ready=is_ready, log=log, tls=tls)
+        call_soon = asyncio.get_running_loop().call_soon_threadsafe
+        pulse = Pulse(time.monotonic, call_soon, hang_s=settings.worker_hang_s)
+        return cls(registry, Address.parse(settings.metrics_listen), is_ready=is_ready, pulse=pulse, log=log, tls=tls)
 
     def open(self) -> None:
         """Binds the address and starts serving; raises StartError if it cannot."""
@@ -121,10 +130,12 @@ class MetricsEndpoint:
             self._log.error("metrics_failed", exc_info=error)
             return text("500 Internal Server Error", "the log says why\n")
         # Unknown paths are 404: a misconfigured probe (/health, say) must not get 200 with the metrics page.
+        if asked["PATH_INFO"] not in ("/live", "/ready"):
+            return text("404 Not Found", "known paths are /metrics, /ready and /live\n")
+        if silent_s := self._pulse.silent_s():
+            return text("503 Service Unavailable", f"the event loop has not run for {silent_s:.0f} s\n")
         if asked["PATH_INFO"] == "/live":
             return text("200 OK", "live\n")
-        if asked["PATH_INFO"] != "/ready":
-            return text("404 Not Found", "known paths are /metrics, /ready and /live\n")
         return text("200 OK", "ready\n") if self._is_ready() else text("503 Service Unavailable", "not ready\n")
 
     def _page(self, asked: WSGIEnvironment) -> bytes:

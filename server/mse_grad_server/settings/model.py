@@ -69,7 +69,11 @@ class Settings(MemoryBounds, NetworkSettings, BaseSettings):
         default="any", description="whether any worker or all workers must be ready for the host to be ready"
     )
     worker_hang_s: float = bounded(
-        60.0, least=2, most=3600, text="a worker that shows no sign of life for this long is killed and replaced"
+        60.0,
+        least=2,
+        most=3600,
+        text="a worker that shows no sign of life for this long is killed and replaced; without a supervisor /live and "
+        "/ready answer 503 then",
     )
     worker_restarts: int = bounded(
         10, least=0, most=1_000_000, text="failed starts in a row after which the supervisor gives up a worker"

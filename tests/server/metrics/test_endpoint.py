@@ -9,7 +9,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 import psutil
@@ -17,10 +17,12 @@ import pytest
 
 from mse_grad_server.metrics import connections
 from mse_grad_server.metrics.endpoint import MetricsEndpoint
+from mse_grad_server.metrics.pulse import Pulse
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.process.exits import ExitCode, ListenError
 from mse_grad_server.process.log import open_log
 from mse_grad_server.settings.address import Address
+from support.server.fakes import FakeClock
 from support.waiting import PATIENCE_S, wait_until
 
 
@@ -33,11 +35,26 @@ def get(address: Address, path: str) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
+def of_a_loop_that_runs() -> Pulse:
+    return Pulse(lambda: 0.0, lambda answer: answer(), hang_s=10)
+
+
 def opened(
-    metrics: Metrics, *, address: str = "127.0.0.1:0", is_ready: bool = True, stream: io.StringIO | None = None
+    metrics: Metrics,
+    *,
+    address: str = "127.0.0.1:0",
+    is_ready: bool = True,
+    stream: io.StringIO | None = None,
+    pulse: Pulse | None = None,
 ) -> MetricsEndpoint:
     log = open_log("info", "json", stream=stream or io.StringIO())
-    endpoint = MetricsEndpoint(metrics.registry, Address.parse(address), is_ready=lambda: is_ready, log=log)
+    endpoint = MetricsEndpoint(
+        metrics.registry,
+        Address.parse(address),
+        is_ready=lambda: is_ready,
+        pulse=pulse or of_a_loop_that_runs(),
+        log=log,
+    )
     endpoint.open()
     return endpoint
 
@@ -65,6 +82,23 @@ def test_a_probe_is_told_whether_the_server_is_ready(is_ready: bool, answer: tup
 def test_a_probe_is_told_that_the_process_lives_whether_or_not_it_is_ready(is_ready: bool) -> None:
     with closing(opened(Metrics(), is_ready=is_ready)) as endpoint:
         assert get(endpoint.address, "/live") == (200, b"live\n")
+
+
+def test_probes_are_told_of_an_event_loop_that_hangs_until_it_runs_again() -> None:
+    clock, asked = FakeClock(), list[Callable[[], None]]()
+    with closing(opened(Metrics(), pulse=Pulse(clock.now, asked.append, hang_s=10))) as endpoint:
+        assert get(endpoint.address, "/live") == (200, b"live\n")
+        clock.advance(9)
+        assert get(endpoint.address, "/live") == (200, b"live\n")
+        clock.advance(1)
+        for path in ("/live", "/ready"):
+            assert get(endpoint.address, path) == (503, b"the event loop has not run for 10 s\n")
+        assert get(endpoint.address, "/metrics")[0] == 200
+        (answer,) = asked
+        answer()
+        for path in ("/live", "/ready"):
+            assert get(endpoint.address, path)[0] == 200
+            clock.advance(5)
 
 
 @pytest.mark.parametrize("path", ["/ready/", "/readyz", "/healthz", "/metrics/x"])

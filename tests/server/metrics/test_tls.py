@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mse_grad_server.metrics.endpoint import MetricsEndpoint
+from mse_grad_server.metrics.pulse import Pulse
 from mse_grad_server.metrics.registry import Metrics
 from mse_grad_server.metrics.tls import MetricsTls
 from mse_grad_server.process.exits import CredentialsError
@@ -25,6 +26,7 @@ def opened(pair: Pair) -> MetricsEndpoint:
         Metrics().registry,
         Address.parse("127.0.0.1:0"),
         is_ready=lambda: True,
+        pulse=Pulse(lambda: 0.0, lambda answer: answer(), hang_s=10),
         log=open_log("info", "json", stream=io.StringIO()),
         tls=MetricsTls(str(pair.certificate), str(pair.key)),
     )
