@@ -133,8 +133,11 @@ class SharedAdmission:
             self._count(request)
             return True
         waiting = len(self._waiting)
-        if waiting >= self._most_waiting or self._waiting.waiting(share) >= most_places(self._most_waiting):
-            raise ServerBusy(f"{waiting} requests wait for others already, the most that may")
+        if waiting >= self._most_waiting:
+            raise ServerBusy(f"{waiting} requests are waiting already, the most that the server allows")
+        client_waiting = self._waiting.waiting(share)
+        if client_waiting >= most_places(self._most_waiting):
+            raise ServerBusy(f"{client_waiting} requests of this client are waiting already, the most for one client")
         self._waiting.put(request, client=share, due_s=request.due_s)
         return False
 

@@ -86,6 +86,21 @@ async def test_a_client_may_hold_three_quarters_and_others_pass_it_meanwhile() -
     assert (greedy.shared_bytes, modest.shared_bytes) == (75, 20)
 
 
+async def test_a_refused_request_is_told_which_bound_on_waiting_requests_is_reached() -> None:
+    admission, begun = SharedAdmission(100, most_waiting=16), list[Request]()
+    other, greedy, modest = Share("other"), Share("greedy"), Share("modest")
+    assert admission.admit(Request(100, begun, share=other))
+    assert not admission.admit(Request(1, begun, share=modest))
+    for _ in range(14):
+        assert not admission.admit(Request(1, begun, share=greedy))
+    with pytest.raises(ServerBusy, match=r"^14 requests of this client are waiting already, the most for one client$"):
+        admission.admit(Request(1, begun, share=greedy))
+    assert not admission.admit(Request(1, begun, share=modest))
+    for share in (greedy, modest):
+        with pytest.raises(ServerBusy, match=r"^16 requests are waiting already, the most that the server allows$"):
+            admission.admit(Request(1, begun, share=share))
+
+
 async def test_of_the_requests_of_one_client_the_earliest_deadline_begins_first() -> None:
     admission, begun, share = SharedAdmission(100, most_waiting=100), list[Request](), Share()
     assert admission.admit(Request(100, begun, share=share))
