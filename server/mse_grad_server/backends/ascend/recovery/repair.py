@@ -67,13 +67,14 @@ class Repair:
         Args:
             error: The fault.
             pipeline: The jobs on the device. A retry completes them; a higher rung ends them as lost.
-            pending: The jobs behind them. A retry keeps them; a higher rung ends them as lost.
+            pending: The jobs after them. A retry keeps them; a higher rung ends them as lost.
 
         Returns:
             The jobs that were computed.
 
         Raises:
-            DeviceLost: No rung helped. The pool is shut, and the jobs have not ended.
+            DeviceLost: The ladder reached its last rung, or a request still holds pinned memory. Jobs may remain, and
+                the pool may be open; the caller ends both.
         """
         began_s = time.monotonic()
         failure: AclError | WrongGradient = error
