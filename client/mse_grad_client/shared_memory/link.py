@@ -54,7 +54,7 @@ class _LentMemory:
             await task.until(partial(self._is_done, exchange, 0), time.monotonic() + _POLL_S)
 
     def recall(self, exchange: SharedExchange) -> None:
-        """Waits a short time for the server to be done with the gradient, then withdraws its memory.
+        """Waits a short time for the server to finish with the gradient; if it does not, withdraws the memory.
 
         For a task, `done` has waited already.
         """
