@@ -22,7 +22,8 @@
 // ties to even) makes them T again. So the bits of an item depend on neither the number of blocks nor the tile. A
 // scalar dout is one item, multiplied after c like a full one, and moves three streams instead of four.
 //
-// Memory: only items of the block's range are read and written, at any length; a block without items touches nothing.
+// Memory: a block reads and writes only items of its own range, of any length, and reads the scalar dout. A block
+// without items touches nothing.
 template <typename T, bool kScalarDout>
 class MseLossGrad {
 public:
