@@ -107,7 +107,7 @@ class MseGradClient(ClientBase):
             DeadlineExceeded: The time ran out (a TimeoutError).
             Unavailable: No server answered (a ConnectionError).
             TlsFailed: The server's certificate is not trusted (a ConnectionError).
-            Unauthenticated: The server does not know the token (a PermissionError).
+            Unauthenticated: The server does not accept the token, or its file is unusable (a PermissionError).
             Unimplemented: The server's backend cannot compute this dtype (a NotImplementedError).
             ResourceExhausted: A limit of the server was reached in every attempt.
             InternalError: The server failed.

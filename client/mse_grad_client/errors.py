@@ -5,7 +5,7 @@
     ├── DeadlineExceeded    (TimeoutError)         the time ran out before the gradient arrived
     ├── Unavailable         (ConnectionError)      no server answered, or it is not ready, or it drains
     ├── TlsFailed           (ConnectionError)      a certificate is not trusted or cannot be used
-    ├── Unauthenticated     (PermissionError)      the server does not know the token
+    ├── Unauthenticated     (PermissionError)      no token that the server accepts, or an unusable one
     ├── ResourceExhausted                          a limit of the server is reached
     ├── Unimplemented       (NotImplementedError)  this server's backend cannot compute it
     ├── PermissionDenied    (PermissionError)      the server refuses this caller
@@ -125,7 +125,7 @@ class TlsFailed(MseGradError, ConnectionError):
 
 
 class Unauthenticated(MseGradError, PermissionError):
-    """The server serves only callers with a token that it knows."""
+    """The call has no token that the server accepts, or the client's token or token file is unusable."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
