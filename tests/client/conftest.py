@@ -3,16 +3,16 @@ from __future__ import annotations
 import pytest
 
 from mse_grad_client import MseGradClient
-from mse_grad_client.stream import direct_call
+from mse_grad_client.stream import cygrpc_call
 from support.client.awaited import CLIENTS
 
 
-@pytest.fixture(params=["direct", "threaded"])
+@pytest.fixture(params=["cygrpc", "threaded"])
 def each_call(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs the test with both kinds of calls that carry a stream; returns the kind."""
     kind: str = request.param
     if kind == "threaded":
-        monkeypatch.setattr(direct_call, "_is_tested", lambda version: False)
+        monkeypatch.setattr(cygrpc_call, "_is_tested", lambda version: False)
     return kind
 
 

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 
 from mse_grad_client import MseGradClient
-from mse_grad_client.stream import direct_call
+from mse_grad_client.stream import cygrpc_call
 from support.client.scripted_server import ScriptedServer
 from support.values import expected, operands
 from support.waiting import wait_until
@@ -28,7 +28,7 @@ def no_collector() -> Iterator[None]:
 
 def calls_alive() -> dict[int, object]:
     # Looks at the type: `isinstance` asks the object itself, and objects of some libraries then warn.
-    kinds = (grpc.Call, direct_call.DirectCall)
+    kinds = (grpc.Call, cygrpc_call.CygrpcCall)
     return {id(thing): thing for thing in gc.get_objects() if issubclass(type(thing), kinds)}
 
 

@@ -28,7 +28,7 @@ from mse_grad_client.routing.old_streams import OldStreams
 from mse_grad_client.shared_memory.link import LocalLink
 from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.chunking import chunk_elements, window_chunks
-from mse_grad_client.stream.direct_call import open_call, release_locks
+from mse_grad_client.stream.cygrpc_call import open_call, release_locks
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.pending import Assignment, BesidePending, PendingRequest, StreamPending, is_stale
 from mse_grad_client.stream.stream import Stream

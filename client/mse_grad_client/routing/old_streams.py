@@ -10,7 +10,7 @@ import grpc
 
 from mse_grad_client.chance import uniform
 from mse_grad_client.errors import MseGradError
-from mse_grad_client.stream.direct_call import release_locks
+from mse_grad_client.stream.cygrpc_call import release_locks
 from mse_grad_client.stream.stream import Stream
 
 __all__ = ["OldStreams"]

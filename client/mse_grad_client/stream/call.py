@@ -62,7 +62,7 @@ class ThreadedCall(Call):
     def open(
         cls, channel: grpc.Channel, method: str, pull: Callable[[], bytes | None], metadata: Metadata = ()
     ) -> ThreadedCall:
-        """Starts the RPC; see direct_call.open_call."""
+        """Starts the RPC; see cygrpc_call.open_call."""
         call = cls(pull)
         callable: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
         call._call = callable(call._messages(), metadata=metadata)

@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from mse_grad_client.stream import direct_call
+from mse_grad_client.stream import cygrpc_call
 from mse_grad_client.stream.call import Call, ThreadedCall
-from mse_grad_client.stream.direct_call import DirectCall, open_call
+from mse_grad_client.stream.cygrpc_call import CygrpcCall, open_call
 
 pytestmark = pytest.mark.usefixtures("each_call")
 
@@ -175,13 +175,13 @@ def test_a_channel_that_closes_ends_it() -> None:
 
 def test_the_kind_that_the_test_asked_for_is_used(each_call: str) -> None:
     with talking(echo, Outgoing()) as talk:
-        assert type(talk) is {"direct": DirectCall, "threaded": ThreadedCall}[each_call]
+        assert type(talk) is {"cygrpc": CygrpcCall, "threaded": ThreadedCall}[each_call]
 
 
 def test_a_grpc_with_other_internals_is_used_through_its_public_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     outgoing = Outgoing()
     outgoing.messages.append(b"hello")
-    monkeypatch.setattr(direct_call, "cygrpc", object())
+    monkeypatch.setattr(cygrpc_call, "cygrpc", object())
     with talking(echo, outgoing) as talk:
         assert type(talk) is ThreadedCall
         talk.wake()

@@ -20,7 +20,7 @@ from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import Cancelled, DeadlineExceeded, InternalError, MseGradError, Unavailable
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.stream.direct_call import open_call
+from mse_grad_client.stream.cygrpc_call import open_call
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.outbox import Outbox
 from mse_grad_client.stream.stream import Stream

@@ -20,7 +20,7 @@ try:
 except ImportError:
     cygrpc = None
 
-__all__ = ["DirectCall", "open_call", "release_locks"]
+__all__ = ["CygrpcCall", "open_call", "release_locks"]
 
 # Minor versions of grpcio whose lower layer passed tests/client/stream. Another one might order its events otherwise,
 # and a call that misses an event hangs: it gets the public surface, which does the same and is slower.
@@ -32,7 +32,7 @@ _log = logging.getLogger("mse_grad_client")
 
 
 def open_call(channel: grpc.Channel, method: str, pull: Callable[[], bytes | None], metadata: Metadata = ()) -> Call:
-    """Starts the RPC, as a `DirectCall` if this version of grpcio is known.
+    """Starts the RPC, as a `CygrpcCall` if this version of grpcio is known.
 
     Args:
         channel: An open channel.
@@ -42,7 +42,7 @@ def open_call(channel: grpc.Channel, method: str, pull: Callable[[], bytes | Non
     """
     if _is_tested(grpc.__version__):
         try:
-            return DirectCall.open(channel, method, pull, metadata)
+            return CygrpcCall.open(channel, method, pull, metadata)
         except (AttributeError, TypeError):  # another object in the place of gRPC's channel, or a patched gRPC
             pass
     return ThreadedCall.open(channel, method, pull, metadata)
@@ -62,7 +62,7 @@ def release_locks(channel: grpc.Channel) -> None:
                     held.release()
 
 
-class DirectCall(Call):
+class CygrpcCall(Call):
     """Sends in the thread that wakes it, and receives in the thread that reads.
 
     The public surface hands each message over three times: to a thread that sends it, from a thread that polls, and to
@@ -88,7 +88,7 @@ class DirectCall(Call):
     @classmethod
     def open(
         cls, channel: grpc.Channel, method: str, pull: Callable[[], bytes | None], metadata: Metadata = ()
-    ) -> DirectCall:
+    ) -> CygrpcCall:
         """Starts the RPC, as `open_call`; raises AttributeError or TypeError if gRPC has another shape."""
         call = cls(pull)
         opening = (
@@ -182,7 +182,7 @@ class DirectCall(Call):
 
 @cache
 def _is_tested(version: str) -> bool:
-    """Whether DirectCall knows this version of grpcio; logs once if it does not."""
+    """Whether CygrpcCall knows this version of grpcio; logs once if it does not."""
     if cygrpc is not None and ".".join(version.split(".")[:2]) in _TESTED_VERSIONS:
         return True
     _log.info("grpcio %s is none of %s: streams use its public surface", version, ", ".join(_TESTED_VERSIONS))

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from mse_grad_client.stream import direct_call
+from mse_grad_client.stream import cygrpc_call
 from mse_grad_client.stream.call import ThreadedCall
-from mse_grad_client.stream.direct_call import DirectCall, open_call
+from mse_grad_client.stream.cygrpc_call import CygrpcCall, open_call
 
 
 @pytest.fixture(autouse=True)
 def fresh_log() -> Iterator[None]:
     """Lets each test see the line that is logged once per process."""
-    direct_call._is_tested.cache_clear()
+    cygrpc_call._is_tested.cache_clear()
     yield
-    direct_call._is_tested.cache_clear()
+    cygrpc_call._is_tested.cache_clear()
 
 
 @pytest.mark.parametrize(("version", "is_tested"), [("1.76.0", True), ("1.99.2", False), ("2.0.0", False)])
@@ -28,7 +28,7 @@ def test_a_version_that_was_not_tested_is_used_through_its_public_surface_and_lo
     with caplog.at_level("INFO", logger="mse_grad_client"), grpc.insecure_channel("127.0.0.1:1") as channel:
         for _ in range(2):
             talk = open_call(channel, "/test.Test/Talk", lambda: None)
-            assert type(talk) is (DirectCall if is_tested else ThreadedCall)
+            assert type(talk) is (CygrpcCall if is_tested else ThreadedCall)
             with pytest.raises(grpc.RpcError):
                 next(talk)
             talk.cancel()
@@ -36,4 +36,4 @@ def test_a_version_that_was_not_tested_is_used_through_its_public_surface_and_lo
 
 
 def test_the_installed_version_was_tested() -> None:
-    assert direct_call._is_tested(grpc.__version__)
+    assert cygrpc_call._is_tested(grpc.__version__)
