@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from mse_grad_server.settings.address import ALL_DEVICES, parse_numbers
 from mse_grad_server.settings.checks import faults_of
-from mse_grad_server.settings.fields import bounded, default_mapped_bytes, default_threads, size
+from mse_grad_server.settings.field_builders import bounded, default_mapped_bytes, default_threads, size
 from mse_grad_server.settings.memory import MemoryBounds
 from mse_grad_server.settings.network import NetworkSettings
 from mse_grad_server.settings.value_types import (

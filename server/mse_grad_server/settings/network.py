@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from mse_grad_server.process.socket_file import SocketAccess
 from mse_grad_server.settings.address import Address
-from mse_grad_server.settings.fields import bounded, socket_access
+from mse_grad_server.settings.field_builders import bounded, socket_access
 from mse_grad_server.settings.value_types import DirectListen, Group, Listen, MetricsListen, Mode
 
 __all__ = ["NetworkSettings"]

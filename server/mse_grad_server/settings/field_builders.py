@@ -1,4 +1,4 @@
-"""Fields of the settings: numbers and sizes with bounds, and defaults that depend on the host."""
+"""Builders of fields of the settings: numbers and sizes with bounds, and defaults that depend on the host."""
 
 from __future__ import annotations
 
