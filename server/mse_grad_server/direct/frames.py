@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from mse_grad.frames import FrameBuffer, drop_sent, head
 from mse_grad.tensor import Buffer
-from mse_grad_server.direct.connection import DirectConnection, TryInline
+from mse_grad_server.direct.socket_stream import DirectConnection, TryInline
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.errors import DeadlineExceeded
 from mse_grad_server.process.clock import Clock, Timer

@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 from typing_extensions import override
 
-from mse_grad_server.direct.connection import DirectConnection, TryInline
 from mse_grad_server.direct.packet_socket import PacketSocket
+from mse_grad_server.direct.socket_stream import DirectConnection, TryInline
 from mse_grad_server.errors import MessageTooLarge, SharedMemoryUnusable
 
 __all__ = ["MOST_PACKET_BYTES", "Packets"]

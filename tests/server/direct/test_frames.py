@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from mse_grad.frames import HEAD_BYTES, head
-from mse_grad_server.direct import connection as connections
-from mse_grad_server.direct.connection import TryInline
+from mse_grad_server.direct import socket_stream
 from mse_grad_server.direct.frames import Frames
+from mse_grad_server.direct.socket_stream import TryInline
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.errors import DeadlineExceeded
 from support.server.fakes import FakeClock
@@ -146,7 +146,7 @@ class Turns:
 
     def fill(self) -> None:
         """Keeps the loop for as long as one connection may."""
-        until_s = self._loop.time() + connections._TURN_S
+        until_s = self._loop.time() + socket_stream._TURN_S
         while self._loop.time() < until_s:
             pass
 

@@ -14,11 +14,11 @@ from typing_extensions import override
 
 from mse_grad.methods import STREAM_GRADIENTS
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_server.direct.connection import DirectConnection
 from mse_grad_server.direct.frames import Frames
 from mse_grad_server.direct.offers import Offer, ServeFrames
 from mse_grad_server.direct.packet_socket import PacketSocket
 from mse_grad_server.direct.packets import Packets
+from mse_grad_server.direct.socket_stream import DirectConnection
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.engine.engine import Engine
 from mse_grad_server.engine.shares import Share

@@ -1,4 +1,4 @@
-"""Connection beside an RPC: reads and writes of a stream over a socket, in place of gRPC's context."""
+"""Base of packets and frames: reads and writes of a stream over a socket, in place of gRPC's context."""
 
 from __future__ import annotations
 
