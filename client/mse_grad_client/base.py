@@ -57,8 +57,8 @@ class ClientBase:
         Raises:
             TypeError, ValueError: As `numpy.empty`.
         """
-        region = self._transport.region
-        return np.empty(shape, dtype) if region is None else region.empty(shape, dtype)
+        allocator = self._transport.allocator
+        return np.empty(shape, dtype) if allocator is None else allocator.empty(shape, dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._given!r})"

@@ -179,21 +179,21 @@ def test_memory_that_was_fresh_is_replaced_once(server: ServerProcess) -> None:
     with MseGradClient(server.address) as client:
         given, out = filled(client.empty, *operands((COUNT,))), client.empty(COUNT, np.float32)
         client.compute(*given, out=out)
-        region = client._transport.region
-        assert region is not None
+        allocator = client._transport.allocator
+        assert allocator is not None
 
         def is_withdrawn() -> bool:
             with pytest.raises(DeadlineExceeded):
                 client.compute(*given, out=out, timeout_s=0.05)
-            return region.withdrawals > 0  # not yet if the time was over before the request was sent
+            return allocator.withdrawals > 0  # not yet if the time was over before the request was sent
 
         with stopped(server.process):
             wait_until(is_withdrawn)
-        assert region.withdrawals == 1
+        assert allocator.withdrawals == 1
         fresh = filled(client.empty, *given)
         client.compute(*fresh, out=client.empty(COUNT, np.float32))
-        assert {segment.is_withdrawn for segment in region.segments} == {True, False}
-        assert region.withdrawals == 1
+        assert {segment.is_withdrawn for segment in allocator.segments} == {True, False}
+        assert allocator.withdrawals == 1
 
 
 def test_forks_do_not_hang_with_the_fork_support_of_grpc(server: ServerProcess) -> None:

@@ -25,8 +25,8 @@ from mse_grad_client.routing.arrivals import Waiting
 from mse_grad_client.routing.channel import Channel, time_left_s
 from mse_grad_client.routing.credentials import Credentials
 from mse_grad_client.routing.old_streams import OldStreams
+from mse_grad_client.shared_memory.allocator import Allocator
 from mse_grad_client.shared_memory.link import LocalLink
-from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.chunking import chunk_elements, window_chunks
 from mse_grad_client.stream.cygrpc_call import open_call, release_locks
 from mse_grad_client.stream.exchange import Exchange
@@ -52,7 +52,7 @@ class Connection(Channel):
         options: Options of the client.
         credentials: Certificates and tokens of the client.
         closed: Set when the client is closed; nothing is opened from then on.
-        region: Memory to share with a worker on this host; None to share none.
+        allocator: Allocator of memory to share with a worker on this host; None to share none.
         on_stream: Called after each opening of a stream, in the thread that needed it.
 
     Attributes:
@@ -70,14 +70,14 @@ class Connection(Channel):
         options: ClientOptions,
         credentials: Credentials,
         closed: Latch,
-        region: Region | None = None,
+        allocator: Allocator | None = None,
         on_stream: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(address, credentials=credentials, closed=closed)
         self.in_flight_bytes = self.turn = 0
         self._options = options
         self._on_stream = on_stream
-        self._link = None if region is None else LocalLink(region, options, address=address)
+        self._link = None if allocator is None else LocalLink(allocator, options, address=address)
         is_wanted = options.direct and IS_SUPPORTED
         has_direct = is_wanted and options.open_channel is None and not address.startswith("unix:")
         events = Events(options.metrics)

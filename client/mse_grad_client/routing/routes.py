@@ -15,7 +15,7 @@ from mse_grad_client.routing.lookup import Lookup
 from mse_grad_client.routing.no_server import NoServer
 from mse_grad_client.routing.proxy import proxy_of
 from mse_grad_client.routing.target import Target, look_up
-from mse_grad_client.shared_memory.region import Region
+from mse_grad_client.shared_memory.allocator import Allocator
 
 __all__ = ["Routes"]
 
@@ -29,7 +29,7 @@ class Routes:
         closed: Set when the client is closed.
 
     Attributes:
-        region: Memory that servers on this host may map; None if memory sharing is disabled.
+        allocator: Allocator of memory that servers on this host may map; None if memory sharing is disabled.
 
     Raises:
         ValueError: A token would go to another machine without TLS.
@@ -38,7 +38,7 @@ class Routes:
 
     def __init__(self, target: Target, options: ClientOptions, *, closed: Latch) -> None:
         is_near = any(is_own(address) for address, _ in target.entries)
-        self.region = Region(is_wanted=is_near) if options.shared_memory else None
+        self.allocator = Allocator(is_wanted=is_near) if options.shared_memory else None
         self._target = target
         self._options = options
         self._closed = closed
@@ -67,7 +67,7 @@ class Routes:
             options=self._options,
             credentials=self._credentials[given],
             closed=self._closed,
-            region=self.region,
+            allocator=self.allocator,
             on_stream=opened,
         )
 

@@ -54,7 +54,7 @@ class Transport:
     Attributes:
         address: As given, for messages; the entries of a list with commas between.
         closed: Set when the client is closed.
-        region: Memory that servers on this host may map; None if memory sharing is disabled.
+        allocator: Allocator of memory that servers on this host may map; None if memory sharing is disabled.
 
     Raises:
         ValueError: `address` has none of these forms, or a token would go to another machine without TLS.
@@ -67,7 +67,7 @@ class Transport:
         self.address = address if isinstance(address, str) else ", ".join(address)
         self.closed = Latch()
         self._routes = Routes(self._target, options, closed=self.closed)
-        self.region = self._routes.region
+        self.allocator = self._routes.allocator
         self._options = options
         self._events = Events(options.metrics)
         self._begin_process()
@@ -170,9 +170,9 @@ class Transport:
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Returns an uninitialized array for packed operands, in shared memory if that is faster."""
         size_bytes = math.prod(shape) * dtype.itemsize
-        if self.region is None or size_bytes < self._options.copied_from_bytes:
+        if self.allocator is None or size_bytes < self._options.copied_from_bytes:
             return np.empty(shape, dtype)
-        return self.region.empty(shape, dtype)
+        return self.allocator.empty(shape, dtype)
 
     async def server_info(
         self, *, deadline: float | None, once: bool = False, request_id: str = "", waiter: Waiter = BLOCKING
@@ -217,8 +217,8 @@ class Transport:
         """
         self.closed.set()
         self._session.close(ClientClosed("the client was closed"), timeout_s=_CLOSE_TIMEOUT_S)
-        if self.region is not None:
-            self.region.close()
+        if self.allocator is not None:
+            self.allocator.close()
 
     def pause(self, timeout_s: float) -> None:
         """Blocks new requests and disconnects before a fork; see Session.pause."""
@@ -230,8 +230,8 @@ class Transport:
 
     def reset_after_fork(self) -> None:
         """Resets the transport in a forked child, which has none of the parent's threads and requests."""
-        if self.region is not None:
-            self.region.reset_after_fork()
+        if self.allocator is not None:
+            self.allocator.reset_after_fork()
         self._begin_process()
 
     def _begin_process(self) -> None:

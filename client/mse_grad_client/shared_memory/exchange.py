@@ -15,7 +15,7 @@ from mse_grad.codec import Chunk, Result, SharedRange
 from mse_grad.tensor import Array
 from mse_grad_client.errors import InternalError, MseGradError
 from mse_grad_client.request import GradientRequest
-from mse_grad_client.shared_memory.region import Place
+from mse_grad_client.shared_memory.allocator import Place
 from mse_grad_client.stream.exchange import Exchange
 
 __all__ = ["CopySlot", "Memory", "SharedExchange", "SharedTensor"]

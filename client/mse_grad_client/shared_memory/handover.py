@@ -1,4 +1,4 @@
-"""Handover of a region's segments to the worker that serves one stream."""
+"""Handover of an allocator's segments to the worker that serves one stream."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from mse_grad.address import MEMORY_SUFFIX
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.interrupts import acquire, raise_foreign
+from mse_grad_client.shared_memory.allocator import Allocator
 from mse_grad_client.shared_memory.local_socket import (
     bound_receives,
     connect,
@@ -21,7 +22,6 @@ from mse_grad_client.shared_memory.local_socket import (
     send_packet,
     wait_closed,
 )
-from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.shared_memory.segment import Segment
 
 __all__ = ["Handover", "HandoverFailed", "connect_for_requests"]
@@ -107,7 +107,7 @@ class Handover:
         """Returns whether the server has mapped the segment; hands it over first if that was not tried.
 
         Args:
-            segment: A segment of the region.
+            segment: A segment of the allocator.
             deadline: Time on the clock of time.monotonic at which to continue without an answer.
         """
         number = segment.number
@@ -124,15 +124,15 @@ class Handover:
         finally:
             self._lock.release()
 
-    def withdraw_gone(self, region: Region, *, deadline: float | None = None) -> None:
-        """Has the server unmap the segments that `region` has released; cheap if its segments have not changed."""
-        if region.segments is self._kept or not acquire(self._lock, deadline):
+    def withdraw_gone(self, allocator: Allocator, *, deadline: float | None = None) -> None:
+        """Has the server unmap the segments that `allocator` has released; cheap if its segments have not changed."""
+        if allocator.segments is self._kept or not acquire(self._lock, deadline):
             return
         try:
             if not self._settle(deadline):
                 return
             # Under the lock: these include any segment that another thread has handed over meanwhile.
-            self._kept = region.segments
+            self._kept = allocator.segments
             withdrawn = self._mapped - {segment.number for segment in self._kept}
             if withdrawn:
                 question = _Question(None, withdrawn, time.monotonic() + _ANSWER_TIMEOUT_S)
@@ -212,7 +212,7 @@ class Handover:
             self._mapped |= {segment.number}
             self._sizes_bytes[segment.number] = segment.size_bytes
             self._free_bytes -= segment.size_bytes
-            self._kept = ()  # the region may have released it before the answer came
+            self._kept = ()  # the allocator may have released it before the answer came
         elif segment is not None:
             self._refused |= {segment.number}
         elif is_done:

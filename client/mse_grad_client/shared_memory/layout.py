@@ -6,9 +6,9 @@ import numpy as np
 
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
+from mse_grad_client.shared_memory.allocator import Allocator, Place
 from mse_grad_client.shared_memory.exchange import CopySlot, Memory, SharedExchange, SharedTensor
 from mse_grad_client.shared_memory.handover import Handover
-from mse_grad_client.shared_memory.region import Place, Region
 
 __all__ = ["fits_packet", "is_worth_sharing", "shared_exchange"]
 
@@ -24,12 +24,12 @@ _SLOTS = 3
 _MAX_PACKET_OPERANDS_BYTES = 72 * 1024
 
 
-def is_worth_sharing(request: GradientRequest, region: Region, options: ClientOptions) -> bool:
+def is_worth_sharing(request: GradientRequest, allocator: Allocator, options: ClientOptions) -> bool:
     """Whether shared memory may make the request faster. Cheap: it is called for each request."""
     size_bytes = len(request.predict)
-    if size_bytes < options.copied_from_bytes and (size_bytes < options.shared_from_bytes or region.is_empty):
+    if size_bytes < options.copied_from_bytes and (size_bytes < options.shared_from_bytes or allocator.is_empty):
         return False
-    region.settle()
+    allocator.settle()
     return size_bytes > 0
 
 
@@ -46,7 +46,7 @@ def fits_packet(request: GradientRequest, *, max_message_bytes: int) -> bool:
 
 def shared_exchange(
     request: GradientRequest,
-    region: Region,
+    allocator: Allocator,
     handover: Handover,
     memory: Memory,
     options: ClientOptions,
@@ -58,7 +58,7 @@ def shared_exchange(
 
     Args:
         request: The request; it has elements.
-        region: The client's memory.
+        allocator: Allocator of the client's memory.
         handover: Hands it over to the server.
         memory: Withdraws memory that the server may still write to after the caller has given up.
         options: Options of the client.
@@ -71,7 +71,7 @@ def shared_exchange(
         tensors.append(request.dout)
     tensors.append(request.y)
     size = request.dtype.itemsize_bytes
-    places = [_place(region, contents, size) for contents in tensors]
+    places = [_place(allocator, contents, size) for contents in tensors]
     chunk_elements, slots = request.count, 1
     if None in places:
         if len(request.predict) < options.copied_from_bytes:
@@ -85,7 +85,7 @@ def shared_exchange(
                 return None
             shared.append(SharedTensor(contents, place))
             continue
-        copies = [_copy_slot(region, handover, chunk_elements * size, deadline) for _ in range(slots)]
+        copies = [_copy_slot(allocator, handover, chunk_elements * size, deadline) for _ in range(slots)]
         if None in copies:
             return None
         shared.append(SharedTensor(contents, None, [copy for copy in copies if copy is not None]))
@@ -103,14 +103,14 @@ def shared_exchange(
     )
 
 
-def _place(region: Region, contents: memoryview, itemsize_bytes: int) -> Place | None:
-    place = region.find(contents)
+def _place(allocator: Allocator, contents: memoryview, itemsize_bytes: int) -> Place | None:
+    place = allocator.find(contents)
     return None if place is None or place.offset % itemsize_bytes else place  # the contract requires whole elements
 
 
-def _copy_slot(region: Region, handover: Handover, size_bytes: int, deadline: float | None) -> CopySlot | None:
-    contents = region.empty(size_bytes, np.uint8)
-    place = region.find(contents.data)
+def _copy_slot(allocator: Allocator, handover: Handover, size_bytes: int, deadline: float | None) -> CopySlot | None:
+    contents = allocator.empty(size_bytes, np.uint8)
+    place = allocator.find(contents.data)
     if place is None or not handover.has(place.segment, deadline=deadline):
         return None
     return CopySlot(contents, place)

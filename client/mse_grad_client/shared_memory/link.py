@@ -15,12 +15,12 @@ from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
+from mse_grad_client.shared_memory.allocator import Allocator
 from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover, HandoverFailed, connect_for_requests
 from mse_grad_client.shared_memory.layout import fits_packet, is_worth_sharing, shared_exchange
 from mse_grad_client.shared_memory.packet_call import PacketCall
 from mse_grad_client.shared_memory.pending import SharedPending
-from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.pending import Assignment, BesidePending, PendingRequest
 from mse_grad_client.stream.stream import Stream
@@ -36,16 +36,16 @@ _MOST_PACKET_BYTES = 1024 * 1024
 
 
 class _LentMemory:
-    """The memory of a region while one worker has it mapped; see exchange.Memory."""
+    """The memory of an allocator while one worker has it mapped; see exchange.Memory."""
 
-    def __init__(self, region: Region, handover: Handover) -> None:
-        self._region = region
+    def __init__(self, allocator: Allocator, handover: Handover) -> None:
+        self._allocator = allocator
         self._handover = handover
 
     @property
     def withdrawals(self) -> int:
         """How often a part of it was withdrawn."""
-        return self._region.withdrawals
+        return self._allocator.withdrawals
 
     async def done(self, exchange: SharedExchange) -> None:
         """Lets the loop of a task run while `recall` would wait."""
@@ -63,9 +63,9 @@ class _LentMemory:
             if time.monotonic() >= give_up_s:
                 y = exchange.y
                 if y.place is None:
-                    self._region.withdraw([slot.place for slot in y.slots])
+                    self._allocator.withdraw([slot.place for slot in y.slots])
                 else:
-                    self._region.withdraw([y.place], size_bytes=len(y.contents))
+                    self._allocator.withdraw([y.place], size_bytes=len(y.contents))
                 return
 
     def _is_done(self, exchange: SharedExchange, timeout_s: float) -> bool:
@@ -105,13 +105,13 @@ class LocalLink:
     or a container may mean either. If the link fails for any reason, gradients go over the stream instead.
 
     Args:
-        region: The client's memory.
+        allocator: Allocator of the client's memory.
         options: Options of the client.
         address: Address of the worker, for messages and for a socket file beside it.
     """
 
-    def __init__(self, region: Region, options: ClientOptions, *, address: str) -> None:
-        self._region = region
+    def __init__(self, allocator: Allocator, options: ClientOptions, *, address: str) -> None:
+        self._allocator = allocator
         self._options = options
         self._address = address
         self._lock = threading.Lock()
@@ -140,7 +140,7 @@ class LocalLink:
             return None
         fastest = channel.fastest(stream)
         try:
-            if is_worth_sharing(request, self._region, self._options) and channel.handover.is_open:
+            if is_worth_sharing(request, self._allocator, self._options) and channel.handover.is_open:
                 exchange = self._shared_exchange(channel, request, request_id=request_id, deadline=deadline)
                 if exchange is not None:
                     id = fastest.start(exchange)
@@ -184,9 +184,9 @@ class LocalLink:
         self, channel: _Channel, request: GradientRequest, *, request_id: str, deadline: float | None
     ) -> SharedExchange | None:
         handover = channel.handover
-        handover.withdraw_gone(self._region, deadline=deadline)
+        handover.withdraw_gone(self._allocator, deadline=deadline)
         exchange = shared_exchange(
-            request, self._region, handover, channel.memory, self._options, request_id=request_id, deadline=deadline
+            request, self._allocator, handover, channel.memory, self._options, request_id=request_id, deadline=deadline
         )
         if exchange is not None:
             exchange.copy_first_chunks()
@@ -210,9 +210,9 @@ class LocalLink:
             handover = Handover.open(stream.opened, address=self._address)
         except HandoverFailed:
             return None
-        self._region.is_wanted = True
+        self._allocator.is_wanted = True
         connection = connect_for_requests(stream.opened, address=self._address)
-        memory = _LentMemory(self._region, handover)
+        memory = _LentMemory(self._allocator, handover)
         if connection is None:
             return _Channel(handover, memory, None, None)
         max_packet_bytes = min(stream.opened.shared_memory.max_packet_bytes, _MOST_PACKET_BYTES)

@@ -34,7 +34,7 @@ class Segment:
     """Zeroed memory of a fixed size that a server may map too. The system provides each page when it is first written.
 
     Args:
-        number: Names the segment on every connection; unique within a region.
+        number: Names the segment on every connection; unique within an allocator.
         size_bytes: Size of the memory.
         descriptor: File descriptor of the memory; the segment closes it when it is collected.
 

@@ -12,8 +12,8 @@ from mse_grad.reasons import Reason
 from mse_grad.tensor import Array, little_endian_bytes
 from mse_grad_client.errors import Cancelled, InternalError
 from mse_grad_client.request import GradientRequest
+from mse_grad_client.shared_memory.allocator import Allocator
 from mse_grad_client.shared_memory.exchange import CopySlot, SharedExchange, SharedTensor
-from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.stream.exchange import Exchange
 from support.values import expected, operands
 
@@ -26,13 +26,13 @@ class Worker:
     """Computes the chunks of exchanges in place, as a server would."""
 
     def __init__(self) -> None:
-        self.region = Region()
+        self.allocator = Allocator()
         self.given = operands((COUNT,))
         self.recalled: list[SharedExchange] = []
 
     @property
     def withdrawals(self) -> int:
-        return self.region.withdrawals
+        return self.allocator.withdrawals
 
     async def done(self, exchange: SharedExchange) -> None:
         return
@@ -43,7 +43,7 @@ class Worker:
     def exchange(self, *, copied: bool = False, scalar_dout: bool = False) -> SharedExchange:
         """Returns a request for ten elements: all in shared memory, or copied through two slots of four."""
         predict, label, dout = self.given
-        self.out = np.empty(COUNT, np.float32) if copied else self.region.empty(COUNT, np.float32)
+        self.out = np.empty(COUNT, np.float32) if copied else self.allocator.empty(COUNT, np.float32)
         if not copied:
             predict, label, dout = (self.shared(array) for array in self.given)
         request = GradientRequest.prepare(
@@ -66,18 +66,18 @@ class Worker:
         return made
 
     def shared(self, values: Array) -> Array:
-        array = self.region.empty(values.shape, values.dtype)
+        array = self.allocator.empty(values.shape, values.dtype)
         array[...] = values
         return array
 
     def tensor(self, contents: memoryview) -> SharedTensor:
-        place = self.region.find(contents)
+        place = self.allocator.find(contents)
         slots = [] if place else [self.slot() for _ in range(2)]
         return SharedTensor(contents, place, slots)
 
     def slot(self) -> CopySlot:
-        contents = self.region.empty(16, np.uint8)
-        place = self.region.find(contents.data)
+        contents = self.allocator.empty(16, np.uint8)
+        place = self.allocator.find(contents.data)
         assert place is not None
         return CopySlot(contents, place)
 
@@ -93,7 +93,7 @@ class Worker:
         return Result(chunk.id, chunk.offset, b"")
 
     def at(self, number: int, offset: int, count: int) -> Array:
-        (segment,) = (segment for segment in self.region.segments if segment.number == number)
+        (segment,) = (segment for segment in self.allocator.segments if segment.number == number)
         return np.frombuffer(segment.contents, np.float32, count, offset)
 
 
@@ -101,7 +101,7 @@ class Worker:
 def worker() -> Iterator[Worker]:
     made = Worker()
     yield made
-    made.region.close()
+    made.allocator.close()
 
 
 def test_shared_tensors_go_in_one_chunk_and_are_there_with_its_answer(worker: Worker) -> None:
@@ -213,7 +213,7 @@ def test_memory_that_the_server_no_longer_writes_to_is_not_recalled(worker: Work
 def test_a_request_knows_that_memory_was_withdrawn_since_it_began(worker: Worker) -> None:
     exchange = worker.exchange()
     assert not exchange.is_cut_off
-    worker.region.withdraw([])
+    worker.allocator.withdraw([])
     assert exchange.is_cut_off
     assert not worker.exchange().is_cut_off
 

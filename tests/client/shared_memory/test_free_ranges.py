@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mse_grad_client.shared_memory.region import FreeRanges
+from mse_grad_client.shared_memory.allocator import FreeRanges
 
 SIZE_BYTES = 1024
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mse_grad.v1 import mse_grad_pb2 as pb
+from mse_grad_client.shared_memory.allocator import Allocator
 from mse_grad_client.shared_memory.handover import Handover, HandoverFailed, connect_for_requests
-from mse_grad_client.shared_memory.region import Region
 from mse_grad_client.shared_memory.segment import Segment
 from support.same_host.descriptors import few_descriptors
 from support.same_host.memory_listener import MemoryListener, refusing, taking
@@ -134,22 +134,22 @@ def test_a_segment_withdrawn_without_time_is_forgotten_when_the_answer_comes() -
             is_going_on.wait()
         return taking(packet)
 
-    region = Region()
+    allocator = Allocator()
     with MemoryListener(answer) as listener:
         handover = Handover.open(listener.opened)
-        arrays = [region.empty(400 * MIB, np.uint8) for _ in range(2)]
-        assert all(handover.has(segment) for segment in region.segments)
+        arrays = [allocator.empty(400 * MIB, np.uint8) for _ in range(2)]
+        assert all(handover.has(segment) for segment in allocator.segments)
         del arrays
         gc.collect()
-        region.settle()
+        allocator.settle()
         try:
-            handover.withdraw_gone(region, deadline=time.monotonic())
+            handover.withdraw_gone(allocator, deadline=time.monotonic())
         finally:
             is_going_on.set()
         assert handover.has(Segment.create(9, MIB))
-        handover.withdraw_gone(region)
+        handover.withdraw_gone(allocator)
         handover.close()
-    region.close()
+    allocator.close()
     assert [list(packet.withdrawn) for packet, _ in listener.packets] == [[], [], [], [2], [], [9]]
 
 
@@ -160,18 +160,18 @@ def test_after_this_side_has_closed_the_end_of_the_server_stays_unknown(segments
         assert not handover.wait_ended(0)
 
 
-def test_segments_that_the_region_gave_back_are_withdrawn() -> None:
-    region = Region()
+def test_segments_that_the_allocator_gave_back_are_withdrawn() -> None:
+    allocator = Allocator()
     with MemoryListener() as listener:
         handover = Handover.open(listener.opened)
-        arrays = [region.empty(400 * MIB, np.uint8) for _ in range(2)]
-        assert all(handover.has(segment) for segment in region.segments)
-        handover.withdraw_gone(region)
+        arrays = [allocator.empty(400 * MIB, np.uint8) for _ in range(2)]
+        assert all(handover.has(segment) for segment in allocator.segments)
+        handover.withdraw_gone(allocator)
         del arrays
         gc.collect()
-        region.settle()
-        handover.withdraw_gone(region)
-        handover.withdraw_gone(region)
+        allocator.settle()
+        handover.withdraw_gone(allocator)
+        handover.withdraw_gone(allocator)
         handover.close()
-    region.close()
+    allocator.close()
     assert [list(packet.withdrawn) for packet, _ in listener.packets] == [[], [], [], [2]]

@@ -1,4 +1,4 @@
-"""Memory of one client that servers on the same host may map: segments, and the arrays in them."""
+"""Allocator of the memory of one client that servers on the same host may map: segments, and the arrays in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mse_grad.tensor import Array
 from mse_grad_client.interrupts import raise_foreign
 from mse_grad_client.shared_memory.segment import IS_SUPPORTED, Segment
 
-__all__ = ["FreeRanges", "Place", "Region"]
+__all__ = ["Allocator", "FreeRanges", "Place"]
 
 # The size of a cache line: no two arrays share one.
 _ALIGNMENT_BYTES = 64
@@ -108,7 +108,7 @@ class _Span:
         self.segment = segment
 
 
-class Region:
+class Allocator:
     """Allocates arrays in shared memory, and finds them again. Thread-safe.
 
     The memory of an array is reused once the array and all its views are gone. Arrays stay valid after `close`.
@@ -132,7 +132,7 @@ class Region:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the region has no memory for arrays."""
+        """Whether there is no memory for arrays."""
         return not self._spans
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Array:
