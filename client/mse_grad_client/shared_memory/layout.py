@@ -7,8 +7,8 @@ import numpy as np
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_memory.allocator import Allocator, Place
-from mse_grad_client.shared_memory.exchange import CopySlot, Memory, SharedExchange, SharedTensor
 from mse_grad_client.shared_memory.handover import Handover
+from mse_grad_client.shared_memory.shared_exchange import CopySlot, Memory, SharedExchange, SharedTensor
 
 __all__ = ["fits_packet", "is_worth_sharing", "shared_exchange"]
 

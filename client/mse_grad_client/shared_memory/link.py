@@ -16,11 +16,11 @@ from mse_grad_client.errors import MseGradError, Unavailable
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_memory.allocator import Allocator
-from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover, HandoverFailed, connect_for_requests
 from mse_grad_client.shared_memory.layout import fits_packet, is_worth_sharing, shared_exchange
 from mse_grad_client.shared_memory.packet_call import PacketCall
-from mse_grad_client.shared_memory.pending import SharedPending
+from mse_grad_client.shared_memory.shared_exchange import SharedExchange
+from mse_grad_client.shared_memory.shared_pending import SharedPending
 from mse_grad_client.stream.exchange import Exchange
 from mse_grad_client.stream.pending import Assignment, BesidePending, PendingRequest
 from mse_grad_client.stream.stream import Stream
@@ -36,7 +36,7 @@ _MOST_PACKET_BYTES = 1024 * 1024
 
 
 class _LentMemory:
-    """The memory of an allocator while one worker has it mapped; see exchange.Memory."""
+    """The memory of an allocator while one worker has it mapped; see shared_exchange.Memory."""
 
     def __init__(self, allocator: Allocator, handover: Handover) -> None:
         self._allocator = allocator

@@ -6,8 +6,8 @@ from typing_extensions import override
 
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
-from mse_grad_client.shared_memory.exchange import SharedExchange
 from mse_grad_client.shared_memory.handover import Handover
+from mse_grad_client.shared_memory.shared_exchange import SharedExchange
 from mse_grad_client.stream.pending import Assignment, BesidePending
 from mse_grad_client.stream.stream import Stream
 

@@ -13,7 +13,7 @@ from mse_grad.tensor import Array, little_endian_bytes
 from mse_grad_client.errors import Cancelled, InternalError
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_memory.allocator import Allocator
-from mse_grad_client.shared_memory.exchange import CopySlot, SharedExchange, SharedTensor
+from mse_grad_client.shared_memory.shared_exchange import CopySlot, SharedExchange, SharedTensor
 from mse_grad_client.stream.exchange import Exchange
 from support.values import expected, operands
 
