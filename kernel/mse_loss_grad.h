@@ -109,7 +109,7 @@ private:
     // wait would come so late that V, done with the tile before, could set the same flag again. A second SetFlag before
     // the WaitFlag is undefined (asc-devkit, SetFlag-WaitFlag(ISASI)).
     __aicore__ inline void CopyIn(int64_t begin) {
-        const uint32_t count = TileCount(begin);
+        const uint32_t count = ItemsInTile(begin);
         Items predict = predict_queue_.template AllocTensor<T>();
         Items label = label_queue_.template AllocTensor<T>();
         Items dout;
@@ -154,7 +154,7 @@ private:
     }
 
     __aicore__ inline void Compute(int64_t begin) {
-        const uint32_t count = TileCount(begin);
+        const uint32_t count = ItemsInTile(begin);
         Items predict = predict_queue_.template DeQue<T>();
         Items label = label_queue_.template DeQue<T>();
         Items dout;
@@ -218,12 +218,12 @@ private:
 
     __aicore__ inline void CopyOut(int64_t begin) {
         Items y = y_queue_.template DeQue<T>();
-        AscendC::DataCopyPad(y_[begin], y, Copy(TileCount(begin)));
+        AscendC::DataCopyPad(y_[begin], y, Copy(ItemsInTile(begin)));
         y_queue_.FreeTensor(y);
     }
 
-    // Items of the tile that begins at `begin`: the last one may be short.
-    __aicore__ inline uint32_t TileCount(int64_t begin) const {
+    // Number of items in the tile that begins at `begin`. The block's last tile may be short.
+    __aicore__ inline uint32_t ItemsInTile(int64_t begin) const {
         const int64_t left = elements_ - begin;
         return static_cast<uint32_t>(left < tile_elements_ ? left : tile_elements_);
     }

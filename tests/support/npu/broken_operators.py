@@ -65,7 +65,7 @@ class BrokenHost:
     origin: tuple[str, ...] = ()
 
 
-_COPY_OUT = "AscendC::DataCopyPad(y_[begin], y, Copy(TileCount(begin)));"
+_COPY_OUT = "AscendC::DataCopyPad(y_[begin], y, Copy(ItemsInTile(begin)));"
 _TILE_COUNT = "return static_cast<uint32_t>(left < tile_elements_ ? left : tile_elements_);"
 _PREDICT_DEQUE = "Items predict = predict_queue_.template DeQue<T>();"
 _BUFFERS = "const uint8_t buffers = static_cast<uint8_t>(tiling.buffers);"
@@ -106,7 +106,7 @@ BROKEN_KERNELS = (
         (
             Edit(
                 _COPY_OUT,
-                "AscendC::DataCopyParams whole(1, static_cast<uint16_t>(TileCount(begin) * sizeof(T)), 0, 0);\n"
+                "AscendC::DataCopyParams whole(1, static_cast<uint16_t>(ItemsInTile(begin) * sizeof(T)), 0, 0);\n"
                 "AscendC::DataCopy(y_[begin], y, whole);",
             ),
         ),
