@@ -1,4 +1,4 @@
-"""Readiness of a server, and the way that gradients take to it."""
+"""Readiness of a server, and the transport that gradients take to it."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ async def wait_ready(transport: Transport, timeout_s: float, waiter: Waiter) -> 
 
 async def _with_transport(transport: Transport, info: ServerInfo, deadline: float | None, waiter: Waiter) -> ServerInfo:
     """Returns `info` with the transport that gradients from here take."""
-    way, direct_failure = await transport.way(deadline=deadline, waiter=waiter)
-    return replace(info, transport=way, direct_failure=direct_failure)
+    in_use, direct_failure = await transport.transport_in_use(deadline=deadline, waiter=waiter)
+    return replace(info, transport=in_use, direct_failure=direct_failure)

@@ -164,7 +164,7 @@ class Transport:
 
         size_bytes = len(request.predict)
         retries = self._retries(self._options.retry, deadline, waiter, size_bytes)
-        fill(request, await self._ask(compute, retries, waiter, size_bytes))
+        fill(request, await self._call_server(compute, retries, waiter, size_bytes))
         self._room.answered(size_bytes)
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
@@ -191,17 +191,17 @@ class Transport:
         async def ask(connection: Connection) -> bytes:
             return await waiter.call(connection, GET_SERVER_INFO, INFO_REQUEST, info=call, deadline=deadline)
 
-        return info_of(await self._ask(ask, retries, waiter))
+        return info_of(await self._call_server(ask, retries, waiter))
 
-    async def way(self, *, deadline: float | None, waiter: Waiter = BLOCKING) -> tuple[str, str]:
+    async def transport_in_use(self, *, deadline: float | None, waiter: Waiter = BLOCKING) -> tuple[str, str]:
         """Returns `transport` and `direct_failure` of ServerInfo for the server at the given address."""
 
-        async def ask(connection: Connection) -> tuple[str, str]:
+        async def read(connection: Connection) -> tuple[str, str]:
             await waiter.open(connection, deadline)
             return connection.transport(deadline=deadline, may_wait=waiter.blocks)
 
         try:
-            return await self._ask(ask, self._retries(_ONCE, deadline, waiter), waiter)
+            return await self._call_server(read, self._retries(_ONCE, deadline, waiter), waiter)
         except MseGradError:
             return "stream", ""  # without a stream there is nothing beside it
 
@@ -272,8 +272,8 @@ class Transport:
             assignment.end(error if isinstance(error, MseGradError) else None)
             raise
 
-    async def _ask(
-        self, ask: Callable[[Connection], Awaitable[Value]], retries: Retries, waiter: Waiter, size_bytes: int = 0
+    async def _call_server(
+        self, use: Callable[[Connection], Awaitable[Value]], retries: Retries, waiter: Waiter, size_bytes: int = 0
     ) -> Value:
         """Returns the answer of the server at the given address, or of one of many by WorkerPool.assign_call.
 
@@ -285,7 +285,7 @@ class Transport:
                 assignment = pool.assign_call(size_bytes)
                 failure: MseGradError | None = None
                 try:
-                    return await ask(assignment.connection)
+                    return await use(assignment.connection)
                 except MseGradError as error:
                     failure = error
                     raise
