@@ -29,7 +29,7 @@ __all__ = ["AsyncMseGradClient"]
 
 
 class AsyncMseGradClient(ClientBase):
-    """Computes gradients of the mean squared error on a server, for tasks of asyncio.
+    """Computes gradients of the mean squared error on a server, for asyncio tasks.
 
     The surface of `MseGradClient`, with `await`. It works in any running event loop, in several loops of several
     threads at the same time, and under anyio on asyncio. Tasks that compute at the same time share messages.

@@ -131,7 +131,7 @@ class MseGradClient(ClientBase):
     ) -> Future[Array]:
         """Sends a gradient to be computed and returns its future at once; takes arrays, and arguments as `compute`.
 
-        The arrays must not change until the future is done. `cancel` of the future also cancels the call on the server.
+        The arrays must not change until the future is done. Cancelling the future also cancels the call on the server.
         At most 64 calls of a client are under way; then `submit` waits until one ends. A future that a process holds
         when it forks is done in the parent alone.
 

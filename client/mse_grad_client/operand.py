@@ -30,7 +30,7 @@ def operand_array(given: ArrayLike, *, field: str) -> Array:
     Args:
         given: An array, or an object that NumPy converts to one: a list, a number, an object with `__array__`,
             `__array_interface__` or DLPack. DLPack copies the elements from another device.
-        field: Its name for messages, e.g. "label".
+        field: Its name for error texts, e.g. "label".
 
     Raises:
         ContractError: OPERAND_UNSUPPORTED if it carries more than plain elements, such as a masked array or missing

@@ -206,7 +206,7 @@ class Retries:
 
 
 async def with_retries(attempt: Callable[[], Awaitable[Value]], retries: Retries) -> Value:
-    """Returns the result of `attempt`, which sends a request once, calling it as often as `retries` allows."""
+    """Calls `attempt`, which sends a request once, until it succeeds or `retries` gives up; returns its result."""
     while True:
         try:
             return await attempt()

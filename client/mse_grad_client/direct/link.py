@@ -62,7 +62,7 @@ class DirectLink:
 
     Args:
         connect: Connects to the offered place; raises OSError or MseGradError.
-        address: Address of the worker, for messages.
+        address: Address of the worker, for error texts.
         events: Told of each connection, and of each attempt that failed.
     """
 
@@ -194,7 +194,7 @@ class DirectLink:
             direct = Stream.open(
                 lambda outbox: FrameCall(wire, outbox.next_buffers, most_bytes=most_bytes), address=self._address
             )
-        except RuntimeError as cause:  # the system starts no further thread
+        except RuntimeError as cause:  # the system cannot start another thread
             raise OSError(str(cause)) from cause
         try:
             direct.wait_opened(_ANSWER_S)

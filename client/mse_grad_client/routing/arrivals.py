@@ -34,7 +34,7 @@ class Arrivals:
         Args:
             is_there: Whether a server is in use.
             deadline: Deadline of the caller on the clock of time.monotonic.
-            target: The servers, for messages.
+            target: The servers, for error texts.
 
         Raises:
             DeadlineExceeded: The time ran out, and no round has ended.
@@ -92,7 +92,7 @@ class Waiting:
 
     Args:
         since_round: The number of rounds that had begun.
-        target: The servers, for messages.
+        target: The servers, for error texts.
 
     Attributes:
         since_round: As given.

@@ -122,7 +122,7 @@ class Channel:
 
     @property
     def _place(self) -> str:
-        """The address for messages, with the proxy on the way: it may be the proxy that does not answer."""
+        """The address for error texts, with the proxy on the way: it may be the proxy that does not answer."""
         proxy = self._credentials.proxy(self.address)
         return self.address if proxy is None else f"{self.address} through {proxy}"
 

@@ -52,12 +52,12 @@ class Transport:
         options: Options of the client.
 
     Attributes:
-        address: As given, for messages; the entries of a list with commas between.
+        address: The address as given, for error texts; a list is joined with commas.
         closed: Set when the client is closed.
         allocator: Allocator of memory that servers on this host may map; None if memory sharing is disabled.
 
     Raises:
-        ValueError: `address` has none of these forms, or a token would go to another machine without TLS.
+        ValueError: `address` has none of the forms in MseGradClient, or a token would leave this host without TLS.
         TlsFailed, Unauthenticated: A credential file cannot be used.
     """
 
@@ -102,7 +102,7 @@ class Transport:
             request: The request.
             deadline: Deadline of the caller on the clock of time.monotonic.
             pending: The request that `start` has already sent; None to send it here.
-            waiter: The waits of the call.
+            waiter: How the call waits: by blocking its thread, or by suspending its task.
         """
         size_bytes = len(request.predict)
         retries: Retries | None = None  # created at the first failure
@@ -136,7 +136,7 @@ class Transport:
     async def start(
         self, request: GradientRequest, *, deadline: float | None, waiter: Waiter = BLOCKING
     ) -> PendingRequest | None:
-        """Sends `request` and returns it; None if that failed. `run` or `cancel` must follow."""
+        """Sends `request` and returns it, or None if that failed. Then call `run`, or `cancel` if it was sent."""
         try:
             with waiter.visit(self._session, request) as pool:
                 assignment = pool.assign(len(request.predict))
@@ -181,9 +181,9 @@ class Transport:
 
         Args:
             deadline: Deadline of the caller on the clock of time.monotonic.
-            once: Whether to make a single attempt.
+            once: Whether to try only once.
             request_id: Name of the call in the server's logs; "" for a new one.
-            waiter: The waits of the call.
+            waiter: How the call waits: by blocking its thread, or by suspending its task.
         """
         retries = self._retries(_ONCE if once else self._options.retry, deadline, waiter)
         call = CallInfo("server_info", request_id=request_id or self.next_request_id())
@@ -275,7 +275,7 @@ class Transport:
     async def _call_server(
         self, use: Callable[[Connection], Awaitable[Value]], retries: Retries, waiter: Waiter, size_bytes: int = 0
     ) -> Value:
-        """Returns the answer of the server at the given address, or of one of many by WorkerPool.assign_call.
+        """Returns the answer of one server: the one at the given address, or one that WorkerPool.assign_call picks.
 
         Retries as often as `retries` allow; raises MseGradError.
         """

@@ -27,11 +27,11 @@ from mse_grad_client.stream.stream import Stream
 
 __all__ = ["LocalLink"]
 
-# How long a failed request waits, past its deadline, until the server no longer writes to the gradient: a chunk takes a
-# few milliseconds. Later writes go to memory that no caller sees.
+# Longest wait of a failed request, also past its deadline, for the server to stop writing to the gradient. A chunk
+# takes a few milliseconds. Later writes go to memory that no caller sees.
 _GRACE_S = 0.05
 _POLL_S = 0.005
-# Room for a packet of the server: more than the kernel buffers on a unix socket by default.
+# Most bytes of a packet from the server: more than the kernel buffers on a unix socket by default.
 _MOST_PACKET_BYTES = 1024 * 1024
 
 
@@ -44,11 +44,11 @@ class _LentMemory:
 
     @property
     def withdrawals(self) -> int:
-        """How often a part of it was withdrawn."""
+        """How many times a part of it was withdrawn."""
         return self._allocator.withdrawals
 
     async def done(self, exchange: SharedExchange) -> None:
-        """Lets the loop of a task run while `recall` would wait."""
+        """Does the waiting of `recall` for a task, without blocking its event loop."""
         task, give_up_s = exchange.task, time.monotonic() + _GRACE_S
         while task is not None and not self._is_done(exchange, 0) and time.monotonic() < give_up_s:
             await task.until(partial(self._is_done, exchange, 0), time.monotonic() + _POLL_S)
@@ -86,7 +86,7 @@ class _Channel:
         self.connection = connection
 
     def fastest(self, stream: Stream) -> Stream:
-        """Returns the packets if they take requests, else `stream`."""
+        """Returns the stream of packets if it takes requests, else `stream`."""
         return stream if self.packets is None or not self.packets.takes_requests else self.packets
 
     def close(self, error: MseGradError, *, timeout_s: float) -> None:
@@ -101,13 +101,14 @@ class _Channel:
 class LocalLink:
     """Starts requests over packets and shared memory, for one connection. Thread-safe.
 
-    The worker's offer and the handover decide whether the worker is on this host; the address cannot: a name, a tunnel
-    or a container may mean either. If the link fails for any reason, gradients go over the stream instead.
+    The worker's offer and the handover decide whether the worker is on this host. The address does not tell: a name, a
+    tunnel or a container may lead to this host or to another one. If the link fails for any reason, gradients go over
+    the stream instead.
 
     Args:
         allocator: Allocator of the client's memory.
         options: Options of the client.
-        address: Address of the worker, for messages and for a socket file beside it.
+        address: Address of the worker, for error texts and for a socket file beside it.
     """
 
     def __init__(self, allocator: Allocator, options: ClientOptions, *, address: str) -> None:
@@ -126,7 +127,7 @@ class LocalLink:
         deadline: float | None,
         assignment: Assignment,
     ) -> PendingRequest | None:
-        """Sends `request` the short way; returns None if it has to go over `stream`.
+        """Sends `request` through shared memory or as a packet; returns None if it has to go over `stream`.
 
         Args:
             stream: The open stream of the RPC.
@@ -159,7 +160,7 @@ class LocalLink:
             return None
 
     def knows(self, stream: Stream) -> bool:
-        """Returns whether it was found out if `stream` leads to this host, so that `start` sends at once."""
+        """Returns whether it is already known if `stream` leads to this host; if so, `start` sends at once."""
         return stream in self._channels
 
     def is_open(self, stream: Stream) -> bool:
@@ -173,7 +174,7 @@ class LocalLink:
         return channel is not None and channel.packets is not None and channel.packets.has_requests
 
     def close(self, error: MseGradError) -> None:
-        """Ends every local connection; requests in packets fail with `error`. The streams have ended before."""
+        """Ends every local connection; requests in packets fail with `error`. End the streams first."""
         with self._lock:
             for channel in self._channels.values():
                 if channel is not None:
@@ -221,7 +222,7 @@ class LocalLink:
                 lambda outbox: PacketCall(connection, outbox.next_message, max_packet_bytes=max_packet_bytes),
                 address=self._address,
             )
-        except RuntimeError:  # the system starts no further thread
+        except RuntimeError:  # the system cannot start another thread
             connection.close()
             return _Channel(handover, memory, None, None)
         return _Channel(handover, memory, packets, connection)

@@ -25,7 +25,7 @@ class Reader:
     keep. An event loop reads the stream of its tasks if the call has a descriptor.
 
     Args:
-        address: Address of the server, for messages.
+        address: Address of the server, for error texts.
 
     Attributes:
         is_read_by_loop: Whether event loops read the answers, so that the reader thread need not.

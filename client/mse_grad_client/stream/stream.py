@@ -33,7 +33,7 @@ class Stream(Reader):
     stays held. The change that the thread was making may be half done: another thread must then close the stream.
 
     Args:
-        address: Address of the server, for messages.
+        address: Address of the server, for error texts.
 
     Attributes:
         opened: The server's first message on the stream; None before it came.
@@ -57,11 +57,11 @@ class Stream(Reader):
 
     @classmethod
     def open(cls, open_call: Callable[[Outbox], Call], *, address: str) -> Stream:
-        """Opens a stream over a call; raises RuntimeError if the system starts no thread.
+        """Opens a stream over a call; raises RuntimeError if the system cannot start a thread.
 
         Args:
             open_call: Starts the call, which pulls its messages from the outbox.
-            address: Address of the server, for messages.
+            address: Address of the server, for error texts.
         """
         stream = cls(address)
         stream._call = open_call(stream._outbox)

@@ -1,4 +1,4 @@
-"""Protobuf wire format: writing and reading of varints, and the fields of a message.
+"""Protobuf wire format: writes and reads varints, and iterates over the fields of a message.
 
 Source: https://protobuf.dev/programming-guides/encoding. Thread safety: pure functions.
 """

@@ -125,7 +125,7 @@ class DirectConnection:
                 if self._is_turn_over():  # the descriptor tells nothing of bytes that were received already
                     self._next_turn = self._loop.call_soon(self._on_next_turn)
                     break
-        except Exception as error:  # noqa: BLE001 - `read` raises it
+        except Exception as error:  # noqa: BLE001 - passed on: `read` re-raises it
             waiting.set_exception(error)
 
     def _remove_reader(self) -> None:

@@ -31,7 +31,9 @@ class ComputeThreads:
         self._queued = metrics.queued_messages
         self._queueing = metrics.phases.queue
         self._queue: FairQueue[Future[Any]] = FairQueue()
-        self._jobs: dict[Future[Any], tuple[Callable[[], Any], float]] = {}  # of the queue, with the time they came
+        self._jobs: dict[
+            Future[Any], tuple[Callable[[], Any], float]
+        ] = {}  # queued jobs, each with its time of arrival
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="compute")
 

@@ -140,7 +140,7 @@ class DeviceThread:
     def _main(self) -> None:
         try:
             self._begin()
-        except BaseException as error:  # noqa: BLE001 - `start` raises it
+        except BaseException as error:  # noqa: BLE001 - passed on: `start` re-raises it
             self._close_device()
             self._opened.set_exception(error)
             return

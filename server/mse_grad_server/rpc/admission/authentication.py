@@ -20,7 +20,7 @@ _SCHEME = "bearer "
 
 
 class Authenticator:
-    """Check of the token of each RPC, once, when the RPC begins; belongs to the event loop.
+    """Checks the token of each RPC once, when it begins; belongs to the event loop.
 
     If the token of a stream is removed from the file, or its rights change there, the stream drains. If it does not end
     within the drain timeout, it is cut off.

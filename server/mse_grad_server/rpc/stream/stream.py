@@ -32,12 +32,11 @@ __all__ = ["Stream", "StreamContext"]
 # Most headers, chunks and cancellations that are handled in one turn of the event loop. Each error takes about 0.25 ms,
 # including its log line; the bound keeps one message from blocking the loop.
 _ENTRIES_PER_TURN = 64
-
 # After GoAway and the last answer, the server waits this long for the client to close its side. Closing a socket that
 # holds unread bytes resets the connection, and a client that is writing at that moment loses the answers that it has
 # not read yet.
 _CLOSE_S = 1.0
-# Number of stall checks per stall time-out. A stall is noticed at most a quarter of the time-out late.
+# Number of stall checks per stall time-out: the server notices a stall at most a quarter of the time-out late.
 _CHECKS_PER_STALL = 4
 
 
@@ -60,7 +59,7 @@ class Stream(Drainable):
     Args:
         context: Reads and writes messages.
         engine: Admits and computes requests.
-        share: What the client holds.
+        share: What the client holds of the server; see Share.
         recorder: Counts and logs requests.
         clock: Source of time and timers.
         limits: Limits of the stream.
@@ -153,14 +152,14 @@ class Stream(Drainable):
         """Handles and answers a message while `run` waits for one.
 
         Returns False, and does nothing, if a request is open, an answer is unsent, the stream drains, the message has
-        too many entries for one turn, or the client takes turns.
+        too many entries for one turn, or the client's calls take turns in the event loop.
 
         Args:
             message: One serialized StreamGradientsRequest.
             write_now: Sends an answer, or returns False if there is no room for it now.
 
         Raises:
-            ContractError, ServerError: As `run`; the caller must make the pending read of `run` raise the error.
+            ContractError, ServerError: As `run`. `run` is waiting in `read`; the caller must make that `read` raise it.
         """
         if self._requests or self.is_draining or not self._outbox.is_empty or self._share.takes_turns:
             return False
@@ -201,7 +200,7 @@ class Stream(Drainable):
         while True:
             if self._is_drained():
                 self._close_later()
-            if self._share.takes_turns:  # gRPC copies all messages that have arrived in one turn of the loop
+            if self._share.takes_turns:  # otherwise gRPC copies all arrived messages in one turn of the loop
                 await self._share.turn()
             message = await context.read()
             if message is EOF:
