@@ -7,8 +7,8 @@
 #define MSE_LOSS_GRAD_TILING_FUNCTION __aicore__ inline
 #include "mse_loss_grad_tiling.h"
 
-// On chips with separate cube and vector cores, start the vector cores only. The statement is explicit, as the
-// toolkit's guide recommends; other chips do not know it.
+// On chips with separate cube and vector cores, start the vector cores only. The toolkit's guide recommends saying so
+// explicitly. Other chips do not know the statement.
 #if (defined(__NPU_ARCH__) && __NPU_ARCH__ == 2201) || (defined(__CCE_AICORE__) && __CCE_AICORE__ == 220)
 #define MSE_LOSS_GRAD_ON_VECTOR_CORES() KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY)
 #else
@@ -16,14 +16,17 @@
 #endif
 
 // Computes the range of one block (one vector core), tile after tile: while a tile is computed, the next one is copied
-// in and the last one is copied out. T is float, half or bfloat16_t.
+// in and the previous one is copied out. T is float, half or bfloat16_t.
 //
 // Numerics: items become float32, (predict - label) * c * dout is computed in this order, and one rounding (to nearest,
 // ties to even) makes them T again. So the bits of an item depend on neither the number of blocks nor the tile. A
-// scalar dout is one item, multiplied after c like a full one, and moves three streams instead of four.
+// scalar dout is one item, multiplied after c as a full dout is. The kernel then moves three streams instead of four.
 //
 // Memory: a block reads and writes only items of its own range, of any length, and reads the scalar dout. A block
 // without items touches nothing.
+//
+// Names of the hardware: UB is the unified buffer of a core, V its vector unit, S its scalar unit. MTE2 is the unit
+// that copies from global memory into UB.
 template <typename T, bool kScalarDout>
 class MseLossGrad {
 public:
@@ -78,8 +81,8 @@ public:
         if constexpr (kScalarDout) {
             ReadScalarDout();
         }
-        // The copies of the next tile are issued before this tile is computed: a tile of 16-bit items takes many calls,
-        // and once they fill the vector unit's queue, S stands still until the copy that they wait for has arrived.
+        // The copies of the next tile are issued before this tile is computed: a tile of 16-bit items takes many calls.
+        // Once these calls fill the vector unit's queue, S stalls until the copy that the calls wait for has arrived.
         for (int64_t begin = 0; begin < elements_; begin += tile_elements_) {
             if (begin + tile_elements_ < elements_) {
                 CopyIn(begin + tile_elements_);
@@ -93,21 +96,21 @@ private:
     using Floats = AscendC::LocalTensor<float>;
     using Items = AscendC::LocalTensor<T>;
 
-    // Depth: how many EnQue come in a row, not how many buffers a queue has. The input queues hold this tile and the
-    // next. The compiler optimises a depth of 1 best (asc-devkit, the document of TQue).
+    // Depth of a queue: how many EnQue follow each other without a DeQue. It is not the number of buffers. The input
+    // queues hold this tile and the next. The compiler optimises a depth of 1 best (asc-devkit, the document of TQue).
     static constexpr int32_t kInputDepth = 2;
     static constexpr int32_t kDoutDepth = kScalarDout ? 1 : kInputDepth;
     static constexpr int32_t kOutputDepth = 1;
     static constexpr bool kNarrow = sizeof(T) < sizeof(float);
     static constexpr int64_t kLineElements = kMseLossGradLineBytes / sizeof(T);
-    // Queues take their event ids from the pipe, but none of them orders V before S: every id of that pair is free.
+    // Queues take their event ids from the pipe, but no queue orders V before S, so every id for that pair is free.
     static constexpr AscendC::TEventID kScalarReady = 0;
 
     // Starts the copies of the tile that begins at item `begin` of the block.
     //
-    // Allocates all buffers before the first copy. To allocate a buffer, MTE2 waits for a flag of V. Behind a copy that
-    // wait would come so late that V, done with the tile before, could set the same flag again. A second SetFlag before
-    // the WaitFlag is undefined (asc-devkit, SetFlag-WaitFlag(ISASI)).
+    // Allocates all buffers before the first copy. AllocTensor makes MTE2 wait for a flag that V sets. Placed after a
+    // copy, that wait would come so late that V could finish the previous tile and set the same flag again. A second
+    // SetFlag before the WaitFlag is undefined (asc-devkit, SetFlag-WaitFlag(ISASI)).
     __aicore__ inline void CopyIn(int64_t begin) {
         const uint32_t count = ItemsInTile(begin);
         Items predict = predict_queue_.template AllocTensor<T>();
@@ -254,7 +257,8 @@ private:
 template <typename T, bool kScalarDout>
 __aicore__ inline void RunMseLossGrad(GM_ADDR predict, GM_ADDR label, GM_ADDR dout, GM_ADDR y,
                                       const MseLossGradTilingData& tiling) {
-    AscendC::TPipe pipe;  // not a member of the class, which would keep the compiler from folding the other members
+    // A local variable: as a member of the class it would keep the compiler from folding the other members.
+    AscendC::TPipe pipe;
     MseLossGrad<T, kScalarDout> kernel;
     kernel.Init(predict, label, dout, y, tiling, &pipe);
     kernel.Process();
