@@ -109,7 +109,7 @@ class Backend(Protocol):
         """Opens the device; raises BackendError if it cannot."""
 
     def compute(self, gradient: Gradient) -> None:
-        """Writes the gradient to its `y`; blocks, and releases the GIL while it computes."""
+        """Writes the gradient to its `y`. The call blocks, and releases the GIL while it computes."""
 
     def compute_all(self, gradients: Sequence[Gradient]) -> Failure | None:
         """Computes the gradients, concurrently if that is faster; returns the first failure, or None.

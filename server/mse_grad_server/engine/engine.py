@@ -268,7 +268,7 @@ class Engine:
         return False
 
     def close(self) -> None:
-        """Waits until the compute threads have finished their jobs; blocks."""
+        """Waits until the compute threads have finished their jobs. The call blocks."""
         self._threads.close()
 
     def _begins(self, share: Share) -> None:

@@ -81,7 +81,9 @@ class Backends:
         self.compute_fallback = None if self._fallback is None else self._sampled(self._fallback)
 
     def open(self, log: FilteringBoundLogger) -> Verified:
-        """Opens and verifies the fallback, then the primary backend, whose failure the fallback makes up for; blocks.
+        """Opens and verifies the fallback, then the primary backend, whose failure the fallback makes up for.
+
+        The call blocks.
 
         Args:
             log: Receives a line if only the fallback could be opened.

@@ -57,7 +57,7 @@ class ComputeThreads:
         return asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Waits for the jobs that run and cancels the others; blocks."""
+        """Waits for the jobs that run and cancels the others. The call blocks."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         for future in list(self._jobs):
             future.cancel()

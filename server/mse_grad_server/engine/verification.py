@@ -39,7 +39,7 @@ class Verified(NamedTuple):
 
 
 def open_verified(backend: Backend, *, started: Callable[[str, float], None] = lambda step, seconds: None) -> Verified:
-    """Opens `backend`, verifies it and finds its edges; blocks.
+    """Opens `backend`, verifies it and finds its edges. The call blocks.
 
     Args:
         backend: The backend.
@@ -62,7 +62,7 @@ def open_verified(backend: Backend, *, started: Callable[[str, float], None] = l
 
 
 def verify(backend: Backend) -> int:
-    """Compares one gradient of each kind with the formula and returns the number of kinds; blocks.
+    """Compares one gradient of each kind with the formula and returns the number of kinds. The call blocks.
 
     Raises:
         VerificationFailed: A gradient differs from the formula, or the backend wrote beside it.
@@ -76,7 +76,7 @@ def verify(backend: Backend) -> int:
 
 
 def find_edges(backend: Backend) -> Edges:
-    """Computes a gradient of edge cases in each dtype and returns the edges that hold in all of them; blocks."""
+    """Computes edge cases in each dtype and returns the edges that hold in all of them. The call blocks."""
     held = [_find_edges(backend, dtype) for dtype in backend.dtypes]
     return Edges(*(all(each) for each in zip(*held, strict=True)))
 

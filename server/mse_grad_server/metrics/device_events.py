@@ -104,7 +104,7 @@ class DeviceEvents(Observer):
         self._metrics.device_available.set(0)
         if pause_s:
             self._metrics.device_circuit_open.set(1)
-            self._log.error("device_rests", seconds=pause_s)
+            self._log.error("device_paused", seconds=pause_s)
         self._tell(lambda: self._on_available(False))
 
     @override

@@ -26,7 +26,7 @@ _OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)
 
 
 def require_handshake(certificates: Certificates, where: str) -> None:
-    """Connects a gRPC client that trusts the certificates to a server that uses them; blocks.
+    """Connects a gRPC client that trusts the certificates to a server that uses them. The call blocks.
 
     Args:
         certificates: Certificates that match each other and are valid now.

@@ -30,7 +30,7 @@ class HostMetrics(Collector):
 
     Args:
         workers: Workers of the host.
-        ask: Returns the metrics of each worker that answers, by worker; blocks.
+        ask: Returns the metrics of each worker that answers, by worker. The call blocks.
         is_ready: Returns whether the host is ready.
         lost_lines: Counter of lines that the supervisor's own log lost.
 

@@ -21,7 +21,8 @@ from mse_grad_server.errors import DeviceUnavailable
 __all__ = ["SLOTS_BACK_S", "Repair"]
 
 SLOTS_BACK_S = 30.0
-"""How long to wait for all slots to return. A caller holds a slot that is not in flight for a copy: milliseconds."""
+"""How long to wait for all slots to return. A slot that is not in flight is held by a caller that copies, which takes
+milliseconds."""
 
 
 class Repair:
@@ -34,7 +35,7 @@ class Repair:
         inbox: The queue that submitted jobs arrive in.
         observer: Receives every event.
         drain_timeout_s: How long a stream may take to become empty.
-        watchdog: Is armed before each step that may take long.
+        watchdog: Armed before each step that may take long.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Repair:
         self._device.open()
         self._watchdog.arm()
         check_gradients(self._acl, self._device, one_kind_per_dtype())
-        self._rest()
+        self._pause()
         self._inbox.open()
         self._pool.open(self._device.slots)
         self._observer.available()
@@ -129,7 +130,7 @@ class Repair:
         if not self._pool.all_returned(SLOTS_BACK_S):
             raise DeviceLost(f"a request holds pinned memory for more than {SLOTS_BACK_S:g} s; it cannot be freed")
 
-    def _rest(self) -> None:
+    def _pause(self) -> None:
         pause_s = self._ladder.pause()
         if not pause_s:
             return

@@ -50,7 +50,7 @@ def one_kind_per_dtype() -> Iterable[GradientSpec]:
 
 
 def check_gradients(acl: Acl, device: Device, kinds: Iterable[GradientSpec]) -> int:
-    """Computes one gradient of each kind on memory filled with the canary, and returns their number; blocks.
+    """Computes one gradient of each kind on memory filled with the canary and returns their number. The call blocks.
 
     The device must be open, with nothing queued on it.
 
@@ -66,7 +66,7 @@ def check_gradients(acl: Acl, device: Device, kinds: Iterable[GradientSpec]) -> 
 
 
 def subnormal_dtypes(acl: Acl, device: Device) -> frozenset[DataType]:
-    """Returns the data types in which the device computes subnormal numbers as the formula does; blocks.
+    """Returns the data types in which the device computes subnormal numbers as the formula does. The call blocks.
 
     The device must be open, with nothing queued on it.
 
@@ -126,7 +126,7 @@ def _operands(spec: GradientSpec) -> _Operands:
 
 
 def _subnormal_operands(spec: GradientSpec) -> _Operands:
-    """Returns operands that are subnormal, or whose difference or gradient is."""
+    """Returns operands that are subnormal, or whose difference or gradient is subnormal."""
     dtype = spec.dtype.numpy
     limits: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     normal, subnormal = float(limits.smallest_normal), 3 * float(limits.smallest_subnormal)

@@ -62,7 +62,7 @@ def survey(
     timeout_s: float,
     loads_operator: bool = True,
 ) -> Survey:
-    """Runs a survey and returns its result; blocks.
+    """Runs a survey and returns its result. The call blocks.
 
     Args:
         runtime_folder: Folder of the runtime's libraries; "" to find it by the environment.
