@@ -89,7 +89,7 @@ def _examine_written(name: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing):
             return ok(name, str(folder))
     except OSError:
-        return warning(name, f"{folder} may not be written", "name a folder of the server's user, e.g. on a tmpfs")
+        return warning(name, f"{folder} is not writable", "name a folder of the server's user, e.g. on a tmpfs")
 
 
 def _examine_neighbours(opapi: Path, environment: Mapping[str, str], runtime: Path) -> Iterator[Finding]:

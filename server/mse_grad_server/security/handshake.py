@@ -40,7 +40,7 @@ def require_handshake(certificates: Certificates, where: str) -> None:
         try:
             port = server.add_secure_port("127.0.0.1:0", _server_credentials(certificates))
         except RuntimeError as cause:  # the only error that gRPC raises here
-            raise _refused(where, "it opens no port with them") from cause
+            raise _refused(where, "it cannot open a port with these files") from cause
         server.start()
         try:
             _connect(f"127.0.0.1:{port}", certificates, where)

@@ -81,7 +81,7 @@ def digest_of(token: str) -> bytes:
 
 
 def read_tokens(path: str) -> Tokens:
-    """Reads a file with one token per line, and its rights behind it.
+    """Reads a file with one token per line, each followed by its rights.
 
     A line has the token, or "sha256:" and its digest in hex, and then any of name=, scope=, requests= and bytes=.
     "#" starts a comment.
@@ -106,11 +106,13 @@ def read_tokens(path: str) -> Tokens:
         where = f"--token-file {path}, line {number}"
         digest, grant = _digest(words[0], where=where), _grant(words[1:], where=where)
         if grants.get(digest, grant) != grant:
-            raise CredentialsError(f"{where} gives a token of another line other rights; name each token once")
+            raise CredentialsError(
+                f"{where} repeats a token of an earlier line with different rights; list each token once"
+            )
         if grant.name and named.setdefault(grant.name, grant) != grant:
             raise CredentialsError(
-                f"{where} gives the name {grant.name} other rights than another line does; tokens of one name are one "
-                "client and have the same rights"
+                f"{where} gives the name {grant.name} different rights from an earlier line; tokens of one name are "
+                "one client and have the same rights"
             )
         grants[digest] = grant
     return Tokens(grants)
@@ -161,7 +163,7 @@ def _grant(words: list[str], *, where: str) -> Grant:
         word, _, value = text.partition("=")
         if word not in _WORDS or _WORDS[word][0] in fields:
             raise CredentialsError(
-                f"{where} is not a token and its rights: behind the token may stand, each once, "
+                f"{where} must be a token followed by its rights; after the token, each of these may appear once: "
                 + ", ".join(f"{known}=" for known in _WORDS)
             )
         name, read, allowed = _WORDS[word]

@@ -77,14 +77,14 @@ def _metrics_tls(settings: Settings) -> Fault | None:
 def _device(settings: Settings) -> Fault | None:
     if not settings.device or settings.backend != "cpu":
         return None
-    return "device", "it is an NPU, of --backend ascend; the backend cpu has no device to choose"
+    return "device", "it chooses an NPU, so it needs --backend ascend; --backend cpu has no device to choose"
 
 
 def _devices(settings: Settings) -> Fault | None:
     if not settings.are_devices_chosen:
         return None
     if settings.backend == "cpu":
-        return "devices", "devices are NPUs, of --backend ascend; for the backend cpu say --workers"
+        return "devices", "it chooses NPUs, so it needs --backend ascend; for --backend cpu use --workers"
     if settings.device:
         return "devices", "choose the NPUs with --devices alone, or one with --device"
     return None
@@ -93,7 +93,9 @@ def _devices(settings: Settings) -> Fault | None:
 def _workers(settings: Settings) -> Fault | None:
     if not settings.workers or settings.backend == "cpu":
         return None
-    return "workers", "they are of --backend cpu; an NPU has one worker each: say which with --devices"
+    return "workers", (
+        "it is for --backend cpu only; --backend ascend has one worker per NPU: choose the NPUs with --devices"
+    )
 
 
 def _device_hang(settings: Settings) -> Fault | None:
@@ -119,7 +121,8 @@ def _in_flight(settings: Settings) -> Fault | None:
     if settings.max_in_flight_bytes >= largest_bytes:
         return None
     return "max_in_flight_bytes", (
-        f"it must be at least the largest message, {size_text(largest_bytes)}, or that is never admitted"
+        f"it must be at least the largest message, {size_text(largest_bytes)}, or such a message would never be "
+        "admitted"
     )
 
 

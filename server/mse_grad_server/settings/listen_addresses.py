@@ -133,7 +133,8 @@ class LeadingPath:
             else:
                 self._path.unlink()
         except OSError as cause:
-            raise ListenError(f"{self.address} cannot lead to {path or 'nothing'}: {cause.strerror}") from cause
+            what = f"cannot point {self.address} to {path}" if path else f"cannot remove {self.address}"
+            raise ListenError(f"{what}: {cause.strerror}") from cause
         self._leads_to = path
 
     def close(self) -> None:

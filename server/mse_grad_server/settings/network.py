@@ -39,7 +39,7 @@ class NetworkSettings(BaseModel):
     )
     token_file: str = Field(
         default="",
-        description="file of accepted tokens, one per line, plain or as 'sha256:<hex>', with their rights behind; ''"
+        description="file of accepted tokens, one per line, plain or as 'sha256:<hex>', each followed by its rights; ''"
         " to require no token",
     )
     listen: Listen = Field(

@@ -73,7 +73,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     # pydantic-settings would accept names in any case, and names of its own, such as `_env_file`.
     named = {name: value for name, value in values.items() if name in Settings.model_fields}
     known = ", ".join(Settings.model_fields)
-    faults = [f"{origins[name]} is no setting; known are {known}" for name in values if name not in named]
+    faults = [f"{origins[name]} is not a setting; the settings are {known}" for name in values if name not in named]
     try:
         settings = Settings(**named)
     except ValidationError as error:
@@ -138,7 +138,7 @@ def _check_variables(links: Sequence[str]) -> None:
     )
     if unknown:
         raise SettingsError(
-            "\n".join(f"{name} is no variable of this server; --help lists the settings" for name in unknown)
+            "\n".join(f"{name} is not a variable of this server; --help lists the settings" for name in unknown)
         )
 
 
@@ -198,8 +198,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 def _require(form: str, node: yaml.ScalarNode) -> None:
     if not re.fullmatch(form, node.value):
         raise _AmbiguousNumber(
-            f"line {node.start_mark.line + 1}: {node.value} is another number in YAML than it looks like; write it in "
-            "decimal digits without leading zeros, or in quotes"
+            f"line {node.start_mark.line + 1}: YAML reads {node.value} as a different number from the one it looks "
+            "like; write it in decimal digits without leading zeros, or in quotes"
         )
 
 

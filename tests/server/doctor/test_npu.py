@@ -222,7 +222,7 @@ def test_a_variable_that_leads_nowhere_is_an_error(whole: Host) -> None:
 
 def test_a_folder_that_is_not_writable_is_a_warning(whole: Host) -> None:
     host = whole.with_variables(ASCEND_PROCESS_LOG_PATH="/proc/npu")
-    assert host.only("ASCEND_PROCESS_LOG_PATH", Level.WARNING).text == "/proc/npu may not be written"
+    assert host.only("ASCEND_PROCESS_LOG_PATH", Level.WARNING).text == "/proc/npu is not writable"
 
 
 def test_a_python_without_the_compiler_s_packages_is_a_warning(whole: Host) -> None:

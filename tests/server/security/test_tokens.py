@@ -65,9 +65,9 @@ def test_a_line_may_name_the_caller_and_bound_its_rights(tmp_path: Path) -> None
         ("requests=-1", "requests= must be a number of requests, at least 1"),
         ("bytes=much", "bytes= must be a size such as 256MiB"),
         ("bytes=0", "bytes= must be a size such as 256MiB"),
-        ("name=one name=two", "each once, name=, scope=, requests=, bytes="),
-        ("rights=all", "each once, name=, scope=, requests=, bytes="),
-        ("and-the-rest-of-a-token", "each once, name=, scope=, requests=, bytes="),
+        ("name=one name=two", "may appear once: name=, scope=, requests=, bytes="),
+        ("rights=all", "may appear once: name=, scope=, requests=, bytes="),
+        ("and-the-rest-of-a-token", "may appear once: name=, scope=, requests=, bytes="),
     ],
 )
 def test_wrong_rights_are_named_without_quoting_the_line(tmp_path: Path, words: str, allowed: str) -> None:
@@ -83,12 +83,18 @@ def test_wrong_rights_are_named_without_quoting_the_line(tmp_path: Path, words: 
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [f"{TOKEN} name=one\n{TOKEN} name=two", f"{TOKEN} name=one scope=info\na-token-of-more-than-16 name=one"],
+    ("lines", "fault"),
+    [
+        (f"{TOKEN} name=one\n{TOKEN} name=two", "line 2 repeats a token of an earlier line with different rights"),
+        (
+            f"{TOKEN} name=one scope=info\na-token-of-more-than-16 name=one",
+            "line 2 gives the name one different rights from an earlier line",
+        ),
+    ],
     ids=["token", "name"],
 )
-def test_a_token_or_a_name_has_the_same_rights_in_each_line(tmp_path: Path, lines: str) -> None:
-    with pytest.raises(CredentialsError, match="line 2 gives"):
+def test_a_token_or_a_name_has_the_same_rights_in_each_line(tmp_path: Path, lines: str, fault: str) -> None:
+    with pytest.raises(CredentialsError, match=fault):
         read(tmp_path, lines)
 
 

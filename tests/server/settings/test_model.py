@@ -120,15 +120,15 @@ def test_devices_and_workers_make_the_process_a_supervisor() -> None:
 
 
 def test_devices_belong_to_ascend_and_workers_to_the_cpu() -> None:
-    with pytest.raises(ValidationError, match="for the backend cpu say --workers"):
+    with pytest.raises(ValidationError, match="for --backend cpu use --workers"):
         settings(devices="0-7")
-    with pytest.raises(ValidationError, match="for the backend cpu say --workers"):
+    with pytest.raises(ValidationError, match="for --backend cpu use --workers"):
         settings(devices="all")
-    with pytest.raises(ValidationError, match="it is an NPU, of --backend ascend"):
+    with pytest.raises(ValidationError, match="it chooses an NPU, so it needs --backend ascend"):
         settings(device=3)
     with pytest.raises(ValidationError, match="with --devices alone, or one with --device"):
         settings(backend="ascend", device=3, devices="0-7")
-    with pytest.raises(ValidationError, match="say which with --devices"):
+    with pytest.raises(ValidationError, match="choose the NPUs with --devices"):
         settings(backend="ascend", workers=3)
 
 

@@ -117,7 +117,7 @@ def test_a_wrong_variable_is_named_as_a_variable(monkeypatch: pytest.MonkeyPatch
 
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSE_GRAD_MAX_STREEMS", "1")
-    assert "MSE_GRAD_MAX_STREEMS is no variable of this server" in refusal()
+    assert "MSE_GRAD_MAX_STREEMS is not a variable of this server" in refusal()
 
 
 # Variables of a pod beside the Services `mse-grad`, `mse-grad-metrics` and, with IPv6, `mse-grad-workers`.
@@ -166,7 +166,7 @@ def test_a_setting_that_only_looks_like_a_service_link_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert f"{name} is no variable of this server" in refusal()
+    assert f"{name} is not a variable of this server" in refusal()
 
 
 @pytest.mark.parametrize("name", [*Settings.model_fields, "config"])
@@ -192,23 +192,23 @@ def test_an_unknown_key_is_reported_together_with_wrong_values(tmp_path: Path) -
     ("text", "words"),
     [
         ("max_streams: many\n", "max_streams in {file} is 'many'"),
-        ("max_streems: 1\n", "max_streems in {file} is no setting"),
-        ("MAX_STREAMS: 1\n", "MAX_STREAMS in {file} is no setting"),
-        ("_env_file: /etc/passwd\n", "_env_file in {file} is no setting"),
+        ("max_streems: 1\n", "max_streems in {file} is not a setting"),
+        ("MAX_STREAMS: 1\n", "MAX_STREAMS in {file} is not a setting"),
+        ("_env_file: /etc/passwd\n", "_env_file in {file} is not a setting"),
         ("max_streams: 1\nworkers: 0\nmax_streams: 2\n", "{file} is not YAML: found max_streams again"),
         ("- 1\n", "{file} must hold settings"),
         ("hello\n", "{file} must hold settings"),
         ("3: 4\n", "{file} must hold settings"),
         ("a: [\n", "{file} is not YAML"),
         ("workers: 2023-13-45\n", "{file} is not YAML"),
-        ("devices: 010\n", "{file}, line 1: 010 is another number in YAML than it looks like"),
-        ("backend: ascend\ndevices: [0, 010]\n", "{file}, line 2: 010 is another number"),
-        ("max_streams: 0x10\n", "{file}, line 1: 0x10 is another number"),
-        ("stall_timeout_s: 1:30\n", "{file}, line 1: 1:30 is another number"),
-        ("stall_timeout_s: 1:30.5\n", "{file}, line 1: 1:30.5 is another number"),
-        ("stall_timeout_s: 1_0.5\n", "{file}, line 1: 1_0.5 is another number"),
+        ("devices: 010\n", "{file}, line 1: YAML reads 010 as a different number from the one it looks like"),
+        ("backend: ascend\ndevices: [0, 010]\n", "{file}, line 2: YAML reads 010 as a different number"),
+        ("max_streams: 0x10\n", "{file}, line 1: YAML reads 0x10 as a different number"),
+        ("stall_timeout_s: 1:30\n", "{file}, line 1: YAML reads 1:30 as a different number"),
+        ("stall_timeout_s: 1:30.5\n", "{file}, line 1: YAML reads 1:30.5 as a different number"),
+        ("stall_timeout_s: 1_0.5\n", "{file}, line 1: YAML reads 1_0.5 as a different number"),
         ("[" * 5000, "{file} is not YAML"),
-        ("max_streams: 1_0\n", "{file}, line 1: 1_0 is another number"),
+        ("max_streams: 1_0\n", "{file}, line 1: YAML reads 1_0 as a different number"),
         ("backend: ascend\ndevices: [0, 0]\n", "devices in {file} is [0, 0]: a device is named twice"),
         ("backend: ascend\ndevices: [0, true]\n", "devices in {file} is [0, True]"),
         ("backend: ascend\ndevices: 1.5\n", "devices in {file} is 1.5"),
