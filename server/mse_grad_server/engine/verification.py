@@ -119,7 +119,7 @@ def _verify_kind(backend: Backend, spec: GradientSpec) -> None:
         first = int(wrong[0])
         raise VerificationFailed(
             f"{backend.name} ({backend.device}) computed a wrong gradient for {kind}: {wrong.size} of {_ELEMENTS} "
-            f"elements differ from the formula, the first at {first}: {y[first]!s} for {expected[first]!s}"
+            f"elements differ from the formula, the first at {first}: {y[first]!s} instead of {expected[first]!s}"
         )
     guards = np.concatenate([guarded[:_GUARD_ELEMENTS], guarded[-_GUARD_ELEMENTS:]]).view(np.uint8)
     if np.any(guards != _CANARY):

@@ -188,7 +188,7 @@ class AscendBackend(Backend):
 
         Raises:
             BackendError: The operator refused the gradient.
-            DeviceUnavailable: The backend is not open; or the device is paused, is lost, or failed under this gradient
+            DeviceUnavailable: The backend is not open; or the device is paused, is lost, or failed on this gradient
                 twice.
             ServerBusy: The device has no memory left.
             DeadlineExceeded: The deadline passed.

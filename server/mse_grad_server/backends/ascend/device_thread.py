@@ -42,7 +42,7 @@ _ATTEMPTS = 3
 # More failed plans than this, with no success between them, are the fault of the device and not of the requests.
 _FAILED_PLANS = 5
 _MEMORY_QUERY_S = 15.0
-_HANGS = "a call to the device does not return; the server ends"
+_HANGS = "a call to the device does not return; the server is shutting down"
 
 
 class DeviceThread:
@@ -148,9 +148,9 @@ class DeviceThread:
         self._opened.set_result(None)
         try:
             self._serve()
-            self._end_all(DeviceUnavailable("the server ends"))
+            self._end_all(DeviceUnavailable("the server is shutting down"))
         except Exception as error:  # noqa: BLE001 - it ends the process
-            self._end_all(DeviceUnavailable("the device is lost; the server ends"))
+            self._end_all(DeviceUnavailable("the device is lost; the server is shutting down"))
             lost = error if isinstance(error, DeviceLost) else DeviceLost(f"the device thread failed: {error!r}")
             self._observer.lost(lost)
         self._watchdog.disarm()
@@ -242,7 +242,7 @@ class DeviceThread:
         self._pipeline.check_for_faults()
         self._fault_check_after_s *= 2
         if self._waited_s > self._block_timeout_s:
-            raise AclError("the wait for a block", STREAM_SYNC_TIMEOUT, f"not through after {self._waited_s:.1f} s")
+            raise AclError("the wait for a block", STREAM_SYNC_TIMEOUT, f"not finished after {self._waited_s:.1f} s")
 
     @property
     def _waited_s(self) -> float:
@@ -264,7 +264,7 @@ class DeviceThread:
     def _plan_failed(self, job: Job, error: PlanError) -> None:
         self._failed_plans += 1
         if error.fault not in (Fault.CALLER, Fault.MEMORY) or self._failed_plans > _FAILED_PLANS:
-            self._count_attempt(job, DeviceUnavailable("the device takes no plan"))
+            self._count_attempt(job, DeviceUnavailable("no kernel launch could be planned for the device"))
             raise error
         self._observer.failed(error)
         if error.fault is Fault.MEMORY:

@@ -135,9 +135,9 @@ def _receive(sent: _Sent, outcome: Outcome, gradient: Gradient, waiting: deque[_
     finally:
         job.release()
     if outcome is Outcome.FAILED:
-        raise job.error or BackendError("a block failed and does not say why")
+        raise job.error or BackendError("a block failed without giving a reason")
     if block.sends + 1 == _MAX_SENDS:
-        raise DeviceUnavailable("the device failed under this gradient and its repetition")
+        raise DeviceUnavailable("the device failed on this gradient, and again when it was repeated")
     waiting.appendleft(block._replace(sends=block.sends + 1))
 
 

@@ -97,8 +97,8 @@ def _require_part(key: LaunchKey, layout: Layout, memory: Array, *, first: int, 
         witness = int(np.argmax(witnesses))
         raise WrongGradient(
             f"the device did not compute a block of {key.elements} elements, {dtype.name}, {key.reduction.text}: "
-            f"{count or 'none'} of the {n} from element {first} on {'is' if count < 2 else 'are'} what the formula "
-            f"says, element {first + witness} is {y[witness]!s} for {expected[witness]!s}"
+            f"of the {n} elements from element {first}, {count or 'none'} {'equals' if count < 2 else 'equal'} the "
+            f"formula; element {first + witness} is {y[witness]!s} instead of {expected[witness]!s}"
         )
 
 

@@ -92,7 +92,7 @@ def _check(acl: Acl, device: Device, spec: GradientSpec) -> None:
         raise WrongGradient(
             f"the device computed a wrong gradient for {spec.dtype.name}, {spec.reduction.text} of {spec.numel}, "
             f"{'scalar' if spec.scalar_dout else 'full'} dout: {wrong.size} of {_ELEMENTS} elements differ from the "
-            f"formula, the first at {first}: {y[first]!s} for {expected[first]!s}"
+            f"formula, the first at {first}: {y[first]!s} instead of {expected[first]!s}"
         )
 
 

@@ -85,7 +85,7 @@ def test_half_of_a_gradient_is_found(dtype: DType, half: str, elements: int) -> 
     block.y[:middle] = (right if half == "first" else old)[:middle]
     block.y[middle:] = (old if half == "first" else right)[middle:]
     block.place(block.layout.y, block.y)
-    with pytest.raises(WrongGradient, match="from element 0 on" if half == "last" else r"from element [1-9]"):
+    with pytest.raises(WrongGradient, match="from element 0," if half == "last" else r"from element [1-9]"):
         block.look()
 
 
@@ -99,7 +99,7 @@ def test_half_of_a_gradient_is_found_although_elements_of_the_other_half_are_rig
     block.y[50:] += block.y.dtype.type(1)
     block.y[coincidence] = right[coincidence]
     block.place(block.layout.y, block.y)
-    with pytest.raises(WrongGradient, match=r"from element [5-9]\d on"):
+    with pytest.raises(WrongGradient, match=r"from element [5-9]\d,"):
         block.look()
 
 
@@ -110,7 +110,7 @@ def test_elements_in_the_middle_are_found_if_they_are_sampled(dtype: DType) -> N
     block.place(block.layout.y, block.y)
     block.look()
     block.look(sample=0)
-    with pytest.raises(WrongGradient, match="from element 34 on"):
+    with pytest.raises(WrongGradient, match="from element 34,"):
         block.look(sample=34)
 
 
