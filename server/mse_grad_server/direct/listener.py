@@ -142,7 +142,7 @@ class DirectListener:
             self._close_listeners()
             if self._options.is_chosen:
                 raise listen_error(error, self._address, setting="--direct-listen") from error
-            self._log.warning("no_direct_connections", message=f"their port cannot be had: {error.strerror or error}")
+            self._log.warning("no_direct_connections", message=f"cannot open their port: {error.strerror or error}")
             return
         self._address = self._address.with_port(self._listeners[0].getsockname()[1])
 
@@ -223,7 +223,7 @@ async def _greeting(wire: Wire) -> pb.DirectGreeting:
     try:
         return pb.DirectGreeting.FromString(await wire.receive_exactly(size_bytes))
     except DecodeError as cause:
-        raise DirectDenied("the greeting is not a mse_grad.v1.DirectGreeting") from cause
+        raise DirectDenied("the greeting is not an mse_grad.v1.DirectGreeting") from cause
 
 
 def _answer(wire: Wire, error: ServerError) -> None:

@@ -228,7 +228,7 @@ class Engine:
             return
         if self.state is State.DRAINING:
             raise self._draining()
-        raise NotReady("the server starts: its first gradients are not verified yet")
+        raise NotReady("the server is starting; it has not verified its first gradients yet")
 
     def runs_inline(self, gradient_bytes: int, *, is_shared: bool = False) -> bool:
         """Whether to compute a gradient in the event loop, because that is faster than to wake a thread.
@@ -258,7 +258,7 @@ class Engine:
         """Stops admission and waits for admitted requests; returns whether all of them ended within `timeout_s`."""
         self.state = State.DRAINING
         self._metrics.ready.set(0)
-        self._streams.drain(Draining("the server finishes the requests that it has and ends"))
+        self._streams.drain(Draining("the server is shutting down and finishes only the requests that it has"))
         self._idle = asyncio.get_running_loop().create_future()
         self._tell_if_idle()
         await asyncio.wait([self._idle], timeout=timeout_s)
@@ -292,4 +292,7 @@ class Engine:
             self._idle.set_result(None)
 
     def _draining(self) -> Draining:
-        return Draining("the server finishes its requests and ends; send the request to another one, or again later")
+        return Draining(
+            "the server is shutting down and finishes only the requests that it has; send the request to another "
+            "server, or again later"
+        )

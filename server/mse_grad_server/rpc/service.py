@@ -60,6 +60,6 @@ class Service:
             pb.GetServerInfoRequest.FromString(message)
         except DecodeError as cause:
             raise ContractError(
-                Reason.MESSAGE_MALFORMED, "message", "the message is not a mse_grad.v1.GetServerInfoRequest"
+                Reason.MESSAGE_MALFORMED, "message", "the message is not an mse_grad.v1.GetServerInfoRequest"
             ) from cause
         return self._server_info().SerializeToString()

@@ -116,7 +116,7 @@ class WholeGradients:
         self.places = Places(
             limits.max_in_flight,
             clock,
-            text="calls with whole gradients are under way",
+            noun="calls with whole gradients",
             patience_s=limits.give_way_s,
         )
         self.engine = engine

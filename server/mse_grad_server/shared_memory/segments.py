@@ -121,7 +121,7 @@ class Segments:
             SharedMemoryFull: A bound on mapped memory is reached.
         """
         if self._is_closed and numbers:  # the connection stays open while a computation uses earlier memory
-            raise SharedMemoryUnusable("the stream ends, and takes no further segments")
+            raise SharedMemoryUnusable("the stream is ending and takes no more segments")
         if len(numbers) != len(descriptors):
             raise SharedMemoryUnusable(
                 f"{len(numbers)} segments came with {len(descriptors)} descriptors; each needs one"

@@ -237,7 +237,7 @@ async def test_a_stream_that_ends_maps_nothing_further() -> None:
     with memfd(PAGE_BYTES) as descriptor, memfd(PAGE_BYTES) as late:
         mapped.segments.add([1], [descriptor])
         mapped.segments.close()
-        with pytest.raises(SharedMemoryUnusable, match="takes no further segments"):
+        with pytest.raises(SharedMemoryUnusable, match="takes no more segments"):
             mapped.segments.add([2], [late])
         assert len(mapped.segments) == 0
         await until(lambda: mapped.counted == (0, 0))

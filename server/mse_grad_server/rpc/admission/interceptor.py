@@ -102,8 +102,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._recorder = recorder
         self._clock = clock
         self._limits = limits
-        self._calls = Places(limits.max_small_calls, clock, text="small calls are under way")
-        self._watches = Places(limits.max_watches, clock, text="watches of health are under way", patience_s=math.inf)
+        self._calls = Places(limits.max_small_calls, clock, noun="small calls")
+        self._watches = Places(limits.max_watches, clock, noun="Health/Watch calls", patience_s=math.inf)
         self._reads_itself = gradient_methods | stream_methods
         self._shares = shares
         self._name = name
@@ -115,7 +115,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def end_calls(self) -> None:
         """Ends the RPCs that are left and would not end by themselves, such as watches of health."""
         for interruption in list(self._streaming):
-            interruption.set(Draining("the server ends; another one, or a later one, will answer"))
+            interruption.set(Draining("the server is shutting down; send the call to another server, or again later"))
 
     @override
     async def intercept_service(

@@ -49,14 +49,14 @@ class Places:
     Args:
         most: Most RPCs at a time.
         clock: Clock.
-        text: End of the error message, such as "streams are open".
+        noun: What the error text calls the RPCs, such as "streams".
         patience_s: Time that an RPC may be idle until it gives way to one whose connection has as many places.
     """
 
-    def __init__(self, most: int, clock: Clock, *, text: str, patience_s: float = 0.0) -> None:
+    def __init__(self, most: int, clock: Clock, *, noun: str, patience_s: float = 0.0) -> None:
         self._most = most
         self._clock = clock
-        self._text = text
+        self._noun = noun
         self._patience_s = patience_s
         self._key_of: dict[Occupant, _Key] = {}
         self._held: dict[_Key, _Held] = {}
@@ -110,7 +110,7 @@ class Places:
         if chosen is None:
             of_client = "" if among is None else " of this client"
             count = len(self._key_of) if among is None else self._of_client[among]
-            raise ServerBusy(f"{count} {self._text}{of_client}; the server accepts no further ones")
+            raise ServerBusy(f"{count} {self._noun}{of_client} are open; the server accepts no further ones")
         self.leave(chosen)
         chosen.give_way()
 

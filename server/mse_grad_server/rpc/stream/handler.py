@@ -51,7 +51,7 @@ class StreamGradients:
         lease_of: Callable[[ServePackets], Lease | None],
         offer_of: Callable[[ServeFrames], Offer | None],
     ) -> None:
-        self.places = Places(limits.max_streams, clock, text="streams are open")
+        self.places = Places(limits.max_streams, clock, noun="streams")
         self._engine = engine
         self._factory = StreamFactory(engine, recorder, clock, limits)
         self._opened = pb.StreamOpened(instance_id=instance_id, limits=client_limits)

@@ -77,7 +77,11 @@ class OpenRequest:
             is_uploaded = self.received == self.work.count
             return late(Phase.QUEUED if wait is not None else self.phase if is_uploaded else Phase.UPLOAD, progress)
         if wait is not None:
-            return None if now_s < wait.end_s else ServerBusy("the request waited for others as long as it may")
+            return (
+                None
+                if now_s < wait.end_s
+                else ServerBusy("the request waited for others for the longest time that the server allows")
+            )
         if self.progress_s <= silent_since_s and self.received < self.work.count:
             text = f"{silence}; {progress}"
             is_late = isinstance(silence, DeadlineExceeded)
@@ -116,7 +120,7 @@ class Wait(Waiting):
     def add(self, offset: int, shared: SharedRange) -> None:
         """Keeps a chunk; raises ServerBusy if there are too many."""
         if len(self.chunks) >= _MOST_CHUNKS:
-            raise ServerBusy(f"the request waits for others with {_MOST_CHUNKS} chunks already, the most that may")
+            raise ServerBusy(f"the waiting request has {_MOST_CHUNKS} chunks already, the most that it may have")
         self.chunks.append((offset, shared))
 
     @override

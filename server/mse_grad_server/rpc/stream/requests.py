@@ -233,7 +233,9 @@ class OpenRequests:
             else:
                 n = check_chunk(chunk, request.work, received=request.received)
                 if request.wait is not None:
-                    raise ServerBusy("the request waits for others, and the server holds no operands for it meanwhile")
+                    raise ServerBusy(
+                        "the request is waiting for admission; until then the server stores no operands for it"
+                    )
                 batch.add(request, chunk, n)
         except (ContractError, ServerBusy) as error:
             self._fail(request, error, now_s)

@@ -101,11 +101,11 @@ class Rpc(Occupant):
 
 
 def test_one_client_takes_seven_eighths_of_the_places_over_all_of_its_connections() -> None:
-    places = Places(64, FakeClock(), text="streams are open")
+    places = Places(64, FakeClock(), noun="streams")
     greedy = [Rpc("greedy", f"ipv4:10.0.0.1:{port}") for port in range(57)]
     for rpc in greedy[:56]:
         places.take(rpc)
-    with pytest.raises(ServerBusy, match="56 streams are open of this client"):
+    with pytest.raises(ServerBusy, match="56 streams of this client are open"):
         places.take(greedy[56])
     others = [Rpc("modest", "ipv4:10.0.0.2:1") for _ in range(8)]
     for rpc in others:
@@ -117,7 +117,7 @@ def test_one_client_takes_seven_eighths_of_the_places_over_all_of_its_connection
 
 
 def test_at_its_bound_a_client_makes_room_for_itself_and_not_at_the_cost_of_others() -> None:
-    places = Places(8, FakeClock(), text="streams are open")
+    places = Places(8, FakeClock(), noun="streams")
     idle = Rpc("modest", "b", idle_since_s=0.0)
     places.take(idle)
     own = [Rpc("greedy", "a", idle_since_s=500.0 if number == 3 else None) for number in range(7)]
@@ -129,7 +129,7 @@ def test_at_its_bound_a_client_makes_room_for_itself_and_not_at_the_cost_of_othe
 
 
 def test_few_places_may_all_go_to_one_client() -> None:
-    places = Places(4, FakeClock(), text="streams are open")
+    places = Places(4, FakeClock(), noun="streams")
     for _ in range(4):
         places.take(Rpc("only", "a"))
     assert len(places) == 4
