@@ -113,7 +113,7 @@ def _check_aligned(predict: Any, other: Any, *, field: str) -> None:
     if not all(mine.equals(theirs) for mine, theirs in zip(predict.axes, other.axes, strict=True)):
         raise _refused(
             field,
-            f"{field} has another index than predict; align it, as in {field}.reindex_like(predict), or pass "
+            f"{field} has a different index from predict; align it, as in {field}.reindex_like(predict), or pass "
             f"{field}.to_numpy()",
         )
 

@@ -45,7 +45,7 @@ def operand_array(given: ArrayLike, *, field: str) -> Array:
         raise ContractError(
             Reason.OPERAND_UNSUPPORTED,
             field,
-            f"{field} is a {type(given).__name__} that NumPy makes no array of: {cause}",
+            f"{field} is a {type(given).__name__}, which NumPy cannot convert to an array: {cause}",
         ) from cause
     if made is not given:
         _check_is_elements(made, field=field)  # the result of an `__array__` method

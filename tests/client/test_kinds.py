@@ -117,7 +117,7 @@ def test_a_dtype_that_numpys_dlpack_lacks_is_refused_by_name(client: Any) -> Non
             raise BufferError("bfloat16 cannot be exported")
 
     with pytest.raises(
-        InvalidArgument, match="label is a Unexportable that NumPy makes no array of: bfloat16"
+        InvalidArgument, match="label is a Unexportable, which NumPy cannot convert to an array: bfloat16"
     ) as caught:
         client.compute(np.ones(3), Unexportable(np.ones(3)), 1.0)
     assert caught.value.reason is Reason.OPERAND_UNSUPPORTED
@@ -258,6 +258,6 @@ def test_an_array_of_a_gpu_that_cannot_be_copied_is_refused_in_its_own_words(cli
             raise BufferError("no copies")
 
     with pytest.raises(
-        InvalidArgument, match=r"predict is a Stuck that NumPy makes no array of: Implicit .* `.get\(\)`"
+        InvalidArgument, match=r"predict is a Stuck, which NumPy cannot convert to an array: Implicit .* `.get\(\)`"
     ):
         client.compute(Stuck(np.ones(2)), np.ones(2), 1.0)

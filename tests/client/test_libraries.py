@@ -40,7 +40,7 @@ def test_jax(client: Any, dtype: DType) -> None:
         assert isinstance(y, jax.Array)
         assert y.devices() == arrays[0].devices()
         np.testing.assert_array_equal(np.asarray(y), expected(*given), strict=True)
-    with pytest.raises(InvalidArgument, match=r"predict is a .*Tracer that NumPy makes no array of"):
+    with pytest.raises(InvalidArgument, match=r"predict is a .*Tracer, which NumPy cannot convert to an array"):
         jax.jit(lambda x: client.compute(x, *arrays[1:]))(arrays[0])
 
 

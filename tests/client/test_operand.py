@@ -201,7 +201,9 @@ class Unreadable:
 def test_an_object_that_numpy_cannot_convert_is_refused_by_name(client: Any, given: Any) -> None:
     for field in OPERANDS:
         arguments = {**dict.fromkeys(OPERANDS, np.ones(2)), field: given}
-        with pytest.raises(InvalidArgument, match=f"{field} is a .* that NumPy makes no array of: ") as caught:
+        with pytest.raises(
+            InvalidArgument, match=f"{field} is a .*, which NumPy cannot convert to an array: "
+        ) as caught:
             client.compute(**arguments)
         assert caught.value.reason is Reason.OPERAND_UNSUPPORTED
 

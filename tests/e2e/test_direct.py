@@ -338,7 +338,7 @@ def test_only_a_server_of_this_machine_may_lead_to_it(is_near: bool, monkeypatch
             failure = tried(client)
         service.join(PATIENCE_S)
     assert (b"s" * 32 in sent[0]) is is_near
-    assert failure.endswith("may not lead to this one") is not is_near
+    assert failure.endswith("an address of this one, which the client refuses") is not is_near
 
 
 class Cut:

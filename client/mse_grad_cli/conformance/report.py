@@ -25,7 +25,7 @@ class Line(Enum):
         return line
 
     FORM = "form", "", "results with a wrong shape or dtype"
-    COVERAGE = "coverage", "", "elements in the smaller domain"
+    COVERAGE = "coverage", "", "elements in the smaller set: in or outside the domain"
     HALF_ULP = "half ulp", "1", "largest distance to golden"
     HALF_EQUAL = "half equal", "1", "equal to golden"
     ULP = "ulp", "2", "largest distance to golden"
@@ -40,7 +40,7 @@ class Line(Enum):
     RUNS = "runs", "4", "repeated runs: differences"
     THREADS = "threads", "4", "concurrent threads: differences"
     PATH = "path", "4", "differences"
-    CENTRAL = "central differences", "6", "largest error to central differences"
+    CENTRAL = "central differences", "6", "largest error against central differences"
 
 
 @dataclass(frozen=True)

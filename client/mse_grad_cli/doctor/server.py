@@ -32,9 +32,9 @@ __all__ = ["examine_server"]
 
 _IS_IT_RUNNING = "is mse-grad-server running there, with this address as --listen?"
 _OPEN_THE_PORT = (
-    "until it stands, requests take the stream, which is slower; let clients reach that port of this very server: open "
-    "it in firewalls, publish it from a container under the same number (--direct-listen fixes it), and have no load "
-    "balancer in between; or start the server with --direct-listen none"
+    "until there is a direct connection, requests use the slower stream. Let clients reach that port on this very "
+    "server: open it in firewalls, publish it from a container under the same number (--direct-listen sets the "
+    "number), and put no load balancer in between. Or start the server with --direct-listen none"
 )
 _TIMEOUT_S = 5.0
 _ELEMENTS = 1024

@@ -260,14 +260,16 @@ class Connection(Channel):
 
     def _connect_directly(self, offer: pb.DirectOffer) -> Wire:
         if self._credentials.proxy(self.address) is not None:
-            raise OSError("a proxy leads to the server")
+            raise OSError("the server is reached through a proxy")
         host = offer.host or host_and_port(self.address)[0].strip("[]")
         context = self._credentials.context(self.address)
         connection = connect(host, offer.port, timeout_s=_CONNECT_S)
         # Services of this machine may trust whoever reaches them, and the server chose the bytes of the greeting.
         if offer.host and leads_here(connection) and not is_own(self.address):
             connection.close()
-            raise OSError("the server is on another machine, and may not lead to this one")
+            raise OSError(
+                "the server is on another machine but offered an address of this one, which the client refuses"
+            )
         if context is None:
             return Wire(connection)
         return TlsWire(connection, context, server_name=self._credentials.server_name)

@@ -185,7 +185,8 @@ def _is_tested(version: str) -> bool:
     """Whether CygrpcCall knows this version of grpcio; logs once if it does not."""
     if cygrpc is not None and ".".join(version.split(".")[:2]) in _TESTED_VERSIONS:
         return True
-    _log.info("grpcio %s is none of %s: streams use its public surface", version, ", ".join(_TESTED_VERSIONS))
+    tested = ", ".join(_TESTED_VERSIONS)
+    _log.info("grpcio %s is not one of the tested versions (%s), so streams use its slower public API", version, tested)
     return False
 
 

@@ -57,7 +57,7 @@ def test_shows_number_measure_figure_limit_verdict_and_note_of_a_line() -> None:
     assert line_with(lines, "RMS") == "3 normalised RMS error 2^-24.0 ≤ 2^-22 ok"
     assert line_with(lines, "equal to") == "1 equal to golden 99.9983 % ≥ 99.5 % ok"
     assert line_with(lines, "unary") == "4 unary: differences 0 0 ok"
-    assert line_with(lines, "central") == "6 largest error to central differences 2.5e-15 ≤ 1.0e-09 ok"
+    assert line_with(lines, "central") == "6 largest error against central differences 2.5e-15 ≤ 1.0e-09 ok"
 
 
 def test_names_each_dtype_once_above_its_lines() -> None:

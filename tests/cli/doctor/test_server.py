@@ -145,7 +145,7 @@ def test_a_direct_connection_that_does_not_stand_is_a_warning_that_says_why() ->
     finding = findings["transport"]
     assert finding.level is Level.WARNING
     assert finding.text.startswith(f"stream; no direct connection: no connection to port {port}: ")
-    assert "requests take the stream" in finding.advice
+    assert "requests use the slower stream" in finding.advice
     assert findings["gradient"].level is Level.OK
 
 
@@ -162,5 +162,5 @@ def test_a_proxy_on_the_way_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> Non
     assert findings["proxy"].text == f"gRPC goes through the proxy {proxy.address} (http_proxy)"
     assert findings["proxy"].advice == "if you do not want that, set no_proxy=npu.invalid"
     assert findings["transport"].level is Level.OK
-    assert "no connection to port 1: a proxy leads to the server" in findings["transport"].text
+    assert "no connection to port 1: the server is reached through a proxy" in findings["transport"].text
     assert findings["gradient"].level is Level.OK
