@@ -53,5 +53,7 @@ def error(subject: str, text: str, advice: str) -> Finding:
 def refusal(subject: str, why: StartError) -> Finding:
     """Returns a finding for the error that the server would raise at its start."""
     return error(
-        subject, str(why), f"the server ends with code {int(why.exit_code)} here: docs/ascend.md, When a step fails"
+        subject,
+        str(why),
+        f"here the server exits with code {int(why.exit_code)}: see docs/ascend.md, When a step fails",
     )

@@ -75,7 +75,11 @@ def _examine_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
         folders = [folder for folder in environment.get(name, "").split(":") if folder]
         gone = [folder for folder in folders if not Path(folder).is_dir()]
         if gone:
-            yield error(name, f"names {', '.join(gone)}: not there", "source the set_env.sh of the installed version")
+            yield error(
+                name,
+                f"names {', '.join(gone)}, which {'do' if len(gone) > 1 else 'does'} not exist",
+                "source the set_env.sh of the installed version",
+            )
         elif folders:
             yield ok(name, ":".join(folders))
     for name in _WRITTEN:

@@ -63,7 +63,7 @@ class MessageAdmission:
         if _exceeds(share.message_bytes, size_bytes, client_most_bytes):
             raise ServerBusy(
                 f"the request needs {size_text(size_bytes)}; this client has {size_text(share.message_bytes)} of "
-                f"{size_text(client_most_bytes)}, the most for one"
+                f"{size_text(client_most_bytes)}, the most for one client"
             )
         share.require_bytes(size_bytes)
         share.message_bytes += size_bytes

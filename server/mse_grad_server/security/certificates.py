@@ -94,7 +94,7 @@ def _require_fit(certificate: x509.Certificate, key_pem: bytes, files: Credentia
         raise CredentialsError(f"{where} is of a kind that gRPC does not offer; make an RSA or an EC key (P-256)")
     if isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
         raise CredentialsError(
-            f"{where} is on the curve {key.curve.name}, which gRPC does not offer; take P-256 or P-384"
+            f"{where} is on the curve {key.curve.name}, which gRPC does not offer; use P-256 or P-384"
         )
     try:
         fits = key.public_key().public_bytes(*_SPKI) == certificate.public_key().public_bytes(*_SPKI)
@@ -112,7 +112,7 @@ def _require_order(chain: Iterable[x509.Certificate], where: str) -> None:
         if certificate.issuer != next_one.subject:
             raise CredentialsError(
                 f"{where}: {next_one.subject.rfc4514_string()} did not sign {certificate.subject.rfc4514_string()}, "
-                "which stands before it; put the server's certificate first and behind each the one that signed it"
+                "which stands before it; put the server's certificate first, and each before the one that signed it"
             )
 
 

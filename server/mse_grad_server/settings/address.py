@@ -105,7 +105,9 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     for part in text.split(",") if text.strip() else []:
         match = _NUMBERS.fullmatch(part)
         if match is None:
-            raise ValueError(f"{part.strip()!r} is not a number or a range; write such as '0-7' or '0,2,5-7', or 'all'")
+            raise ValueError(
+                f"{part.strip()!r} is not a number or a range; write, for example, '0-7', '0,2,5-7' or 'all'"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last > _LARGEST_NUMBER:
             raise ValueError(

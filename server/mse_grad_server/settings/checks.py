@@ -103,7 +103,7 @@ def _device_hang(settings: Settings) -> Fault | None:
     if settings.device_hang_s >= 2 * timeout_s:
         return None
     return "device_hang_s", (
-        f"it must be at least twice device_timeout_s, which is {timeout_s:g}: a call may wait so long"
+        f"it must be at least twice device_timeout_s, which is {timeout_s:g}: a call may wait that long"
     )
 
 

@@ -148,7 +148,7 @@ def test_a_missing_package_is_reported_in_the_servers_words(whole: Host) -> None
     whole.package.unlink()
     finding = whole.only("operator package", Level.ERROR)
     assert "custom_opp_*.run" in finding.text
-    assert "ends with code 11" in finding.advice
+    assert "exits with code 11" in finding.advice
 
 
 def test_a_device_that_does_not_open_is_reported_in_the_servers_words(whole: Host) -> None:
@@ -160,7 +160,7 @@ def test_a_device_that_does_not_open_is_reported_in_the_servers_words(whole: Hos
 def test_a_variable_under_which_executors_crash_is_an_error(whole: Host) -> None:
     finding = whole.with_variables(ACLNN_CACHE_LIMIT="0").only("environment", Level.ERROR)
     assert "ACLNN_CACHE_LIMIT" in finding.text
-    assert "ends with code 2" in finding.advice
+    assert "exits with code 2" in finding.advice
 
 
 def test_a_device_that_a_process_does_not_see_is_an_error(whole: Host) -> None:
@@ -217,7 +217,7 @@ def test_a_list_of_vendors_without_ours_is_a_warning(whole: Host) -> None:
 
 def test_a_variable_that_leads_nowhere_is_an_error(whole: Host) -> None:
     finding = whole.with_variables(ASCEND_OPP_PATH="/gone/opp").found("ASCEND_OPP_PATH")
-    assert (finding.level, finding.text) == (Level.ERROR, "names /gone/opp: not there")
+    assert (finding.level, finding.text) == (Level.ERROR, "names /gone/opp, which does not exist")
 
 
 def test_a_folder_that_is_not_writable_is_a_warning(whole: Host) -> None:

@@ -127,10 +127,10 @@ def test_one_client_is_refused_in_messages_before_another_is() -> None:
     admission, greedy, modest = MessageAdmission(100), Share("greedy"), Share("modest")
     for _ in range(3):
         admission.admit(greedy, 25, is_announced=True)
-    with pytest.raises(ServerBusy, match="75 of 75, the most for one"):
+    with pytest.raises(ServerBusy, match="75 of 75, the most for one client"):
         admission.admit(greedy, 1, is_announced=True)
     admission.admit(greedy, 12, is_announced=False)  # another one at the same address, say
-    with pytest.raises(ServerBusy, match="87 of 87, the most for one"):
+    with pytest.raises(ServerBusy, match="87 of 87, the most for one client"):
         admission.admit(greedy, 1, is_announced=False)
     with pytest.raises(ServerBusy, match="87 of 100 are in use"):
         admission.admit(modest, 1, is_announced=True)

@@ -106,7 +106,7 @@ def test_numbers_of_devices_may_be_ranges(text: str, numbers: tuple[int, ...]) -
 
 @pytest.mark.parametrize("text", ["a", "-1", "1-", "1,,2", "0..7", "0x1", "1.5", "٣"])
 def test_other_text_is_refused_with_what_is_allowed(text: str) -> None:
-    with pytest.raises(ValueError, match="write such as '0-7' or '0,2,5-7'"):
+    with pytest.raises(ValueError, match="write, for example, '0-7', '0,2,5-7'"):
         parse_numbers(text)
 
 
