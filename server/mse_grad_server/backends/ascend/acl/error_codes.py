@@ -97,7 +97,7 @@ _CALLER = {
     561114: "more attributes than the kernel's description has",
     561115: "fewer attributes than the kernel's description has",
     561116: "too many inputs in the kernel's description",
-    561117: "the kernel's description is not whole",
+    561117: "the kernel's description is incomplete",
     561118: "the kernel's description has an invalid workspace",
     561119: "the kernel's description has an invalid number of cores",
 }

@@ -84,7 +84,7 @@ class Repair:
             rung = self._ladder.climb(failure.fault)
             self._observer.climbed(rung)
             if rung is Rung.END:
-                raise DeviceLost(f"the device fails again after every repair: {failure}") from failure
+                raise DeviceLost(f"the device failed again after every repair: {failure}") from failure
             try:
                 computed = self._run_rung(rung, pipeline, pending)
             except (AclError, WrongGradient) as again:
@@ -128,7 +128,9 @@ class Repair:
         self._inbox.reject(Outcome.LOST)
         self._watchdog.disarm()
         if not self._pool.all_returned(SLOTS_BACK_S):
-            raise DeviceLost(f"a request holds pinned memory for more than {SLOTS_BACK_S:g} s; it cannot be freed")
+            raise DeviceLost(
+                f"a request has held pinned memory for more than {SLOTS_BACK_S:g} s, so that memory cannot be freed"
+            )
 
     def _pause(self) -> None:
         pause_s = self._ladder.pause()

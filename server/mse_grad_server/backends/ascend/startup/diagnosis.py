@@ -109,7 +109,7 @@ def load_operator(opapi: Path, acl: Acl) -> OpApi:
         return OpApi.load(opapi, acl)
     except OSError as cause:
         raise OpPackageMissing(
-            f"{opapi} does not load: {cause}. The package was built for another toolkit: build it for this"
+            f"{opapi} does not load: {cause}. The package was built for another toolkit: build it for this one"
         ) from cause
     except AttributeError as cause:
         raise OpPackageMissing(
@@ -184,7 +184,7 @@ def explain(error: AclError, *, device: int) -> BackendUnavailable:
         )
     if error.code in _DESCRIPTION_CODES:
         return OpPackageMissing(
-            f"{error}. The operator package is not whole, or was built by another toolkit: build it with this one and "
+            f"{error}. The operator package is incomplete, or was built by another toolkit: build it with this one and "
             "install it"
         )
     if error.code in _PERMISSION_CODES:

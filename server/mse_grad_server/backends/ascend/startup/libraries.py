@@ -102,7 +102,7 @@ def find_runtime(runtime_folder: str, environment: Mapping[str, str]) -> tuple[P
     nnopbase = runtime.with_name(_NNOPBASE)
     if not nnopbase.is_file():
         raise LibraryNotFound(
-            f"{runtime.parent} has {runtime.name} but no {_NNOPBASE}; the toolkit is not whole or older than "
+            f"{runtime.parent} has {runtime.name} but no {_NNOPBASE}; the toolkit is incomplete or older than "
             f"{OLDEST_TOOLKIT}: install it again"
         )
     return runtime, nnopbase
@@ -130,7 +130,7 @@ def find_op_library(op_library: str, environment: Mapping[str, str], *, runtime:
         return ours
     others = f" (packages of others are in: {_listed(found)})" if found else ""
     raise OpPackageMissing(
-        f"the operator package was found in none of: {_listed(paths)}{others}. Build it (kernel/ and op_host/), run "
+        f"the operator package was not found in any of: {_listed(paths)}{others}. Build it (kernel/ and op_host/), run "
         "the custom_opp_*.run that comes out and source its bin/set_env.bash, or name the library with "
         "--ascend-op-library"
     )
