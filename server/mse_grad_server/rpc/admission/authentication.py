@@ -95,7 +95,7 @@ class Authenticator:
             call.cutting_off.cancel()
 
     def tokens_changed(self) -> None:
-        """Drains the streams whose tokens are no longer valid or have other rights now."""
+        """Drains the streams whose tokens are no longer valid, or whose rights have changed."""
         if self._tokens is None:
             return
         grants = self._tokens.value.grants
@@ -107,7 +107,7 @@ class Authenticator:
         caller = {"caller": call.grant.name} if call.grant.name else {}
         self._log.info("token_removed", method=call.method, request_id=call.request_id, **caller)
         reason = TokenRemoved(
-            "the token of this stream has other rights now; open another stream"
+            "the rights of this stream's token have changed; open another stream"
             if is_valid
             else "the token of this stream is no longer valid; open another stream with a valid one"
         )

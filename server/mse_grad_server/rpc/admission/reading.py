@@ -162,7 +162,7 @@ def _expanded(message: bytes, limit_bytes: int) -> bytes:
         result = decompressor.decompress(message, limit_bytes)
     except zlib.error as cause:
         raise ContractError(
-            Reason.MESSAGE_MALFORMED, "message", "the message is compressed, and not by gzip"
+            Reason.MESSAGE_MALFORMED, "message", "the message is compressed, but not with gzip"
         ) from cause
     if decompressor.eof:
         return result

@@ -199,7 +199,7 @@ def _typed(one: Input) -> Buffer:
         raise ContractError(
             Reason.INPUTS_INVALID,
             one.name,
-            f"{one.name} has contents of another type than its datatype {one.datatype}",
+            f"{one.name} has contents of a different type from its datatype {one.datatype}",
         )
     return one.contents.get(number, b"")
 

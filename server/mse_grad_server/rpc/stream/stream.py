@@ -280,10 +280,10 @@ class Stream(Drainable):
         self._timer = self._clock.call_at(self._timer_due_s, self._check)
 
     def _check(self) -> None:
-        now_s = self._clock.now()
-        stalled_s = now_s - self._limits.stall_timeout_s
+        now_s, timeout_s = self._clock.now(), self._limits.stall_timeout_s
+        stalled_s = now_s - timeout_s
         if (write_began_s := self._outbox.write_began_s) is not None and write_began_s <= stalled_s:
-            self._interruption.set(DeadlineExceeded(f"no answer was read for {self._limits.stall_timeout_s:g} s"))
+            self._interruption.set(DeadlineExceeded(f"the client read no answer for {timeout_s:g} s"))
             return
         # While answers are unsent, the client is waiting for the server, so no request counts as stalled.
         self._requests.expire(now_s, silent_since_s=stalled_s if self._outbox.is_empty else -math.inf)

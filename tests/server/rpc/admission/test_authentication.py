@@ -139,7 +139,7 @@ async def test_a_stream_whose_token_has_other_rights_ends_like_one_whose_token_i
         go_away = (await stream.receive()).go_away
         assert go_away is not None
         assert reason_of(go_away.status) is Reason.TOKEN_REMOVED
-        assert "other rights" in go_away.status.message
+        assert "rights of this stream's token have changed" in go_away.status.message
         await stream.close()
         await other.assert_works(1)
         failure = await server.raw_stream(**bearer(TOKEN)).receive_failure()

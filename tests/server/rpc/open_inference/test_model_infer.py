@@ -148,7 +148,7 @@ BAD = {
     ),
     "typed contents of integers": (
         changed(lambda made: made.inputs[0].contents.int_contents.append(1), typed=True),
-        "INVALID_ARGUMENT", Reason.INPUTS_INVALID, "another type",
+        "INVALID_ARGUMENT", Reason.INPUTS_INVALID, "a different type",
     ),
     "another output": (
         changed(lambda made: made.outputs.add(name="z")), "INVALID_ARGUMENT", Reason.INPUTS_INVALID, "'z'"
