@@ -199,7 +199,7 @@ def steps(of: Retries, *failures: MseGradError, **facts: bool) -> list[Step | No
 
 
 def test_a_request_of_a_replaced_connection_is_retried_at_once_however_often(time: Time) -> None:
-    replaced = Replaced("the process forks", reason=Reason.CONNECTION_LOST)
+    replaced = Replaced("the process is forking", reason=Reason.CONNECTION_LOST)
     assert steps(retries(time, max_attempts=1), *[replaced] * 5) == [Step.AT_ONCE] * 5
     assert time.waits_s == []
 

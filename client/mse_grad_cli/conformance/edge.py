@@ -51,7 +51,7 @@ def large_edges(dtype: DType) -> Iterator[Edge]:
     if dtype is FLOAT16:
         count = 2**26
         one = np.ones(count, np.float16)
-        case = Case("2 / N is no float16", dtype, one, np.zeros_like(one), 1024.0, MEAN)
+        case = Case("2 / N is not a float16", dtype, one, np.zeros_like(one), 1024.0, MEAN)
         yield Edge(case, np.full(count, 2.0**-15, np.float16))
 
 

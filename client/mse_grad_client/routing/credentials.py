@@ -116,7 +116,7 @@ class Credentials:
                 with open(self._options.token_file, encoding="utf-8") as file:
                     token = file.read().strip()
             except (OSError, UnicodeDecodeError) as cause:
-                why = cause.strerror if isinstance(cause, OSError) else "is no UTF-8 text"
+                why = cause.strerror if isinstance(cause, OSError) else "is not UTF-8 text"
                 raise Unauthenticated(f"{where}: {why}", reason=Reason.TOKEN_MISSING) from None
         if not re.fullmatch(_TOKEN, token):
             raise Unauthenticated(
@@ -156,7 +156,7 @@ class Credentials:
             except ssl.SSLError as cause:
                 words = f": {cause.reason}" if cause.reason else ""  # no reason for a wrong password
                 raise _failed(
-                    f"tls_certificate {options.tls_certificate} and tls_key {options.tls_key} are no pair in PEM "
+                    f"tls_certificate {options.tls_certificate} and tls_key {options.tls_key} are not a pair in PEM "
                     f"without a password{words}"
                 ) from cause
         return context, grpc.ssl_channel_credentials(root, key, chain)

@@ -60,7 +60,7 @@ class Session:
         closed within another `timeout_s` stay open.
         """
         self._visits.hold_back(timeout_s)
-        self._replace(Replaced("the process forks", reason=Reason.CONNECTION_LOST))
+        self._replace(Replaced("the process is forking", reason=Reason.CONNECTION_LOST))
         self._wait_closed(timeout_s)
 
     def resume(self) -> None:

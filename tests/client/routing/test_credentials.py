@@ -71,8 +71,8 @@ def test_files_of_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> 
         "tls_ca /nowhere: No such file": ClientOptions(tls_ca="/nowhere"),
         f"tls_ca {pair.key} holds no certificate": ClientOptions(tls_ca=pair.key),
         "tls_key /nowhere: No such file": ClientOptions(tls_certificate=pair.certificate, tls_key="/nowhere"),
-        f"tls_key {other.key} are no pair": ClientOptions(tls_certificate=pair.certificate, tls_key=other.key),
-        f"tls_key {locked.key} are no pair": ClientOptions(tls_certificate=locked.certificate, tls_key=locked.key),
+        f"tls_key {other.key} are not a pair": ClientOptions(tls_certificate=pair.certificate, tls_key=other.key),
+        f"tls_key {locked.key} are not a pair": ClientOptions(tls_certificate=locked.certificate, tls_key=locked.key),
     }
     for words, options in wrong.items():
         with pytest.raises(TlsFailed) as caught:

@@ -201,7 +201,7 @@ def test_an_assignment_counts_its_bytes_until_it_ends_and_releases_them_once(poo
 
 @pytest.mark.parametrize(
     ("error", "is_left_out"),
-    [(Unavailable("gone"), True), (Replaced("the process forks"), False), (DeadlineExceeded("late"), False)],
+    [(Unavailable("gone"), True), (Replaced("the process is forking"), False), (DeadlineExceeded("late"), False)],
     ids=["unavailable", "replaced by this side", "out of time"],
 )
 def test_only_a_worker_that_is_unavailable_is_left_out(
