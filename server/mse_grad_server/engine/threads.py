@@ -31,9 +31,8 @@ class ComputeThreads:
         self._queued = metrics.queued_messages
         self._queueing = metrics.phases.queue
         self._queue: FairQueue[Future[Any]] = FairQueue()
-        self._jobs: dict[
-            Future[Any], tuple[Callable[[], Any], float]
-        ] = {}  # queued jobs, each with its time of arrival
+        # Queued jobs, each with its time of arrival.
+        self._jobs: dict[Future[Any], tuple[Callable[[], Any], float]] = {}
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="compute")
 
