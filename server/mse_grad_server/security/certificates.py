@@ -19,6 +19,8 @@ from mse_grad_server.security.credentials import CredentialFiles
 __all__ = ["Certificates", "read_certificates"]
 
 _SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+# Errors of cryptography beside ValueError; it parses most parts of a certificate only when they are asked for.
+_MALFORMED = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ def read_certificates(files: CredentialFiles) -> Certificates:
         CredentialsError: A file is missing, has the wrong kind of content, does not match the others or is not valid
             now.
     """
+    try:
+        return _read(files)
+    except (ValueError, UnsupportedAlgorithm, *_MALFORMED) as cause:
+        paths = " or ".join(path for path in (files.tls_certificate, files.tls_client_ca) if path)
+        raise CredentialsError(f"{paths} holds a malformed certificate: {cause}") from cause
+
+
+def _read(files: CredentialFiles) -> Certificates:
     where = f"--tls-certificate {files.tls_certificate}"
     chain_pem = _content(files.tls_certificate, where)
     key_pem = _content(files.tls_key, f"--tls-key {files.tls_key}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 _CHECK_S = 1.0
 # Unusable files are read again after this number of checks even if they did not change: perhaps no descriptor was free.
 _CHECKS_TO_RETRY = 30
+# Largest file that is read again; tokens for a million callers take less.
+_MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class CredentialFiles:
 class Rotated(Generic[T]):
     """The common content of some files, which users may replace while the server runs.
 
-    While the files are unusable, for example halfway through a replacement, their former content stays in use.
+    While the files are unusable, for example halfway through a replacement, their former content stays in use. No
+    failure ends the checks: nobody would notice that a removed token is still valid.
 
     Thread safety: one thread at a time calls `open` and `refresh`; any thread may read `value`.
 
@@ -90,15 +94,23 @@ class Rotated(Generic[T]):
             return False
         self._seen = state
         try:
+            for path in self._paths:
+                _require_file(path)
             self.value = self._read()
         except CredentialsError as error:
-            if str(error) != self.why_kept:
-                self._log.error("credentials_kept", message=f"{error}; the former content stays in use")
-            self.why_kept = str(error)
+            self._keep(str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - too little memory or no thread, say; its text may hold a secret
+            self._keep(f"{', '.join(self._paths)} cannot be read now ({type(error).__name__})")
             return False
         self.why_kept = ""
         self._log.info("credentials_read", files=self._paths)
         return True
+
+    def _keep(self, why: str) -> None:
+        if why != self.why_kept:
+            self._log.error("credentials_kept", message=f"{why}; the former content stays in use")
+        self.why_kept = why
 
     def _state(self) -> list[object]:
         return [_state_of(path) for path in self._paths]
@@ -150,19 +162,30 @@ class Credentials:
 
     async def keep(self, on_change: Callable[[], None]) -> None:
         """Checks the files until it is cancelled, and calls `on_change` after each change."""
-        while True:
-            await asyncio.sleep(_CHECK_S)
-            await self.refresh(on_change)
+
+        async def keep(files: Rotated[Any]) -> None:
+            while True:
+                await asyncio.sleep(_CHECK_S)
+                await _refresh(files, on_change)
+
+        # Apart, so that a token is removed in time while the folder of the certificates does not answer.
+        await asyncio.gather(*(keep(files) for files in (self.certificates, self.tokens) if files is not None))
 
     async def refresh(self, on_change: Callable[[], None]) -> None:
         """Checks the files once."""
-        were_stale = self.are_stale
-        # In a thread, because a network folder may not answer.
-        changed = [
-            await asyncio.to_thread(files.refresh) for files in (self.certificates, self.tokens) if files is not None
-        ]
-        if any(changed) or self.are_stale != were_stale:
-            on_change()
+        for files in (self.certificates, self.tokens):
+            if files is not None:
+                await _refresh(files, on_change)
+
+
+async def _refresh(files: Rotated[Any], on_change: Callable[[], None]) -> None:
+    was_stale = bool(files.why_kept)
+    try:
+        has_changed = await asyncio.to_thread(files.refresh)  # a network folder may not answer
+    except RuntimeError:  # no thread can be started now
+        return
+    if has_changed or bool(files.why_kept) != was_stale:
+        on_change()
 
 
 def _certificates(
@@ -181,6 +204,18 @@ def _certificates(
         return certificates
 
     return Rotated(paths, read, log)
+
+
+def _require_file(path: str) -> None:
+    """Raises CredentialsError for what would block whoever reads it, or never end: a pipe, a device."""
+    try:
+        found = os.stat(path)
+    except OSError:  # the error of the read says more
+        return
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise CredentialsError(f"{path} is a pipe, a socket or a device; make it a file")
+    if found.st_size > _MOST_BYTES:
+        raise CredentialsError(f"{path} has {found.st_size} bytes; at most {_MOST_BYTES} are allowed")
 
 
 def _state_of(path: str) -> tuple[int, ...] | None:

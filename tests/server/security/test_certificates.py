@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,19 @@ def test_files_of_another_kind_are_refused(ca: Authority) -> None:
 def test_a_certificate_that_is_not_valid_now_is_refused(ca: Authority) -> None:
     assert "CN=old expired at 20" in refused(ca.issue("old", days=(-2, -1)))
     assert "CN=new is valid from 20" in refused(ca.issue("new", days=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x68", id="version"),
+        pytest.param(b"\x82\x09localhost", b"\x83\x09localhost", id="kind of name"),
+        pytest.param(b"\x17\x0d", b"\x17\x0c", id="time"),
+    ],
+)
+def test_a_malformed_part_of_a_certificate_is_refused(ca: Authority, part: bytes, other: bytes) -> None:
+    pair = ca.issue("server")
+    der = ssl.PEM_cert_to_DER_cert(pair.certificate.read_text())
+    assert part in der
+    pair.certificate.write_text(ssl.DER_cert_to_PEM_cert(der.replace(part, other)))
+    assert str(pair.certificate) in refused(pair)

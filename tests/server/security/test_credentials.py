@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -12,6 +14,7 @@ from mse_grad_server.process.log import open_log
 from mse_grad_server.security.certificates import Certificates
 from mse_grad_server.security.credentials import CredentialFiles, Credentials, Rotated
 from support.server.certificates import Authority
+from support.waiting import PATIENCE_S
 
 
 def test_a_certificate_that_fails_the_proof_is_not_used(tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ class File:
         self.path = folder / "number"
         self.path.write_text("1")
         self.reads = 0
-        self.error: CredentialsError | None = None
+        self.error: Exception | None = None
         self.log = io.StringIO()
         self.rotated = Rotated([str(self.path), ""], self._read, open_log("info", "json", stream=self.log))
 
@@ -128,3 +131,68 @@ def test_an_unusable_file_fails_the_first_read(tmp_path: Path) -> None:
     file.path.unlink()
     with pytest.raises(CredentialsError):
         file.rotated.open()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread"), KeyError("a secret")])
+def test_any_failure_to_read_leaves_the_former_value_and_tells_no_secret(tmp_path: Path, error: Exception) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    file.path.write_text("22")
+    file.error = error
+    assert not file.rotated.refresh()
+    assert (file.rotated.value, file.events) == (1, ["credentials_kept"])
+    assert "secret" not in file.log.getvalue()
+    file.error = None
+    file.path.write_text("333")
+    assert file.rotated.refresh()
+    assert file.rotated.value == 333
+
+
+def test_a_pipe_in_the_place_of_a_file_blocks_nobody(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    file.path.unlink()
+    os.mkfifo(file.path)
+    refreshing = Thread(target=file.rotated.refresh, daemon=True)
+    refreshing.start()
+    refreshing.join(PATIENCE_S)
+    assert not refreshing.is_alive()
+    assert "make it a file" in file.rotated.why_kept
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.rotated.open()
+    os.truncate(file.path, 2**40)
+    assert not file.rotated.refresh()
+    assert (file.rotated.value, file.reads) == (1, 1)
+
+
+async def test_tokens_are_checked_while_the_folder_of_the_certificates_does_not_answer(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-that-is-long-enough\n")
+    answers, changed = Event(), asyncio.Event()
+    proofs: list[Certificates] = []
+
+    def prove(certificates: Certificates, where: str) -> None:
+        proofs.append(certificates)
+        if len(proofs) > 1:
+            answers.wait(PATIENCE_S)
+
+    ca = Authority(tmp_path)
+    pair = ca.issue("server")
+    log = open_log("info", "json", stream=io.StringIO())
+    credentials = Credentials(CredentialFiles(**pair.settings, token_file=str(tokens)), log, prove=prove)
+    credentials.open()
+    keeping = asyncio.ensure_future(credentials.keep(changed.set))
+    try:
+        pair.replace_with(ca.issue("renewed"))
+        tokens.write_text("another-token-of-somebody-else\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await changed.wait()
+        assert credentials.tokens is not None
+        assert credentials.tokens.value.grant_of("a-token-that-is-long-enough") is None
+    finally:
+        answers.set()
+        keeping.cancel()
+        await asyncio.wait([keeping])
