@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -24,6 +26,10 @@ _LEAST_CHARACTERS = 16
 _DIGEST = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 # Names become labels of metrics. A token is longer, so that nobody takes one for a name by mistake.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
+
+# A file whose last line has no end is read again after this time, until it stays the same, at most so often.
+_WRITING_S = 0.2
+_MOST_READS = 25
 
 
 class Scope(IntEnum):
@@ -80,23 +86,21 @@ def digest_of(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def read_tokens(path: str) -> Tokens:
+def read_tokens(path: str, *, pause: Callable[[float], object] = time.sleep) -> Tokens:
     """Reads a file with one token per line, each followed by its rights.
 
     A line has the token, or "sha256:" and its digest in hex, and then any of name=, scope=, requests= and bytes=.
     "#" starts a comment.
 
+    Args:
+        path: The file.
+        pause: Waits for some seconds, while somebody may still write the last line.
+
     Raises:
         CredentialsError: The file is unreadable, or a line is wrong. The message never quotes a line, because it may
             hold a secret.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except OSError as cause:
-        raise CredentialsError(f"--token-file {path}: {cause.strerror}") from cause
-    except UnicodeDecodeError:  # its text would reveal the content of the file
-        raise CredentialsError(f"--token-file {path} is not a text file; it must have one token per line") from None
+    lines = _settled_text(path, pause).splitlines()
     grants: dict[bytes, Grant] = {}
     named: dict[str, Grant] = {}
     for number, line in enumerate(lines, start=1):
@@ -116,6 +120,29 @@ def read_tokens(path: str) -> Tokens:
             )
         grants[digest] = grant
     return Tokens(grants)
+
+
+def _settled_text(path: str, pause: Callable[[float], object]) -> str:
+    """Returns the text of a file that nobody writes: a line that is not whole may lack the words that bound it."""
+    text = _text(path)
+    for _ in range(_MOST_READS):
+        if text.endswith("\n") or not os.path.isfile(path):  # a pipe has no more
+            return text
+        pause(_WRITING_S)
+        former, text = text, _text(path)
+        if text == former:
+            return text
+    raise CredentialsError(f"--token-file {path} is still being written; end its last line")
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as cause:
+        raise CredentialsError(f"--token-file {path}: {cause.strerror}") from cause
+    except UnicodeDecodeError:  # its text would reveal the content of the file
+        raise CredentialsError(f"--token-file {path} is not a text file; it must have one token per line") from None
 
 
 def _digest(text: str, *, where: str) -> bytes:

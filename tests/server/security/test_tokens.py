@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,29 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_tokens_are_not_in_the_representation(tmp_path: Path) -> None:
     assert "b'" not in repr(read(tmp_path, TOKEN))
+
+
+def test_a_line_that_is_still_being_written_gives_no_right_that_the_whole_line_withholds(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    parts = [TOKEN, f"{TOKEN} scope=", f"{TOKEN} scope=info", f"{TOKEN} scope=info requests=2\n"]
+    file.write_text(parts.pop(0))
+    assert read_tokens(str(file), pause=lambda _: file.write_text(parts.pop(0))).grant_of(TOKEN) == Grant(
+        scope=Scope.INFO, most_requests=2
+    )
+
+
+def test_a_file_that_never_stops_growing_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    with pytest.raises(CredentialsError, match="still being written"):
+        read_tokens(str(file), pause=lambda _: file.write_text(file.read_text() + "x"))
+
+
+def test_a_file_may_be_a_pipe_at_the_start(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, TOKEN.encode())
+    os.close(writer)
+    try:
+        assert read_tokens(f"/dev/fd/{reader}").grant_of(TOKEN)
+    finally:
+        os.close(reader)
