@@ -23,7 +23,7 @@ from mse_grad_server.rpc.admission.authentication import Authenticator
 from mse_grad_server.rpc.admission.call import CURRENT_CALL, Call
 from mse_grad_server.rpc.admission.guard import CallGuard
 from mse_grad_server.rpc.admission.identity import client_of
-from mse_grad_server.rpc.admission.interruption import Interruption
+from mse_grad_server.rpc.admission.interruption import Interruptible, Interruption
 from mse_grad_server.rpc.admission.metadata import excess, origin_in
 from mse_grad_server.rpc.admission.places import Places
 from mse_grad_server.rpc.admission.reading import EOF, Reading
@@ -195,7 +195,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def around_generator(_: Any, context: Any) -> AsyncIterator[Any]:
             async with self._guard(context, method):
-                with enter(context) as reading, self._endable():
+                with enter(context) as reading, self._endable() as interruption:
+                    if handler.request_streaming:  # it would go on after its token was removed
+                        CURRENT_CALL.get().streams.append(Interruptible(interruption))
                     async for response in behaviour(await request_of(reading), context):
                         yield response
 
@@ -226,11 +228,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     @contextmanager
-    def _endable(self) -> Iterator[None]:
+    def _endable(self) -> Iterator[Interruption]:
         with Interruption() as interruption:
             self._streaming.add(interruption)
             try:
-                yield
+                yield interruption
             finally:
                 self._streaming.remove(interruption)
 

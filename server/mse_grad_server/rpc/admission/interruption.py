@@ -6,7 +6,12 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Interruption"]
+from typing_extensions import override
+
+from mse_grad_server.engine.streams import Drainable
+from mse_grad_server.errors import ServerError
+
+__all__ = ["Interruptible", "Interruption"]
 
 
 class Interruption:
@@ -50,3 +55,26 @@ class Interruption:
             raise raised from None
         finally:
             del raised, error, traceback  # only the garbage collector frees an error that its own frames hold
+
+
+class Interruptible(Drainable):
+    """Stream whose messages are answered at once, so that it ends as soon as it has to drain.
+
+    Args:
+        interruption: Ends its block.
+    """
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    @override
+    def drain(self, reason: ServerError) -> None:
+        self._interruption.set(reason)
+
+    @override
+    def cut_off(self) -> None:
+        """Does nothing: the stream has ended."""
+
+    @override
+    def give_way(self) -> None:
+        """Does nothing: the stream has reserved no bytes."""

@@ -119,6 +119,34 @@ async def test_a_stream_whose_token_is_removed_finishes_and_ends(tmp_path: Path)
         assert (await refusal(server.call("GetServerInfo", b"", **bearer(TOKEN))))[1] is Reason.TOKEN_UNKNOWN
 
 
+async def test_reflection_ends_once_its_token_is_removed(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as (server, file):
+        stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+        call: Any = stub.ServerReflectionInfo(**bearer(TOKEN))
+        other: Any = stub.ServerReflectionInfo(**bearer(OTHER))
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        await call.write(asked)
+        assert (await call.read()).list_services_response.service
+        file.write_text(f"{OTHER}\n")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert told(caught.value)[1] is Reason.TOKEN_REMOVED
+        await other.write(asked)
+        assert (await other.read()).list_services_response.service
+        await other.done_writing()
+
+
+async def test_a_watch_of_health_needs_no_token_and_loses_none(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as (server, file):
+        watch: Any = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(), **bearer(TOKEN))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        file.write_text(f"{OTHER}\n")
+        await server.until(lambda: bool(server.events("credentials_read")))
+        assert not watch.done()
+        assert not server.events("token_removed")
+        watch.cancel()
+
+
 async def test_a_stream_that_does_not_end_then_is_cut_off(tmp_path: Path) -> None:
     async with guarded(tmp_path) as (server, file):
         stream = await server.stream(**bearer(TOKEN))
