@@ -6,12 +6,12 @@ Thread safety: belongs to the event loop of the endpoint.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 
 from mse_grad_server.process.exits import CredentialsError
 from mse_grad_server.security.contexts import server_context
+from mse_grad_server.security.credentials import require_file, state_of
 
 __all__ = ["MetricsTls", "TlsConnection"]
 
@@ -27,7 +27,7 @@ class MetricsTls:
     def __init__(self, certificate: str, key: str) -> None:
         self._files = (certificate, key)
         self._context: ssl.SSLContext | None = None
-        self._times: tuple[int, ...] = ()
+        self._seen: list[object] = []
 
     def open(self) -> None:
         """Reads the files; raises CredentialsError if they cannot be used."""
@@ -41,21 +41,23 @@ class MetricsTls:
     def context(self) -> ssl.SSLContext:
         """Returns the context for a new connection; the former one while the files cannot be used."""
         try:
-            if self._times != self._changed():
+            if self._seen != self._states():
+                for path in self._files:
+                    require_file(path)
                 self._read()
-        except (OSError, ssl.SSLError):
+        except (OSError, ssl.SSLError, CredentialsError):
             pass  # `credentials` of the service watches the same files and logs what is wrong with them
         assert self._context is not None
         return self._context
 
     def _read(self) -> None:
-        times = self._changed()
+        seen = self._states()
         context = server_context(ssl.TLSVersion.TLSv1_2)
-        context.load_cert_chain(*self._files)
-        self._context, self._times = context, times
+        context.load_cert_chain(*self._files, password="")  # otherwise OpenSSL asks the terminal for one
+        self._context, self._seen = context, seen
 
-    def _changed(self) -> tuple[int, ...]:
-        return tuple(os.stat(path).st_mtime_ns for path in self._files)
+    def _states(self) -> list[object]:
+        return [state_of(path) for path in self._files]
 
 
 class TlsConnection:

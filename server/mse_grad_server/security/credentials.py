@@ -18,7 +18,7 @@ from mse_grad_server.settings.model import Settings
 if TYPE_CHECKING:
     from mse_grad_server.security.certificates import Certificates
 
-__all__ = ["CredentialFiles", "Credentials", "Rotated"]
+__all__ = ["CredentialFiles", "Credentials", "Rotated", "require_file", "state_of"]
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Rotated(Generic[T]):
         self._seen = state
         try:
             for path in self._paths:
-                _require_file(path)
+                require_file(path)
             self.value = self._read()
         except CredentialsError as error:
             self._keep(str(error))
@@ -113,7 +113,7 @@ class Rotated(Generic[T]):
         self.why_kept = why
 
     def _state(self) -> list[object]:
-        return [_state_of(path) for path in self._paths]
+        return [state_of(path) for path in self._paths]
 
 
 class Credentials:
@@ -206,7 +206,7 @@ def _certificates(
     return Rotated(paths, read, log)
 
 
-def _require_file(path: str) -> None:
+def require_file(path: str) -> None:
     """Raises CredentialsError for what would block whoever reads it, or never end: a pipe, a device."""
     try:
         found = os.stat(path)
@@ -218,7 +218,8 @@ def _require_file(path: str) -> None:
         raise CredentialsError(f"{path} has {found.st_size} bytes; at most {_MOST_BYTES} are allowed")
 
 
-def _state_of(path: str) -> tuple[int, ...] | None:
+def state_of(path: str) -> tuple[int, ...] | None:
+    """Returns what changes with a file, or with the link that leads to it; None if there is none."""
     # os.stat follows links: Kubernetes replaces a secret by changing a link.
     try:
         found = os.stat(path)

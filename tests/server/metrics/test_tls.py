@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import socket
 import ssl
+import subprocess
+import sys
 import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
@@ -77,6 +80,56 @@ def test_an_unusable_change_keeps_the_former_certificate(authority: Authority) -
         Path(pair.key).write_text("no key")
         os.utime(pair.key, ns=(1, 1))
         assert get(endpoint, "/ready", authority) == "ready\n"
+
+
+def test_a_changed_certificate_of_the_same_time_is_used(authority: Authority, tmp_path: Path) -> None:
+    pair = authority.issue("server")
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    next_pair = other.issue("server")
+    for path in (pair.certificate, pair.key, next_pair.certificate, next_pair.key):
+        os.utime(path, ns=(1, 1))
+    with closing(opened(pair)) as endpoint:
+        pair.replace_with(next_pair)
+        assert get(endpoint, "/ready", other) == "ready\n"
+
+
+def test_a_pipe_in_the_place_of_the_key_blocks_nobody(authority: Authority) -> None:
+    pair = authority.issue("server")
+    with closing(opened(pair)) as endpoint:
+        pair.key.unlink()
+        os.mkfifo(pair.key)
+        with os.fdopen(os.open(pair.key, os.O_RDWR), "wb"):  # whoever still reads it gets the end at the latest here
+            assert get(endpoint, "/ready", authority) == "ready\n"
+
+
+# Without a terminal OpenSSL asks at the standard input.
+_PROGRAM = """
+import ssl, sys
+from mse_grad_server.metrics.tls import MetricsTls
+from mse_grad_server.process.exits import CredentialsError
+try:
+    MetricsTls(*sys.argv[1:]).open()
+except CredentialsError:
+    print("refused")
+"""
+
+
+def test_nobody_is_asked_for_the_password_of_a_key(authority: Authority) -> None:
+    pair = authority.issue("server", password=b"secret")
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(pair.certificate), str(pair.key)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        try:
+            assert select.select([program.stdout], [], [], PATIENCE_S)[0]
+            assert program.stdout.read() == b"refused\n"
+        finally:
+            program.kill()
 
 
 def test_files_that_cannot_be_used_end_the_start(authority: Authority) -> None:
