@@ -191,7 +191,7 @@ class Connection(Channel):
         if self._link is not None or self._direct is not None:
             stream, _ = self._live_stream(deadline)
             if stream.wait_opened(time_left_s(deadline)) is not None:
-                if self._link is not None and self._link.is_open(stream):
+                if self._link is not None and self._link.is_open(stream, deadline=deadline):
                     return "shared_memory", ""
                 patience_s = min(_PATIENCE_S if may_wait else 0.0, time_left_s(deadline) or _PATIENCE_S)
                 if self._direct is not None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 from mse_grad.reasons import Reason
 from mse_grad_client.errors import MseGradError, Unavailable
+from mse_grad_client.interrupts import Latch
 from mse_grad_client.options import ClientOptions
 from mse_grad_client.request import GradientRequest
 from mse_grad_client.shared_memory.allocator import Allocator
@@ -98,6 +100,32 @@ class _Channel:
         self.handover.close()
 
 
+class _Opening:
+    """A thread that opens a channel: the worker may not answer, and callers wait no longer than they have time.
+
+    Attributes:
+        ended: Set once it has ended.
+    """
+
+    def __init__(self) -> None:
+        self.ended = Latch()
+
+    def begin(self, open: Callable[[], object], *, then: Callable[[], object]) -> None:
+        """Starts the thread, or opens in this one if the system starts no further thread."""
+
+        def run() -> None:
+            try:
+                open()
+            finally:
+                then()
+                self.ended.set()
+
+        try:
+            threading.Thread(target=run, name="mse-grad-local", daemon=True).start()
+        except RuntimeError:
+            run()
+
+
 class LocalLink:
     """Starts requests over packets and shared memory, for one connection. Thread-safe.
 
@@ -117,6 +145,8 @@ class LocalLink:
         self._address = address
         self._lock = threading.Lock()
         self._channels: dict[Stream, _Channel | None] = {}
+        self._openings: dict[Stream, _Opening] = {}
+        self._is_closed = False
 
     def start(
         self,
@@ -136,7 +166,7 @@ class LocalLink:
             deadline: Deadline of the caller on the clock of time.monotonic.
             assignment: The request's claim on the worker.
         """
-        channel = self._channel(stream)
+        channel = self._channel(stream, deadline)
         if channel is None:
             return None
         fastest = channel.fastest(stream)
@@ -163,9 +193,9 @@ class LocalLink:
         """Returns whether it is already known if `stream` leads to this host; if so, `start` sends at once."""
         return stream in self._channels
 
-    def is_open(self, stream: Stream) -> bool:
-        """Returns whether memory is shared with the worker behind the open `stream`."""
-        channel = self._channel(stream)
+    def is_open(self, stream: Stream, *, deadline: float | None = None) -> bool:
+        """Returns whether memory is shared with the worker behind the open `stream`, as far as is known in time."""
+        channel = self._channel(stream, deadline)
         return channel is not None and channel.handover.is_open
 
     def has_requests(self, stream: Stream) -> bool:
@@ -176,6 +206,7 @@ class LocalLink:
     def close(self, error: MseGradError) -> None:
         """Ends every local connection; requests in packets fail with `error`. End the streams first."""
         with self._lock:
+            self._is_closed = True
             for channel in self._channels.values():
                 if channel is not None:
                     channel.close(error, timeout_s=_GRACE_S)
@@ -193,12 +224,25 @@ class LocalLink:
             exchange.copy_first_chunks()
         return exchange
 
-    def _channel(self, stream: Stream) -> _Channel | None:
+    def _channel(self, stream: Stream, deadline: float | None) -> _Channel | None:
+        """Returns the channel beside `stream`; None if there is none, or it is not known before `deadline`."""
         try:
             return self._channels[stream]
         except KeyError:
             pass
+        if deadline is None:
+            return self._found_channel(stream)
+        opening = _Opening()
+        known = self._openings.setdefault(stream, opening)
+        if known is opening:
+            opening.begin(partial(self._found_channel, stream), then=lambda: self._openings.pop(stream, None))
+        known.ended.wait(max(0.0, deadline - time.monotonic()))
+        return self._channels.get(stream)
+
+    def _found_channel(self, stream: Stream) -> _Channel | None:
         with self._lock:
+            if self._is_closed:
+                return None
             if stream not in self._channels:
                 self._forget_ended()
                 self._channels[stream] = self._open_channel(stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
+from threading import Event
 from types import SimpleNamespace
 from typing import NoReturn
 
@@ -13,10 +14,18 @@ import pytest
 from mse_grad.codec import Header, StreamRequest, decode_stream_request
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
-from mse_grad_client import ClientOptions, InternalError, MseGradClient, ResourceExhausted, RetryOptions
+from mse_grad_client import (
+    ClientOptions,
+    DeadlineExceeded,
+    InternalError,
+    MseGradClient,
+    ResourceExhausted,
+    RetryOptions,
+)
 from support.client.scripted_server import Script, ScriptedServer, answer, opened, refused
-from support.same_host.memory_listener import MemoryListener, refusing
+from support.same_host.memory_listener import MemoryListener, refusing, taking
 from support.values import expected, operands
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name needs Linux")
 
@@ -83,6 +92,36 @@ def test_an_offer_of_a_missing_socket_is_ignored() -> None:
     offer = pb.SharedMemoryOffer(socket_name="mse-grad-nobody", secret=b"secret", max_mapped_bytes=2**40)
     with ScriptedServer(answering(None), offer=offer) as server, MseGradClient(server.address) as client:
         assert client.compute(*given).tobytes() == expected(*given).tobytes()
+
+
+@pytest.mark.parametrize("call", ["compute", "server_info"])
+def test_a_call_waits_no_longer_for_shared_memory_than_it_has_time(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr("mse_grad_client.shared_memory.handover._ANSWER_TIMEOUT_S", PATIENCE_S)
+    given = operands((COUNT,))
+    began, goes_on = Event(), Event()
+    in_time: list[bool] = []
+
+    def late(packet: pb.SharedMemoryHandover) -> bytes:
+        began.set()
+        in_time.append(goes_on.wait(PATIENCE_S))
+        return taking(packet)
+
+    with (
+        MemoryListener(late) as listener,
+        ScriptedServer(answering(result()), offer=listener.offer) as server,
+        MseGradClient(server.address) as client,
+    ):
+        server.info = lambda: pb.GetServerInfoResponse(instance_id="scripted")
+        if call == "compute":
+            with pytest.raises(DeadlineExceeded):
+                client.compute(*given, timeout_s=0.2)
+        else:
+            assert client.server_info(timeout_s=0.2).transport == "stream"
+        assert began.wait(PATIENCE_S)
+        goes_on.set()
+        client.compute(*given)
+    assert all(in_time)
+    assert all(chunk.shared for chunk in server.requests[-1].chunks)
 
 
 def test_other_errors_are_the_callers() -> None:
