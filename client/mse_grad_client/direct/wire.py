@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import select
 import socket
 import ssl
 import struct
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 from typing_extensions import override
@@ -127,7 +129,8 @@ class TlsWire(Wire):
     """A TCP connection over TLS. One thread at a time sends, and one receives.
 
     Args:
-        connection: A connected socket, which blocks; owned by this object, even if an error is raised.
+        connection: A connected socket, which blocks; owned by this object, even if an error is raised. Its time-out
+            bounds the whole handshake: a server that sends a byte now and then would hold the thread for days.
         context: Certificates, and what is asked of the server.
         server_name: Name that the server's certificate must have.
 
@@ -140,11 +143,20 @@ class TlsWire(Wire):
         self._lock = threading.Lock()  # OpenSSL allows one call at a time on a connection
         try:
             self._tls = TlsSocket(connection, context, server_hostname=server_name)
-            while not self._tls.shake_hands():
-                pass  # the socket blocks
+            self._shake_hands(connection.gettimeout())
         except OSError:
             connection.close()
             raise
+
+    def _shake_hands(self, timeout_s: float | None) -> None:
+        give_up_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._connection.setblocking(False)
+        while not self._tls.shake_hands():
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the server did not end the TLS handshake in time")
+            _wait_for_handshake(self._connection, is_sending=self._tls.has_unsent, timeout_s=left_s)
+        self._connection.settimeout(timeout_s)
 
     @override
     def send_all(self, message: bytes) -> None:
@@ -173,6 +185,14 @@ class TlsWire(Wire):
     def _receive_now(self, room: memoryview) -> int | None:
         with self._lock:
             return self._tls.receive_into(room)
+
+
+def _wait_for_handshake(connection: socket.socket, *, is_sending: bool, timeout_s: float) -> None:
+    if sys.platform == "win32":
+        raise OSError(_NOT_HERE)
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT if is_sending else select.POLLIN)
+    poll.poll(1000 * min(timeout_s, LONGEST_SLEEP_S))
 
 
 def _is_readable(connection: socket.socket, *, or_writable: bool) -> bool | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -202,3 +204,27 @@ def test_bytes_that_a_thread_sent_without_noting_how_many_are_the_last(talk: Tal
     talk.call.wake()
     assert talk.received() == b"once"
     assert talk.theirs.recv(10) == b""
+
+
+def test_a_handshake_takes_no_longer_than_the_time_out_of_its_socket(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    ours, theirs = socket.socketpair()
+    has_ended = threading.Event()
+
+    def drip() -> bool:
+        theirs.send(b"\x16\x03\x03\x40\x00")  # the head of a record of 16 KiB
+        give_up_s = time.monotonic() + PATIENCE_S
+        with suppress(OSError):
+            while not has_ended.wait(0.01) and time.monotonic() < give_up_s:
+                theirs.send(b"\x02")
+        return time.monotonic() < give_up_s
+
+    with theirs, ThreadPoolExecutor(1) as threads:
+        ours.settimeout(0.2)
+        dripping = threads.submit(drip)
+        with pytest.raises(TimeoutError):
+            TlsWire(ours, contexts[0], server_name="localhost")
+        has_ended.set()
+        assert dripping.result(2 * PATIENCE_S)
+    assert ours.fileno() == -1
