@@ -95,7 +95,8 @@ class Reader:
                 self._dispatch(next(call))
                 call = self._call
             return
-        except StopIteration:
+        except StopIteration as ended:
+            ended.with_traceback(None)  # as below
             error = Unavailable(f"{self._address} ended the stream", reason=Reason.CONNECTION_LOST)
         except grpc.RpcError as ended:
             # gRPC raises the call itself; with its traceback it would be a cycle, which `close` could not free.

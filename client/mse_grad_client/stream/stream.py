@@ -22,6 +22,8 @@ __all__ = ["Stream"]
 
 # The reader ends at once when its call is cancelled, unless gRPC itself hangs.
 _CLOSE_TIMEOUT_S = 5.0
+# Longest wait of `close` for the server to end its side too.
+_FINISH_S = 0.1
 
 
 class Stream(Reader):
@@ -141,15 +143,20 @@ class Stream(Reader):
     def close(self, error: MseGradError) -> None:
         """Ends the call; open requests fail with `error`. Waits a bounded time for the end of the reader thread.
 
+        An idle stream ends with this side first: gRPC's server leaks 80 bytes and more for each call that is cancelled.
+
         Afterwards nothing refers to the call. gRPC's call acquires a lock when it is collected. If the interpreter
         collected it while it ends, one of gRPC's threads, stopped by then, could hold that lock for ever.
         """
         self._close_error = error
+        is_other_thread = self._reader is not threading.current_thread()
+        if self.opened is not None and is_other_thread and self.finish_if_idle():
+            self._reader.join(_FINISH_S)
         call = self._call
         if call is not None:
             call.cancel()
         self._reader_wanted.ring()
-        if self._reader is not threading.current_thread():
+        if is_other_thread:
             self._reader.join(_CLOSE_TIMEOUT_S)
         self._end(error)  # if the thread that read was interrupted
 
