@@ -7,6 +7,7 @@ not answer. A receiver without room for the descriptors of a packet drops them.
 from __future__ import annotations
 
 import socket
+import sys
 
 __all__ = ["can_refuse_descriptors", "refuse_descriptors"]
 
@@ -27,5 +28,7 @@ def refuse_descriptors(connection: socket.socket) -> bool:
 
 def can_refuse_descriptors() -> bool:
     """Returns whether the kernel can refuse descriptors."""
+    if sys.platform != "linux":
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as unused:
         return refuse_descriptors(unused)
