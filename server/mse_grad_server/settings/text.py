@@ -51,6 +51,15 @@ def value_text(field: FieldInfo, value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
+def _rounded_up(size_bytes: int) -> str:
+    """Returns a size with at most one decimal, rounded up, e.g. "81.8GiB"."""
+    for unit, unit_bytes in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes >= unit_bytes:
+            tenths = -(-size_bytes * 10 // unit_bytes)
+            return f"{tenths / 10:.1f}".removesuffix(".0") + unit
+    return str(size_bytes)
+
+
 def as_yaml(settings: Settings, origins: Mapping[str, str]) -> str:
     """Returns the settings as YAML for --config, with the source of each value, and the values derived from them."""
     rows = [
@@ -61,16 +70,19 @@ def as_yaml(settings: Settings, origins: Mapping[str, str]) -> str:
     messages, windows = 7 if has_direct else 3, 1 + has_direct + settings.shared_memory
     derived = [
         (
-            f"receive_limit_bytes: {size_text(settings.receive_limit_bytes)}",
+            f"receive_limit_bytes: {_rounded_up(settings.receive_limit_bytes)}",
             "twice the largest message; the limit of gRPC",
         ),
-        (f"unary_memory_bytes: {size_text(settings.unary_memory_bytes)}", "receive_limit_bytes x max_unary_in_flight"),
         (
-            f"window_bytes: {size_text(settings.window_bytes)}",
+            f"unary_memory_bytes: {_rounded_up(settings.unary_memory_bytes)}",
+            "receive_limit_bytes x max_unary_in_flight",
+        ),
+        (
+            f"window_bytes: {_rounded_up(settings.window_bytes)}",
             "4 x chunk_bytes x window_chunks; unanswered bytes of one stream",
         ),
         (
-            f"most_memory_bytes: {size_text(settings.most_memory_bytes)}",
+            f"most_memory_bytes: {_rounded_up(settings.most_memory_bytes)}",
             f"max_streams x (receive_limit_bytes + {messages} x max_stream_message_bytes + {windows} x window_bytes, "
             "and what holds them) + "
             "max_unary_in_flight x (receive_limit_bytes + max_unary_bytes) + "
@@ -79,5 +91,5 @@ def as_yaml(settings: Settings, origins: Mapping[str, str]) -> str:
     ]
     width = max(len(text) for text, _ in [*rows, *derived])
     lines = [f"{text:<{width}}  # {origin}" for text, origin in rows]
-    lines += ["# Derived:", *(f"# {text:<{width}}  {origin}" for text, origin in derived)]
+    lines += ["# Derived, rounded up:", *(f"# {text:<{width}}  {origin}" for text, origin in derived)]
     return "\n".join(lines) + "\n"

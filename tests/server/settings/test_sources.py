@@ -262,7 +262,10 @@ def test_the_printed_settings_have_their_sources_and_the_derived_values() -> Non
     lines = as_yaml(command.settings, command.origins).splitlines()
     (line,) = [line for line in lines if line.startswith("max_unary_in_flight:")]
     assert line.split() == ["max_unary_in_flight:", "2", "#", "--max-unary-in-flight"]
-    assert any(line.startswith("# unary_memory_bytes: 256MiB") for line in lines)
+    assert any(line.startswith("# unary_memory_bytes: 256MiB ") for line in lines)
+    (line,) = [line for line in lines if line.startswith("# most_memory_bytes:")]
+    rounded_gib = float(line.split()[2].removesuffix("GiB"))
+    assert 0 <= rounded_gib - command.settings.most_memory_bytes / 2**30 < 0.1
     assert any(line.startswith("max_streams: 256 ") and line.endswith("# default") for line in lines)
 
 
