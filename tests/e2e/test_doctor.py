@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,18 @@ def test_every_worker_is_examined_through_a_unix_socket(tmp_path: Path) -> None:
         ended = doctor(server.address)
     assert ended.returncode == 0, ended.stdout
     assert "2 of 2 ready" in ended.stdout
+
+
+def test_both_doctors_end_with_the_same_words(tmp_path: Path) -> None:
+    words = re.compile(r"Errors: \d+, warnings: \d+\. Advice is below each\.")
+    client = doctor(f"unix:{tmp_path}/nobody")
+    server = subprocess.run(
+        [sys.executable, "-m", "mse_grad_server", "doctor", "--backend", "ascend", "--ascend-runtime-folder", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    for ended in (client, server):
+        assert ended.returncode == 1, ended.stderr
+        assert words.match(ended.stdout.splitlines()[-1]), ended.stdout

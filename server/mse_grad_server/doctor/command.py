@@ -91,8 +91,10 @@ def _rendered(findings: Sequence[Finding], worst: Level, *, is_npu_host: bool) -
         lines.append(f"{finding.level.value:7}  {finding.subject:{width}}  {finding.text}")
         if finding.advice:
             lines.append(f"{'':7}  {'':{width}}  -> {finding.advice}")
+    if not is_npu_host:
+        lines.append(_NO_NPU)
     levels = [finding.level for finding in findings]
     errors, warnings = levels.count(Level.ERROR), levels.count(Level.WARNING)
-    verdict = f"Errors: {errors}, warnings: {warnings}; the advice is below each."
-    lines.append("All is well." if worst is Level.OK else verdict)
-    return "\n".join(lines if is_npu_host else [*lines, _NO_NPU])
+    # The words of `mse-grad doctor`, which may not be installed here.
+    verdict = f"Errors: {errors}, warnings: {warnings}. Advice is below each."
+    return "\n".join([*lines, "No problems found." if worst is Level.OK else verdict])
