@@ -15,6 +15,8 @@ _STDERR = 2
 
 def main() -> None:
     """Runs the command line; names the extra to install if its libraries are missing."""
+    # The core of gRPC writes a line of its own to stderr for a failed handshake, which the command reports anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from mse_grad_cli.commands import NOT_PRINTED, StoppedBySystem, mse_grad
     except ModuleNotFoundError as missing:

@@ -141,6 +141,13 @@ def test_a_certificate_of_an_unknown_ca_is_not_trusted(guarded: Guarded, tmp_pat
     assert "tls_ca" in error.message
 
 
+def test_a_command_reports_a_failed_handshake_in_its_own_words_alone(guarded: Guarded, tmp_path: Path) -> None:
+    ended = command("info", guarded.server.address, "--tls-ca", str(Authority(tmp_path).certificate))
+    assert ended.returncode == 3
+    assert ended.stderr.startswith(f"Error: no server is ready at {guarded.server.address}: TLS_FAILED: ")
+    assert "ssl_transport_security" not in ended.stderr
+
+
 def test_a_certificate_for_another_name_is_not_trusted_unless_that_name_is_meant(guarded: Guarded) -> None:
     error = failure(guarded.server.address, replace(guarded.options, tls_server_name="elsewhere.example"))
     assert isinstance(error, TlsFailed)
