@@ -22,9 +22,11 @@ ROOMS = ("client", "deploy", "docs", "kernel", "op_host", "proto", "server", "te
 
 def files() -> Iterator[Path]:
     """Yields the text files of the repository, except generated ones."""
+    built = ROOT / "op_host" / "build_out"
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*")):
-            if path.is_file() and path.suffix not in (".pyc", ".so", ".npz", ".png") and path != Path(__file__):
+            is_text = path.is_file() and path.suffix not in (".pyc", ".so", ".npz", ".png")
+            if is_text and path != Path(__file__) and not path.is_relative_to(built):
                 yield path
     yield from (ROOT / name for name in ("Dockerfile", "Makefile", "README.md", "pyproject.toml"))
 
