@@ -63,8 +63,15 @@ class Case:
         return f"{self.name}, shape {list(self.predict.shape)}, {self.reduction.text}"
 
     def run(self, compute: Compute) -> Array:
-        """Returns a copy of the result of `compute`, so that an implementation that reuses memory is found."""
-        result: Array = compute(self.predict, self.label, self.dout, self.reduction.text).copy()
+        """Returns a copy of the result of `compute`, so that an implementation that reuses memory is found.
+
+        An exception of `compute` gets a note that names the case.
+        """
+        try:
+            result: Array = compute(self.predict, self.label, self.dout, self.reduction.text).copy()
+        except Exception as error:
+            error.add_note(f"{self.dtype.name}, {self}")
+            raise
         return result
 
     @cached_property

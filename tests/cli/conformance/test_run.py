@@ -138,12 +138,13 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_others() -> None:
     assert first_data(3) != first_data(4)
 
 
-def test_an_exception_of_the_implementation_ends_the_run() -> None:
+def test_an_exception_of_the_implementation_ends_the_run_and_names_the_case() -> None:
     def broken(predict: Array, label: Array, dout: Dout, reduction: str) -> Array:
         raise ConnectionError("gone")
 
-    with pytest.raises(ConnectionError, match="gone"):
+    with pytest.raises(ConnectionError, match="gone") as caught:
         run_bar(broken, quick=True)
+    assert caught.value.__notes__ == ["float32, normal data, dout full, shape [], none"]
 
 
 def test_a_failing_row_names_the_case_the_element_and_both_values() -> None:
