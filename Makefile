@@ -146,7 +146,8 @@ dashboard-pictures: $(VENV)/installed-test $(VENV)/installed-pictures ## Draw th
 
 simulator: ## Build the simulated NPU and, on it, kernel/ and op_host/
 	@mkdir -p build
-	@flock build/simulator.lock $(MAKE) --no-print-directory -j2 -f tests/simulator/Makefile
+	@echo "building what is not up to date in build/simulator"
+	@flock build/simulator.lock $(MAKE) --no-print-directory --silent -j2 -f tests/simulator/Makefile
 
 simulator-report: $(VENV)/installed-test ## Print the kernel's counters, bar and estimated cost on the simulated NPU
 	@PYTHONPATH=tests $(bin)/python -m tools.simulator_report $(ARGS)

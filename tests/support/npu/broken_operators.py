@@ -374,7 +374,10 @@ def _edited(root: Path, name: str, path: str, edits: tuple[Edit, ...]) -> str:
         if edit.file != path:
             continue
         if text.count(edit.find) != 1:
-            sys.exit(f"broken operator {name}: {edit.find!r} occurs {text.count(edit.find)} times in {path}, not once")
+            sys.exit(
+                f"planted mistake {name}: {edit.find!r} occurs {text.count(edit.find)} times in {path}, not once; "
+                "if you changed that text, change the Edit in tests/support/npu/broken_operators.py too"
+            )
         text = text.replace(edit.find, edit.replace)
     return text
 
