@@ -192,7 +192,7 @@ private:
     }
 
     // A tile passes through two float32 buffers part by part: two buffers of a whole tile would not fit into UB beside
-    // copies of 16 KB.
+    // copies of 16 KiB.
     __aicore__ inline void ComputeNarrow(const Items& y, const Items& predict, const Items& label, const Items& dout,
                                          uint32_t count) {
         Floats gradient = gradient_buffer_.template Get<float>();

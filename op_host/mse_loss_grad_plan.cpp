@@ -6,6 +6,8 @@
 namespace mse_loss_grad {
 namespace {
 
+// A stream is one tensor on its way between global memory and UB: predict, label, y and, unless it is one item, dout.
+
 // Shorter copies do not reach the bandwidth of global memory (Ascend C guide, "move large blocks at once").
 constexpr uint64_t kMinTileBytes = 16 * 1024;
 // Least share of a stream that is worth another core: each core delays the start of all of them (Ascend C guide, "a
@@ -38,7 +40,7 @@ bool Check(const Problem& problem, std::string* reason) {
 }
 
 // Finds the size of a tile. 16-bit items pass through two float32 buffers, which hold one part of a tile. If buffers
-// for a whole tile would push copies below 16 KB, the tile is cut into as few parts as possible.
+// for a whole tile would push copies below 16 KiB, the tile is cut into as few parts as possible.
 bool PlanTile(const Problem& problem, MseLossGradTilingData* tiling, std::string* reason) {
     const bool narrow = problem.item_bytes < sizeof(float);
     const uint64_t streams = problem.scalar_dout ? 3 : 4;

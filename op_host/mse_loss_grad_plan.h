@@ -25,7 +25,7 @@ struct Problem {
 // Fills `tiling` and returns true; or returns false, and `reason` says what was wrong and what is allowed.
 //
 // Blocks get whole lines of 512 bytes, evenly: the first blocks may get one more. Small tensors use few blocks. A full
-// tile is a copy of at least 16 KB, and all buffers together fit UB: two for each stream if a block has a second tile,
+// tile is a copy of at least 16 KiB, and all buffers together fit UB: two for each stream if a block has a second tile,
 // else one. Without elements there is no block, and nothing is divided.
 // Thread safety: pure.
 bool Plan(const Problem& problem, MseLossGradTilingData* tiling, std::string* reason);
