@@ -50,17 +50,17 @@ def _print_launch(simulator: Simulator, dtype: DType, elements: int, *, scalar_d
     print(f"  cores {len(launch['blocks'])}, tiles {total['tiles']}, UB {total['ub_bytes']} bytes a core")
     for name, direction in (("copy_in", "in"), ("copy_out", "out")):
         print(f"  copies {direction:3} {_copies(total[name])}")
-    calls = ", ".join(f"{name} {count['calls']} x {count['elements']}" for name, count in total["vector"].items())
-    print(f"  vector     {calls} (calls x elements in all), {total['vector_repeats']} iterations of 256 bytes")
+    for name, count in total["vector"].items():
+        print(f"  vector     {name}: {count['elements']} elements in {count['calls']} calls")
+    print(f"  vector     {total['vector_repeats']} iterations of 256 bytes in all")
     shares = [block["copy_out"]["bytes"] for block in launch["blocks"]]
     print(f"  a core     writes {min(shares)} to {max(shares)} bytes")
     print(f"  copies that begin off a line of 512 bytes: {total['unaligned_copies']}")
-    print(f"  estimate   {cost['total_us']:.1f} us, bound by {cost['bound']}: launch {cost['launch_us']:.1f},")
-    print(
-        f"             global memory {cost['global_memory_us']:.1f}, a core {cost['block_us']:.1f}, of which its pipes"
-    )
+    print(f"  estimate   {cost['total_us']:.1f} us, bound by {cost['bound']}: launch {cost['launch_us']:.1f}, then the")
+    print(f"             longer of global memory {cost['global_memory_us']:.1f} and a core {cost['block_us']:.1f}")
     pipes = ("copies_in", "vector", "copies_out")
-    print("             work " + ", ".join(f"{pipe.replace('_', ' ')} {cost[f'{pipe}_us']:.1f}" for pipe in pipes))
+    busy = ", ".join(f"{pipe.replace('_', ' ')} {cost[f'{pipe}_us']:.1f}" for pipe in pipes)
+    print(f"  its pipes  {busy} us; they overlap")
 
 
 def _copies(counters: dict[str, Any]) -> str:
