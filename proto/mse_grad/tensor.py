@@ -128,7 +128,9 @@ def dtype_of_wire(number: int, *, field: str) -> DType:
     dtype = _BY_WIRE.get(number)
     if dtype is None:
         raise ContractError(
-            Reason.DTYPE_UNKNOWN, field, f"{field} has dtype number {number}; it must be one of 1 to 4 ({_NAMES})"
+            Reason.DTYPE_UNKNOWN,
+            field,
+            f"{field} has dtype number {number}; it must be one of 1 to {len(DTYPES)} ({_NAMES})",
         )
     return dtype
 
