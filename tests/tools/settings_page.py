@@ -31,7 +31,12 @@ def page_with_tables(page: str) -> str:
     """
     named = [name for match in _TABLE.finditer(page) for name in match[2].split()]
     if sorted(named) != sorted(Settings.model_fields):
-        raise ValueError(f"wrong or missing in {PAGE.name}: {set(named) ^ set(Settings.model_fields) or named}")
+        missing, unknown = sorted({*Settings.model_fields} - {*named}), sorted({*named} - {*Settings.model_fields})
+        twice = sorted({name for name in named if named.count(name) > 1})
+        raise ValueError(
+            f"the comments `<!-- settings: ... -->` of {PAGE.name} must name every setting once: "
+            f"missing are {missing}, no settings are {unknown}, named twice are {twice}"
+        )
     return _TABLE.sub(lambda match: "\n".join([match[1], *_table(match[2].split()), ""]), page)
 
 
