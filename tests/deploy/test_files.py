@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mse_grad.version import VERSION
 from mse_grad_client import ClientOptions, MseGradClient
 from mse_grad_server.backends.ascend.startup.diagnosis import SHARED_FILES
 from mse_grad_server.settings.model import ENVIRONMENT_PREFIX, Settings
@@ -139,6 +140,11 @@ def test_every_image_probes_the_server_that_it_starts_and_compose_leaves_that_to
     assert checks == [["mse-grad-server", "probe"], ["mse-grad-server", "probe", "--backend", "ascend"]]
     # Tools for compose join two lists of a health check in their own ways.
     assert all("healthcheck" not in compose(name)["server"] for name in ("compose.yaml", "compose.cpu.yaml"))
+
+
+def test_an_image_that_is_built_without_make_has_the_version_of_the_sources() -> None:
+    recipe = (DEPLOY.parent / "Dockerfile").read_text()
+    assert set(re.findall(r"^ARG VERSION=(\S+)$", recipe, re.MULTILINE)) == {VERSION}, "change both ARG VERSION"
 
 
 def test_every_deployment_tunes_malloc_as_the_benchmarks_do() -> None:
