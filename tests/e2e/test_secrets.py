@@ -87,6 +87,6 @@ def test_no_secret_shows_anywhere(tmp_path: Path) -> None:
     shown.append(output("--print-config", *flags))
     shown.append(output("doctor", *flags))
     shown.append(output("--listen", "127.0.0.1:0", "--metrics-listen", "none", *flags))
-    assert "is not a token" in shown[-1]
+    assert "must be a token" in shown[-1]
     assert len(shown) > 8
     assert [(secret, text) for secret in secrets_of(pair) for text in shown if secret in text] == []
