@@ -6,7 +6,9 @@ import os
 import re
 import socket
 import stat
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from mse_grad.descriptors import refuse_descriptors
@@ -73,14 +75,18 @@ class UnixSocketFile:
 
     def bound(self) -> None:
         """Remembers the file that binding created, and sets its mode and group; raises ListenError if it cannot."""
-        status = os.stat(self._path)
-        self._bound = (status.st_dev, status.st_ino)
         access = self._access
         try:
-            if access.group_id is not None:
-                os.chown(self._path, -1, access.group_id)
-            if access.mode is not None:
-                os.chmod(self._path, access.mode)
+            with _held(self._path) as (place, status):
+                self._bound = (status.st_dev, status.st_ino)
+                if access == SocketAccess():
+                    return
+                if not stat.S_ISSOCK(status.st_mode):
+                    raise ListenError(f"unix:{self._path} was replaced by another file; close its folder to others")
+                if access.group_id is not None:
+                    os.chown(place, -1, access.group_id)
+                if access.mode is not None:
+                    os.chmod(place, access.mode)
         except OSError as cause:
             raise ListenError(f"unix:{self._path} cannot get its mode and group: {cause.strerror}") from cause
 
@@ -109,6 +115,23 @@ class UnixSocketFile:
             raise ListenError(f"unix:{self._path} cannot be bound: there is no directory {directory}")
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ListenError(f"unix:{self._path} cannot be bound: no permission to write to {directory}")
+
+
+@contextmanager
+def _held(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yields a place that means the file at `path` until the end, and its status.
+
+    Whoever may write to the folder could put a link in its place meanwhile, to a file whose mode only this user may
+    change.
+    """
+    if sys.platform != "linux":
+        yield path, os.lstat(path)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}", os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _path(listener: socket.socket) -> str:

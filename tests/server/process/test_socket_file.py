@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ import pytest
 
 from mse_grad_client import MseGradClient
 from mse_grad_server.process.exits import ExitCode, ListenError
-from mse_grad_server.process.socket_file import UnixSocketFile
+from mse_grad_server.process.socket_file import SocketAccess, UnixSocketFile
 from support.server.server_in_loop import serving
 from support.waiting import PATIENCE_S
 
@@ -84,6 +85,31 @@ def test_a_file_with_the_inode_number_of_the_socket_is_not_removed(path: str) ->
     file.bound()  # stands for a new file that got the inode number of the socket
     file.remove()
     assert Path(path).read_text() == "mine"
+
+
+def test_the_mode_is_that_of_the_socket(path: str) -> None:
+    with bound_socket(path):
+        UnixSocketFile(path, SocketAccess(0o640, os.getgid())).bound()
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_file_that_took_the_place_of_the_socket_keeps_its_mode(path: str, is_link: bool) -> None:
+    other = Path(path + ".other")
+    other.write_text("mine")
+    other.chmod(0o600)
+    if is_link:
+        os.symlink(other, path)
+    else:
+        other.rename(path)
+    with pytest.raises(ListenError, match="replaced by another file"):
+        UnixSocketFile(path, SocketAccess(0o666, os.getgid())).bound()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_a_socket_that_is_gone_already_is_an_error_of_the_address(path: str) -> None:
+    with pytest.raises(ListenError, match="No such file"):
+        UnixSocketFile(path).bound()
 
 
 @pytest.mark.parametrize("name", ["a%20b", "q?x=1#y", "ü ñ", "%", "a:b@c;d[1]{}|^`\\\"<>'+&=$!*()~_-"])
