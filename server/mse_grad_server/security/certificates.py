@@ -86,6 +86,10 @@ def _content(path: str, where: str) -> bytes:
 
 
 def _certificates(pem: bytes, where: str) -> list[x509.Certificate]:
+    # What is cut off would be missing without a word: the CA of some clients, or a part of the chain.
+    marks = [line.rstrip() for line in pem.splitlines() if line.startswith(b"-----")]
+    if marks and not (marks[-1].startswith(b"-----END ") and marks[-1].endswith(b"-----")):
+        raise CredentialsError(f"{where} ends in the middle of a certificate")
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as cause:

@@ -137,6 +137,27 @@ def test_a_certificate_that_is_not_valid_now_is_refused(ca: Authority) -> None:
     assert "CN=new is valid from 20" in refused(ca.issue("new", days=(1, 2)))
 
 
+@pytest.mark.parametrize("is_client_ca", [True, False])
+@pytest.mark.parametrize("cut", [10, 200, -3])
+def test_a_file_that_ends_in_the_middle_of_a_certificate_is_refused(
+    ca: Authority, is_client_ca: bool, cut: int
+) -> None:
+    pair, content = ca.issue("server"), ca.certificate.read_bytes()
+    settings = {}
+    if is_client_ca:
+        ca.certificate.write_bytes(content + content[:cut])
+        settings["tls_client_ca"] = str(ca.certificate)
+    else:
+        pair.certificate.write_bytes(pair.certificate.read_bytes() + content[:cut])
+    assert "ends in the middle of a certificate" in refused(pair, **settings)
+
+
+def test_words_around_certificates_do_no_harm(ca: Authority) -> None:
+    pair = ca.issue("server")
+    pair.certificate.write_bytes(b"Certificate chain\n" + pair.certificate.read_bytes() + b"---\nServer certificate\n")
+    assert read_certificates(CredentialFiles(**pair.settings)).name == "localhost"
+
+
 @pytest.mark.parametrize(
     ("part", "other"),
     [
