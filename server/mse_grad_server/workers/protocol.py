@@ -81,13 +81,15 @@ class ControlChannel:
             self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
     async def receive(self) -> dict[str, Any] | None:
-        """Returns the next message, or None after the other end has closed."""
+        """Returns the next message, or None after the other end has closed or has sent something else.
+
+        A worker whose memory is damaged must not end the supervisor: without messages it counts as silent.
+        """
         try:
-            line = await self._reader.readuntil()
-        except (asyncio.IncompleteReadError, ConnectionError):
+            message = json.loads(await self._reader.readuntil())
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError, RecursionError):
             return None
-        message: dict[str, Any] = json.loads(line)
-        return message
+        return message if isinstance(message, dict) else None
 
     async def close(self) -> None:
         """Closes the channel for both processes."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
+
 from mse_grad_server.workers.protocol import ControlChannel
 
 
@@ -42,4 +44,14 @@ async def test_a_partial_message_at_the_end_is_dropped() -> None:
     with theirs:
         theirs.sendall(b'{"state"')
     assert await asyncio.wait_for(channel.receive(), 20) is None
+    await channel.close()
+
+
+@pytest.mark.parametrize("line", [b"no JSON\n", b"\xff\xfe\n", b"7\n", b"[" * 100_000 + b"\n"])
+async def test_what_is_no_message_ends_the_messages(line: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    channel = await ControlChannel.open(ours)
+    with theirs:
+        theirs.sendall(line)
+        assert await asyncio.wait_for(channel.receive(), 20) is None
     await channel.close()
