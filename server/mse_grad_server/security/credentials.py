@@ -6,7 +6,9 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -181,11 +183,26 @@ class Credentials:
 async def _refresh(files: Rotated[Any], on_change: Callable[[], None]) -> None:
     was_stale = bool(files.why_kept)
     try:
-        has_changed = await asyncio.to_thread(files.refresh)  # a network folder may not answer
+        has_changed = await _in_thread(files.refresh)
     except RuntimeError:  # no thread can be started now
         return
     if has_changed or bool(files.why_kept) != was_stale:
         on_change()
+
+
+async def _in_thread(refresh: Callable[[], bool]) -> bool:
+    """Returns the result of `refresh`. A network folder may never answer: the thread keeps no process from ending."""
+    result: Future[bool] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(refresh())
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            result.set_exception(error)
+
+    Thread(target=run, name="credentials", daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 def _certificates(

@@ -14,7 +14,7 @@ from mse_grad_server.process.log import open_log
 from mse_grad_server.security.certificates import Certificates
 from mse_grad_server.security.credentials import CredentialFiles, Credentials, Rotated
 from support.server.certificates import Authority
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, until
 
 
 def test_a_certificate_that_fails_the_proof_is_not_used(tmp_path: Path) -> None:
@@ -196,3 +196,32 @@ async def test_tokens_are_checked_while_the_folder_of_the_certificates_does_not_
         answers.set()
         keeping.cancel()
         await asyncio.wait([keeping])
+
+
+def test_a_folder_that_never_answers_keeps_no_loop_from_ending(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-that-is-long-enough\n")
+    began, answers = Event(), Event()
+
+    def never() -> bool:
+        began.set()
+        return not answers.wait()
+
+    async def check() -> None:
+        credentials = Credentials(
+            CredentialFiles(token_file=str(tokens)), open_log("info", "json", stream=io.StringIO())
+        )
+        credentials.open()
+        assert credentials.tokens is not None
+        credentials.tokens.refresh = never  # type: ignore[method-assign]
+        checking = asyncio.ensure_future(credentials.refresh(lambda: None))
+        await until(began.is_set)
+        checking.cancel()
+        await asyncio.wait([checking])
+
+    ending = Thread(target=lambda: asyncio.run(check()), daemon=True)
+    ending.start()
+    ending.join(PATIENCE_S)
+    has_ended = not ending.is_alive()
+    answers.set()
+    assert has_ended
