@@ -13,7 +13,7 @@ from mse_grad_cli.commands.connection import NoAnswer, access_options, address_a
 from mse_grad_cli.commands.options import json_option, timeout_option
 from mse_grad_cli.commands.screen import one_line, screen
 from mse_grad_cli.health import SERVING, health_of
-from mse_grad_client.errors import MseGradError
+from mse_grad_client.errors import MseGradError, TlsFailed, from_rpc_error
 from mse_grad_client.routing.credentials import Credentials
 
 __all__ = ["health"]
@@ -39,6 +39,9 @@ def health(context: click.Context, /, address: str, as_json: bool, timeout_s: fl
     except MseGradError as unusable:  # a file of certificates or of the token
         raise click.UsageError(str(unusable)) from unusable
     except grpc.RpcError as failure:
+        why = from_rpc_error(failure, address=address)
+        if isinstance(why, TlsFailed):
+            raise NoAnswer(str(why)) from failure
         raise NoAnswer(
             f"no answer from {address}: {failure.code().name}: {one_line(failure.details() or '')}"
         ) from failure

@@ -67,7 +67,12 @@ def examine_server(address: str, options: ClientOptions) -> Iterator[Finding]:
         yield encrypted
         if encrypted.level is Level.ERROR:
             return
-    yield _examine_health(address, credentials, timeout_s)
+    health = _examine_health(address, credentials, timeout_s)
+    is_plain = proxy is None and not options.uses_tls
+    if health.level is not Level.OK and is_plain and speaks_tls(address, timeout_s=timeout_s):
+        yield error("TLS", "the server uses TLS, and this client does not", "name its CA with --tls-ca")
+        return
+    yield health
     with MseGradClient(address, options=replace(options, retry=RetryOptions(max_attempts=1))) as client:
         try:
             info = client.server_info()
@@ -75,10 +80,7 @@ def examine_server(address: str, options: ClientOptions) -> Iterator[Finding]:
             yield error("token", str(refusal), "name a file with a token that the server knows, with --token-file")
             return
         except MseGradError as failure:
-            if proxy is None and not options.uses_tls and speaks_tls(address, timeout_s=timeout_s):
-                yield error("TLS", "the server uses TLS, and this client does not", "name its CA with --tls-ca")
-            else:
-                yield error("server", f"does not answer as an mse-grad server: {failure}", _IS_IT_RUNNING)
+            yield error("server", f"does not answer as an mse-grad server: {failure}", _IS_IT_RUNNING)
             return
         yield from _examine_info(info)
         yield _examine_transport(info, address, is_proxied=proxy is not None)

@@ -171,7 +171,7 @@ def _parsed(packet: bytes) -> pb.SharedMemoryHandover:
     try:
         return pb.SharedMemoryHandover.FromString(packet)
     except DecodeError as cause:
-        raise SharedMemoryUnusable("the packet is not a mse_grad.v1.SharedMemoryHandover") from cause
+        raise SharedMemoryUnusable("the packet is not an mse_grad.v1.SharedMemoryHandover") from cause
 
 
 def _packet_of(result: pb.SharedMemoryHandoverResult) -> bytes:
