@@ -33,12 +33,14 @@ class Origin(NamedTuple):
         metadata: The caller's own words, within their bounds; for logs and traces alone.
         trace_id: Id of the trace that the request belongs to; "" for none.
         timeline: Its phases, if spans are made of it; else None.
+        peer: Address of a caller whose token was refused; else "".
     """
 
     request_id: str
     metadata: Mapping[str, str] = NO_METADATA
     trace_id: str = ""
     timeline: Timeline | None = None
+    peer: str = ""
 
 
 class Recorder:
@@ -194,13 +196,15 @@ class Recorder:
                 ended_s=timeline.began_s + seconds,
             )
 
-    def call_failed(self, method: str, error: BaseException, *, request_id: str) -> None:
-        """Logs the failure of an RPC that is not itself a request for a gradient."""
-        self._log_failure("call_failed", method, error, Origin(request_id))
+    def call_failed(self, method: str, error: BaseException, *, request_id: str, peer: str = "") -> None:
+        """Logs the failure of an RPC that is not itself a request for a gradient; see Origin for `peer`."""
+        self._log_failure("call_failed", method, error, Origin(request_id, peer=peer))
 
     def _log_failure(self, event: str, method: str, error: BaseException, origin: Origin) -> None:
         reason = reason_of(error)
         names = {"method": method, "request_id": origin.request_id, "reason": reason.value, **_logged(origin.metadata)}
+        if origin.peer:
+            names["peer"] = origin.peer
         if reason is Reason.INTERNAL:
             self._log.error(event, **names, exc_info=error)
             return

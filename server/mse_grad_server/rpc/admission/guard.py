@@ -10,7 +10,7 @@ import grpc
 
 from mse_grad.reasons import code_of
 from mse_grad_server.backends.progress import late
-from mse_grad_server.errors import Cancelled, DeadlineExceeded, to_status
+from mse_grad_server.errors import Cancelled, DeadlineExceeded, ScopeMissing, Unauthenticated, to_status
 from mse_grad_server.metrics.recorder import Recorder
 from mse_grad_server.process.clock import Clock, Timer
 from mse_grad_server.rpc.admission.authentication import Authenticator
@@ -134,16 +134,18 @@ class CallGuard:
     def _record(self, error: BaseException | None) -> None:
         call, now_s = self._call, self._clock.now()
         seconds = now_s - call.began_s
+        # The log names a caller whose token is refused by its address: it has no other name.
+        peer = self._context.peer() if isinstance(error, Unauthenticated | ScopeMissing) else ""
         if not self._is_request:
             if error is not None:
-                self._recorder.call_failed(call.method, error, request_id=call.request_id)
+                self._recorder.call_failed(call.method, error, request_id=call.request_id, peer=peer)
         elif error is not None:
             self._recorder.failed(
                 call.method,
                 call.spec,
                 error,
                 seconds=seconds,
-                origin=call.origin,
+                origin=call.origin._replace(peer=peer),
             )
         elif call.spec is not None:
             self._recorder.succeeded(

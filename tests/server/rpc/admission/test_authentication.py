@@ -73,7 +73,10 @@ async def test_a_caller_without_a_valid_token_is_refused(tmp_path: Path, metadat
             assert TOKEN not in text
         assert (await server.raw_stream(metadata=metadata).receive_failure())[:2] == expected
         assert server.metric("mse_grad_unauthenticated_total", reason=reason.value) == 4
-        assert {line["reason"] for line in server.events("call_failed")} == {reason.value}
+        lines = [*server.events("call_failed"), *server.events("request_failed")]
+        assert len(lines) == 4
+        assert {line["reason"] for line in lines} == {reason.value}
+        assert all(line["peer"].startswith(("ipv4:127.0.0.1:", "ipv6:%5B::1%5D:", "unix:")) for line in lines)
 
 
 async def test_reflection_needs_a_token(tmp_path: Path) -> None:
