@@ -3,7 +3,8 @@
 The promises: every request with an id up to GoAway's `last_id` is answered before its stream ends, and no SDK call
 fails or takes longer than its bound. If a call waits for long, the stacks of all threads go to stderr.
 
-`make restarts`, or `PYTHONPATH=tests .venv/bin/python -m benchmarks.restarts --restarts 20`.
+`make restarts`, or `PYTHONPATH=tests .venv/bin/python -m benchmarks.restarts --restarts 20`. With `--backend ascend`
+the workers have simulated NPUs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mse_grad.codec import Chunk, Header, decode_stream_response, encode_stream_
 from mse_grad.tensor import FLOAT32, Reduction
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientOptions, MseGradClient, MseGradError
+from support.server.backends import ascend_flags
 from support.server.host_process import info, pid_of, worker_events
 from support.server.server_process import ServerProcess
 from support.values import expected, operands
@@ -36,7 +38,7 @@ from support.waiting import PATIENCE_S
 
 __all__ = ["CALLERS", "Report", "restart_under_load"]
 
-WORKERS = ("cpu:0", "cpu:1")
+_WORKERS = {"cpu": ("cpu:0", "cpu:1"), "ascend": ("npu:0", "npu:1")}
 # Covers a drain of 30 s, the start of the next server, and the SDK's retries.
 CALL_TIMEOUT_S = 60.0
 # How far a caller may exceed its bound on a machine that also does other work.
@@ -274,20 +276,23 @@ _OPERANDS = [tuple(array.tobytes() for array in operands((elements,))) for eleme
 _BITS = [expected(*operands((elements,))).tobytes() for elements, _ in _KINDS]
 
 
-def restart_under_load(restarts: int, *, host_every: int = 4, bound_s: float = math.inf) -> Report:
+def restart_under_load(
+    restarts: int, *, host_every: int = 4, bound_s: float = math.inf, backend: str = "cpu"
+) -> Report:
     """Restarts workers one at a time, and each `host_every`-th time the whole host; returns the result.
 
     Args:
         restarts: Number of restarts.
         host_every: Every how many restarts the whole host is restarted.
         bound_s: Seconds after which no further restart begins.
+        backend: "cpu", or "ascend" on simulated NPUs.
     """
     report = Report()
     load = _Load(report)
     rng = random.Random(11)
     give_up_s = time.monotonic() + bound_s
     with ExitStack() as stack:
-        host = _start("127.0.0.1:0")
+        host = _start("127.0.0.1:0", backend)
         stack.callback(lambda: host.stop() if host.process.poll() is None else None)
         load.begin(host.address)
         stack.callback(load.stop)
@@ -298,7 +303,7 @@ def restart_under_load(restarts: int, *, host_every: int = 4, bound_s: float = m
             time.sleep(rng.uniform(0, 0.2))
             began_s = time.monotonic()
             if number % host_every:
-                worker = rng.choice(WORKERS)
+                worker = rng.choice(_WORKERS[backend])
                 _restart_worker(host, worker, load)
             else:
                 address = host.address
@@ -308,7 +313,7 @@ def restart_under_load(restarts: int, *, host_every: int = 4, bound_s: float = m
                 else:
                     host.stop()
                 report.longest_drain_s = max(report.longest_drain_s, time.monotonic() - began_s)
-                host = _start(address)
+                host = _start(address, backend)
             report.restarts += 1
             _until_answered(load)
             if number % 10 == 0:
@@ -349,10 +354,16 @@ def _restart_worker(host: ServerProcess, worker: str, load: _Load) -> None:
         time.sleep(_LOOK_S)
 
 
-def _start(address: str) -> ServerProcess:
-    host = ServerProcess("--listen", address, "--metrics-listen", "none", "--workers", str(len(WORKERS)))
+def _start(address: str, backend: str) -> ServerProcess:
+    workers = _WORKERS[backend]
+    flags: tuple[str, ...] = ("--workers", str(len(workers)))
+    environment = {}
+    if backend == "ascend":
+        flags = (*ascend_flags(), "--devices", ",".join(name.removeprefix("npu:") for name in workers))
+        environment["ASCEND_SIMULATOR_DEVICES"] = str(len(workers))
+    host = ServerProcess("--listen", address, "--metrics-listen", "none", *flags, environment=environment)
     host.start()
-    for worker in WORKERS:
+    for worker in workers:
         host.wait_for_event("ready", worker=worker)
     host.wait_for_event("ready")
     return host
@@ -375,8 +386,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--restarts", type=int, default=300)
     parser.add_argument("--host-every", type=int, default=4, help="restart the host itself every so many restarts")
     parser.add_argument("--bound-s", type=float, default=math.inf, help="begin no restart after this many seconds")
+    parser.add_argument("--backend", choices=tuple(_WORKERS), default="cpu", help="ascend: on simulated NPUs")
     given = parser.parse_args(arguments)
-    report = restart_under_load(given.restarts, host_every=given.host_every, bound_s=given.bound_s)
+    report = restart_under_load(
+        given.restarts, host_every=given.host_every, bound_s=given.bound_s, backend=given.backend
+    )
     for line in report.broken:
         print(line)
     print(report)
