@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from mse_grad.descriptors import refuse_descriptors
 
@@ -74,7 +75,8 @@ class PacketSocket:
 
     def _holds_descriptors(self) -> bool:
         """Reads what is unread; returns whether a packet with descriptors is left."""
-        self.connection.shutdown(socket.SHUT_RD)  # from here on no packet arrives
+        with suppress(OSError):  # the client is gone
+            self.connection.shutdown(socket.SHUT_RD)  # from here on no packet arrives
         # Each packet comes with the credentials of its sender now. The end of the connection, which looks like an empty
         # packet, has none.
         self.connection.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
