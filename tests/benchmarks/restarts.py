@@ -27,11 +27,13 @@ from queue import SimpleQueue
 import grpc
 
 from mse_grad.codec import Chunk, Header, decode_stream_response, encode_stream_request
+from mse_grad.reasons import Reason
 from mse_grad.tensor import FLOAT32, Reduction
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client import ClientOptions, MseGradClient, MseGradError
 from support.server.backends import ascend_flags
 from support.server.host_process import info, pid_of, worker_events
+from support.server.raw_stream import reason_of
 from support.server.server_process import ServerProcess
 from support.values import expected, operands
 from support.waiting import PATIENCE_S
@@ -249,7 +251,9 @@ class _RawStream:
                 self._messages.put(encode_stream_request((), [self._chunk(result.id, kind, received)], ()))
         for error in response.errors:
             del self._open[error.id]
-            if error.status.code != grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]:
+            # A worker that is starting refuses requests too.
+            is_refusal = error.status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+            if not is_refusal and reason_of(error.status) is not Reason.NOT_READY:
                 self._load.break_promise(f"{self._caller}: request {error.id} failed: {error.status}")
         if response.go_away is not None:
             self._go_away, self._go_away_s = response.go_away, time.monotonic()
