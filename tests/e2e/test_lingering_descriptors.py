@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import grpc
 import numpy as np
@@ -49,31 +49,31 @@ async def ended(connection: socket.socket) -> None:
         pass
 
 
-async def as_a_stranger(server: ServerProcess, it: Lingering) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
-        stranger.connect(path_of(server) + MEMORY_SUFFIX)
+@contextmanager
+def stranger(server: ServerProcess, it: Lingering, *packets: bytes) -> Iterator[socket.socket]:
+    """Sends packets without a secret, the last one with the descriptor, as far as the server takes them."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(path_of(server) + MEMORY_SUFFIX)
         with suppress(BrokenPipeError):  # the server may be faster
-            stranger.send(b"\xff")
-            it.send_last(stranger, b"\xff")
-        await ended(stranger)
+            for packet in packets[:-1]:
+                connection.send(packet)
+            it.send_last(connection, packets[-1])
+        yield connection
+
+
+async def as_a_stranger(server: ServerProcess, it: Lingering) -> None:
+    with stranger(server, it, b"\xff", b"\xff") as connection:
+        await ended(connection)
 
 
 async def behind_an_empty_packet(server: ServerProcess, it: Lingering) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
-        stranger.connect(path_of(server) + MEMORY_SUFFIX)
-        with suppress(BrokenPipeError):  # the server may be faster
-            for _ in range(3):  # each looks like the end of the connection
-                stranger.send(b"")
-            it.send_last(stranger, b"")
-        await ended(stranger)
+    with stranger(server, it, b"", b"", b"", b"") as connection:  # each looks like the end of the connection
+        await ended(connection)
 
 
 async def and_is_gone(server: ServerProcess, it: Lingering) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
-        stranger.connect(path_of(server) + MEMORY_SUFFIX)
-        with suppress(BrokenPipeError):
-            stranger.send(b"\xff")
-            it.send_last(stranger, b"\xff")
+    with stranger(server, it, b"\xff", b"\xff"):
+        pass
 
 
 async def with_a_secret(server: ServerProcess, use: Callable[[RawHandover], Awaitable[None]]) -> None:

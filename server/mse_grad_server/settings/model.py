@@ -19,13 +19,7 @@ from mse_grad_server.settings.checks import faults_of
 from mse_grad_server.settings.field_builders import bounded, default_mapped_bytes, default_threads, size
 from mse_grad_server.settings.memory import MemoryBounds
 from mse_grad_server.settings.network import NetworkSettings
-from mse_grad_server.settings.value_types import (
-    Devices,
-    Size,
-    TextList,
-    Users,
-    size_text,
-)
+from mse_grad_server.settings.value_types import Devices, Size, TextList, Users, size_text
 
 __all__ = ["ENVIRONMENT_PREFIX", "Settings", "size_text"]
 
