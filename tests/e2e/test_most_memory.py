@@ -87,6 +87,7 @@ def test_callers_fill_most_of_the_bound_at_once_and_never_more() -> None:
         pid = server.process.pid
         limit_memory(pid, settings.most_memory_bytes + _THREADS_BYTES)
         idle_bytes = resident_bytes(pid)
+        filled_bytes = 0
         for method, calls, data in (
             # The device computes nothing, so that operands stay; then comes half of the largest message.
             ("mse_grad.v1.MseGradService/StreamGradients", FULL_SIZES["max_streams"], window + half),
@@ -95,9 +96,10 @@ def test_callers_fill_most_of_the_bound_at_once_and_never_more() -> None:
         ):
             for _ in range(calls):
                 link = stack.enter_context(Http2(server.address))
-                filled_bytes = link.fill(link.open(f"/{method}"), data, patience_s=2.0)
-                print(f"{method}: {filled_bytes / MIB:.1f} of {len(data) / MIB:.1f} MiB")
-        wait_until(lambda: resident_bytes(pid) - idle_bytes > settings.most_memory_bytes * 3 // 4)
+                filled_bytes += link.fill(link.open(f"/{method}"), data, patience_s=2.0)
+        assert filled_bytes > 0.7 * settings.most_memory_bytes, "the server stopped reading long before its bound"
+        # The server holds what was sent. What it takes beside that is 0 to 10 % from one run to the next.
+        wait_until(lambda: resident_bytes(pid) - idle_bytes > 0.95 * filled_bytes)
         share = (peak_bytes(pid) - idle_bytes) / settings.most_memory_bytes
         print(f"{share:.2f} of {settings.most_memory_bytes / MIB:.0f} MiB")
         assert share <= 1
