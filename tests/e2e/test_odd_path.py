@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 
-import grpc
 import numpy as np
 import pytest
 
@@ -16,8 +15,6 @@ from support.waiting import PATIENCE_S
 _HEADERS, _SETTINGS, _END = 1, 4, 5  # END_STREAM and END_HEADERS
 
 
-# SECURITY.md: a fault of these versions.
-@pytest.mark.skipif(grpc.__version__.startswith(("1.84.", "1.85.")), reason="it ends a server of this grpcio")
 @pytest.mark.parametrize("path", [b"/\xff", b"/mse_grad.v1\xffMseGradService/StreamGradients", b"\x80"])
 def test_a_path_that_is_no_utf_8_ends_no_server(path: bytes) -> None:
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"test")]

@@ -222,7 +222,6 @@ _HEALTH, _CHANNELZ, _INFERENCE = (
 SMALL: tuple[SmallMethod, ...] = (
     SmallMethod("/mse_grad.v1.MseGradService/GetServerInfo", pb.GetServerInfoRequest),
     SmallMethod(f"{_HEALTH}/Check", health_pb2.HealthCheckRequest, tuple({"service": name} for name in _SERVICES)),
-    SmallMethod(f"{_HEALTH}/List", health_pb2.HealthListRequest),
     SmallMethod(
         f"{_HEALTH}/Watch",
         health_pb2.HealthCheckRequest,

@@ -17,7 +17,7 @@ __all__ = ["SCOPES"]
 
 # Health checks of Docker, Kubernetes and load balancers carry no token. They learn only whether the server is ready.
 # Whole names, because a prefix would also let in a path that leads on from there.
-_HEALTH = tuple(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
+_HEALTH = tuple(f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch"))
 _REFLECTION = tuple(
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
 )

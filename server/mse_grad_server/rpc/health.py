@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -19,7 +17,7 @@ class Health:
     """Status for probes and load balancers, of the whole server ("") and of each service with gradients."""
 
     def __init__(self) -> None:
-        self._servicer = _Servicer()
+        self._servicer = health.aio.HealthServicer()
 
     async def open(self) -> None:
         """Adds both names, with the status NOT_SERVING."""
@@ -38,12 +36,3 @@ class Health:
     async def drain(self) -> None:
         """Sets the status NOT_SERVING for good, and notifies the watchers."""
         await self._servicer.enter_graceful_shutdown()
-
-
-class _Servicer(health.aio.HealthServicer):  # type: ignore[misc]  # no stubs are published
-    async def List(self, _: Any, context: Any) -> Any:  # noqa: N802 - the name is the contract's
-        """Returns the status of every service, which gRPC's own servicer does not implement."""
-        answers = {
-            service: await self.Check(health_pb2.HealthCheckRequest(service=service), context) for service in _SERVICES
-        }
-        return health_pb2.HealthListResponse(statuses=answers)

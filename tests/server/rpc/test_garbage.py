@@ -153,6 +153,6 @@ async def test_an_rpc_that_has_ended_leaves_no_cycle(rpc: Callable[[Serving], Aw
             await asyncio.sleep(0)
             gc.collect()
             found = Counter(
-                type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("mse_grad_server")
+                type(each).__name__ for each in gc.garbage if str(type(each).__module__).startswith("mse_grad_server")
             )
     assert not found

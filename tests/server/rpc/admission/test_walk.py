@@ -15,7 +15,7 @@ from support.server.server_in_loop import Serving, serving
 from support.waiting import PATIENCE_S
 
 VALID, WRONG, REMOVED = "a-token-that-is-long-enough", "a-token-that-nobody-knows", "a-token-that-is-removed"
-OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
+OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch"))
 SERVICES = {
     "grpc.channelz.v1.Channelz",
     "grpc.health.v1.Health",
