@@ -77,7 +77,7 @@ class Server:
 
     Attributes:
         metrics: The metrics of the server.
-        lost: Completes with the reason when the device is lost and there is no fallback.
+        lost: Completes with the reason when the device is lost and there is no fallback, or gRPC has failed.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class Server:
         self._shared_memory.open()
         self._direct.open()
         await self._health.open()
-        watch_rpc_tasks()
+        watch_rpc_tasks(self.lost)
         await self._listener.open()
         self.metrics.started("listen", time.monotonic() - began_s)
         addresses = {"listen": str(self.address), "direct_listen": str(self._direct.address or "none")}

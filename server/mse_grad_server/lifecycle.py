@@ -65,24 +65,27 @@ async def run(
         attending = asyncio.ensure_future(registration.attend(lambda: as_json(server.metrics.registry)))
         attending.add_done_callback(lambda _: on_supervisor_end())
     watches = (server.watch_device, server.watch_credentials, Collector(LoopClock()).run)
-    watching = [asyncio.ensure_future(watch()) for watch in watches]
+    watching = asyncio.gather(*(watch() for watch in watches))  # ends only by an error
     opening = asyncio.ensure_future(server.open())
     asked_to_stop = asyncio.ensure_future(stopping.wait())
+    tasks: list[asyncio.Future[Any]] = [opening, asked_to_stop, watching]
+    ends: list[asyncio.Future[Any]] = [asked_to_stop, server.lost, watching]
     try:
         await asyncio.wait({opening, asked_to_stop}, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
             await opening
-            ends: list[asyncio.Future[Any]] = [asked_to_stop, server.lost]
             with controlled_collections():
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 await server.drain()
+            if watching.done():
+                watching.result()
             await asyncio.sleep(_LAST_REFUSALS_S)
         log.info("stopping")
     finally:
         stopping.set()  # if the start failed, this worker closes the control channel, not the supervisor
-        for task in (opening, asked_to_stop, *watching):
+        for task in tasks:
             task.cancel()
-        await asyncio.wait({opening, asked_to_stop, *watching})
+        await asyncio.wait(tasks)
         if not await server.close():
             log.error("backend_hangs", exit_code=int(ExitCode.FAILED))
             end_at_once(ExitCode.FAILED)  # a normal exit would wait for the hanging thread

@@ -123,6 +123,21 @@ async def running_app() -> tuple[asyncio.Future[ExitCode], str, io.StringIO]:
     return running, json.loads(stream.getvalue().splitlines()[0])["listen"], stream
 
 
+async def test_a_watch_that_fails_ends_the_server_after_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = asyncio.Event()
+
+    async def watch(_: app.Server) -> None:
+        await looked.wait()
+        raise MemoryError
+
+    monkeypatch.setattr(app.Server, "watch_device", watch)
+    running, _, stream = await running_app()
+    looked.set()
+    with pytest.raises(MemoryError):
+        await asyncio.wait_for(running, 20)
+    assert '"drained"' in stream.getvalue()
+
+
 async def test_a_call_right_after_the_drain_is_refused_with_draining(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "_LAST_REFUSALS_S", 20.0)
     running, listen, stream = await running_app()
