@@ -1,4 +1,4 @@
-"""The SDK alone: a wheel without extras, in its own virtual environment."""
+"""The SDK alone: a wheel without extras, in its own virtual environment, with the newest gRPC that there is."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from support.server.server_process import ServerProcess
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
-import importlib.util, json, sys
+import asyncio, importlib.util, json, sys
 import ml_dtypes
 import numpy as np
-from mse_grad_client import InvalidArgument, MseGradClient
+from mse_grad_client import AsyncMseGradClient, ClientOptions, InvalidArgument, MseGradClient
 
 NOT_OURS = ("structlog", "pydantic", "prometheus_client")
 x = np.arange(100_000, dtype=np.float32)
@@ -29,9 +29,21 @@ with MseGradClient(sys.argv[1]) as client:
         refused = ""
     except InvalidArgument as error:
         refused = error.reason.value
+
+async def computed(options):
+    async with AsyncMseGradClient(sys.argv[1], options=options) as client:
+        return await client.compute(x, x + 1, 0.5, "sum")
+
+# By shared memory, direct connections and gRPC's stream.
+answers = [y]
+for options in (ClientOptions(), ClientOptions(shared_memory=False), ClientOptions(shared_memory=False, direct=False)):
+    with MseGradClient(sys.argv[1], options=options) as client:
+        answers += client.compute_many([(x, x + 1, 0.5)] * 20, "sum")
+    answers.append(asyncio.run(computed(options)))
 json.dump(
     {
-        "all_minus_one": bool((y == -1).all()),
+        "answers": len(answers),
+        "all_minus_one": all(bool((y == -1).all()) for y in answers),
         "dtype": str(half.dtype),
         "refused": refused,
         "server_loaded": any(name.startswith("mse_grad_server") for name in sys.modules),
@@ -52,6 +64,7 @@ def test_a_base_install_computes_against_a_running_server(server: ServerProcess,
     run(python, "-m", "pip", "install", "--quiet", wheel)
     found = json.loads(run(python, "-I", "-c", PROGRAM, server.address))
     assert found == {
+        "answers": 64,
         "all_minus_one": True,
         "dtype": "bfloat16",
         "refused": "SHAPE_MISMATCH",
