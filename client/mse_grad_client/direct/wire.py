@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import math
+import os
 import select
 import socket
 import ssl
@@ -39,6 +41,10 @@ def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
     except (ValueError, OverflowError) as cause:  # text that no look-up takes, or a port beyond 65535
         raise OSError("the server offers a host or port that cannot be one") from cause
     try:
+        # Where nobody listens, the kernel may pick the port itself for the near end, and the socket connects to itself.
+        # It would hold the port against a server that starts.
+        if connection.getsockname() == connection.getpeername():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if sys.platform == "linux":
