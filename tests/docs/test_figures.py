@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tools import report
@@ -23,6 +26,56 @@ def test_the_tables_beside_other_tools_are_those_of_the_benchmarks() -> None:
 def test_a_claim_that_left_its_page_is_reported() -> None:
     with pytest.raises(ValueError, match=r"docs/status.md no longer says 'the moon is # km away'"):
         report.claims_of({"page": "docs/status.md", "text": "the moon is # km away"})
+
+
+def test_a_claim_without_a_command_was_measured_by_hand_and_a_column_without_a_head_is_no_figure(
+    tmp_path: Path,
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A\n\n## Speed\n\n| | time | |\n|---|---|---|\n| tcp | 2 us | over loopback |\n", encoding="utf-8"
+    )
+    entry = {"group": "Speed", "page": str(page), "table": "Speed", "machine": "two cores"}
+    (claim,) = report.claims_of(entry)
+    assert (claim.claim, claim.command) == ("Speed, tcp. time: 2 us", "")
+    assert report.row(claim) == "| Speed, tcp. time: 2 us | [page.md](page.md) | by hand | two cores"
+
+
+def test_a_name_says_of_what_the_words_of_a_page_are(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("It took\n2.5 ms.\n", encoding="utf-8")
+    entry = {"group": "Speed", "page": str(page), "name": "TCP", "text": "took # ms", "machine": "two cores"}
+    (claim,) = report.claims_of(entry)
+    assert (claim.claim, claim.words) == ("TCP: took 2.5 ms", "took\n2.5 ms")
+
+
+def test_a_figure_has_the_commit_that_stated_it_not_one_that_wrapped_its_line(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    def committed(text: str) -> str:
+        (tmp_path / "page.md").write_text(text, encoding="utf-8")
+        git("add", "page.md")
+        git("commit", "--message", "State it")
+        return git("log", "--max-count=1", "--format=%as, %h").strip()
+
+    def claim(words: str) -> report.Claim:
+        return report.Claim("Speed", words, "page.md", words, "make bench", "two cores")
+
+    git("init")
+    first = committed("A worker took 5.5 s to start.\n")
+    second = committed("A worker took 4.5 s to start.\n")
+    committed("The rest.\n\nA worker took 4.5 s\nto start.\n")
+    assert first != second
+    assert report.date_and_commit(claim("worker took 4.5 s\nto start"), repository=tmp_path) == second
+    with pytest.raises(ValueError, match=r"page.md is not committed; commit 'took 6 s'"):
+        report.date_and_commit(claim("took 6 s"), repository=tmp_path)
+    (tmp_path / "page.md").write_text("A worker took 5.5 s to start.\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page.md is not committed"):
+        report.date_and_commit(claim("worker took 5.5 s to start"), repository=tmp_path)
 
 
 def test_the_chinese_readme_gets_the_figures_of_the_english_one() -> None:

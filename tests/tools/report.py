@@ -1,8 +1,8 @@
-"""Figures of record: docs/figures.md, and the tables of docs/when-not.md, read from the pages that claim them.
+"""Figures of record: docs/figures.md, the tables of docs/when-not.md and of README.zh.md, read from other pages.
 
-`make report` writes both pages, and the table of speeds in README.zh.md. docs/site/figures.yaml lists the claims. Date
-and commit of a claim are those of the line that has it, by `git blame`, so a figure that was changed gets the date of
-its change.
+`make report` writes all three. docs/site/figures.yaml lists the claims. Date and commit of a claim are those of the
+commit that gave it its words and figures, by `git log -S`: a changed figure gets the date of its change, and a line
+that was only wrapped keeps its date.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ __all__ = [
     "claims",
     "claims_of",
     "comparison_tables",
+    "date_and_commit",
     "figures_page",
+    "row",
     "rows_without_date",
     "seconds_of",
     "table_below",
@@ -37,15 +39,16 @@ README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_UNCOMMITTED = "0" * 40
 # Beginnings of rows in the table of benchmarks.md.
 _KERNEL = "the kernel alone"
 _OURS = "`compute`"
 _HEAD = """# Figures of record
 
-Every figure of speed, numerics, memory and recovery that this project claims, with the page that claims it, the command
-that measures it again, and the date and commit of the line. `make report` makes this page; a test shows if it is stale.
-Measure on your own machine before you rely on one: speeds of the same code differ by a third between machines.
+Every figure of speed, load, numerics, memory, recovery, attacks and tests that was measured and that a page claims,
+with that page, the command that measures it again, and the date and commit that stated it. No script repeats those "by
+hand". Figures that follow from others are not repeated here, nor are bounds and settings. `make report` makes this
+page; a test shows if it is stale. Measure on your own machine before you rely on a figure: speeds of the same code
+differ by a third between machines, and more under load.
 
 Coverage of the tests is measured by `make coverage`, on demand, and is claimed nowhere. Nothing here was measured on an
 NPU.
@@ -63,15 +66,15 @@ class Claim:
         group: Heading on the page.
         claim: The claim in words, figures included.
         page: Path of the page that claims it.
-        line: Number of the line that has it, from 1.
-        command: Command that measures it again.
+        words: Its words and figures as they stand on the page.
+        command: Command that measures it again, or "" if it was measured by hand.
         machine: Name of the machine that measured it.
     """
 
     group: str
     claim: str
     page: str
-    line: int
+    words: str
     command: str
     machine: str
 
@@ -93,8 +96,8 @@ def claims_of(entry: Mapping[str, Any]) -> list[Claim]:
     """
     page = (ROOT / entry["page"]).read_text(encoding="utf-8")
     found = _table_claims(page, entry) if "table" in entry else [_text_claim(page, entry)]
-    common = {name: entry[name] for name in ("group", "page", "command", "machine")}
-    return [Claim(claim=claim, line=line, **common) for line, claim in found]
+    common = {name: entry[name] for name in ("group", "page", "machine")}
+    return [Claim(claim=claim, words=words, command=entry.get("command", ""), **common) for words, claim in found]
 
 
 def rows_without_date() -> list[str]:
@@ -104,7 +107,7 @@ def rows_without_date() -> list[str]:
         if claim.group != group:
             group = claim.group
             lines.append(_COLUMNS.rpartition(" | ")[0])
-        lines.append(_row(claim))
+        lines.append(row(claim))
     return lines
 
 
@@ -121,8 +124,30 @@ def figures_page(page: str) -> str:
         if claim.group != group:
             group = claim.group
             lines += ["", f"## {group}", "", _COLUMNS, "|---" * (_COLUMNS.count("|") - 1) + "|"]
-        lines.append(known.get(_row(claim)) or f"{_row(claim)} | {_date_and_commit(claim)} |")
+        lines.append(known.get(row(claim)) or f"{row(claim)} | {date_and_commit(claim)} |")
     return "\n".join(lines) + "\n"
+
+
+def row(claim: Claim) -> str:
+    """Returns the row of a claim on docs/figures.md, but without its last column."""
+    name = Path(claim.page).name
+    measured_by = f"`{claim.command}`" if claim.command else "by hand"
+    return f"| {claim.claim} | [{name}]({name}) | {measured_by} | {claim.machine}"
+
+
+def date_and_commit(claim: Claim, *, repository: Path = ROOT) -> str:
+    """Returns date and commit of the last change of a claim's words or figures; blanks and punctuation do not count.
+
+    Raises:
+        ValueError: The claim stands in no commit, or the page has changes that are not committed.
+    """
+    # For git a negated set matches no end of line.
+    pattern = r"\b" + "([^[:alnum:]]|[[:space:]])+".join(re.findall(r"\w+", claim.words)) + r"\b"
+    log = ["log", "--max-count=1", "--format=%as, %h", "--pickaxe-regex", f"-S{pattern}", "--", claim.page]
+    found = "" if _git(repository, "status", "--porcelain", "--", claim.page) else _git(repository, *log)
+    if not found:
+        raise ValueError(f"{claim.page} is not committed; commit {claim.claim!r}, then run `make report`")
+    return found
 
 
 def comparison_tables(page: str) -> str:
@@ -169,26 +194,22 @@ def _described() -> Any:
     return yaml.safe_load((ROOT / "docs" / "site" / "figures.yaml").read_text(encoding="utf-8"))
 
 
-def _table_claims(page: str, entry: Mapping[str, Any]) -> list[tuple[int, str]]:
+def _table_claims(page: str, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     (_, (_, *head)), *rows = _rows_below(page, entry["table"])
     found = []
-    for line, (name, *cells) in rows:
-        figures = " · ".join(f"{column}: {cell}" for column, cell in zip(head, cells, strict=True) if cell)
-        found.append((line, f"{entry.get('name', entry['table'])}, {name}. {figures}"))
+    for _, (name, *cells) in rows:
+        figures = " · ".join(f"{column}: {cell}" for column, cell in zip(head, cells, strict=True) if column and cell)
+        found.append((_line(name, cells), f"{entry.get('name', entry['table'])}, {name}. {figures}"))
     return found
 
 
-def _text_claim(page: str, entry: Mapping[str, Any]) -> tuple[int, str]:
+def _text_claim(page: str, entry: Mapping[str, Any]) -> tuple[str, str]:
     words = [re.escape(part) for part in entry["text"].split("#")]
     match = re.search(r"\d(?:[\d.,]*\d)?".join(words).replace("\\ ", r"\s+"), page)
     if match is None:
         raise ValueError(f"{entry['page']} no longer says {entry['text']!r}; correct docs/site/figures.yaml")
-    return page[: match.start()].count("\n") + 1, " ".join(match[0].split())
-
-
-def _row(claim: Claim) -> str:
-    name = Path(claim.page).name
-    return f"| {claim.claim} | [{name}]({name}) | `{claim.command}` | {claim.machine}"
+    claim = " ".join(match[0].split())
+    return match[0], f"{entry['name']}: {claim}" if "name" in entry else claim
 
 
 def _rows_below(page: str, heading: str) -> list[tuple[int, list[str]]]:
@@ -231,16 +252,9 @@ def _multiple(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
 
 
-def _date_and_commit(claim: Claim) -> str:
-    command = ["git", "blame", "--line-porcelain", "-L", f"{claim.line},{claim.line}", "--", claim.page]
-    blamed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    commit = blamed.split(maxsplit=1)[0]
-    if commit == _UNCOMMITTED:
-        raise SystemExit(f"{claim.page}:{claim.line} is not committed; commit the figure, then run `make report`")
-    command = ["git", "show", "--no-patch", "--format=%as %h", commit]
-    return (
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip().replace(" ", ", ")
-    )
+def _git(repository: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=repository, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":
