@@ -1,4 +1,4 @@
-"""The model of docs/capacity.md: its arithmetic, its bytes on a real server, and the page's own figures."""
+"""The model of docs/capacity.md: its arithmetic, its bytes on a real server, and its figures in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -12,8 +12,32 @@ import pytest
 from mse_grad_client import ClientOptions, MseGradClient
 from support.server.server_process import ServerProcess, running_server
 from tools.capacity import TRANSPORTS, Load, Replica, Transport, main, replicas_for, replicas_for_streams
+from tools.report import seconds_of, table_below
 
-PAGE = Path(__file__).parents[2] / "docs/capacity.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "capacity.md"
+# Transports by their rows in the tables of docs/benchmarks.md.
+MEASURED = {
+    "shared-memory": "`compute`, same host, arrays from `client.empty`",
+    "same-host": "`compute`, same host",
+    "tcp": "`compute`, TCP",
+    "tcp-tuned": "`compute`, TCP, malloc tuned",
+    "tcp-stream": "`compute`, TCP, gRPC's stream alone",
+}
+MANY = {"same-host-many": "`compute`, same host", "tcp-many": "`compute`, TCP"}
+
+
+@pytest.fixture
+def times() -> dict[str, list[str]]:
+    """Returns the times of one gradient of 1K, 64K, 1M and 16M elements, by row."""
+    return table_below((DOCS / "benchmarks.md").read_text(encoding="utf-8"), "Time of one gradient")
+
+
+@pytest.fixture
+def rates() -> dict[str, list[float]]:
+    """Returns gradients of 1K elements per second: one by one, `compute_many`, four clients one by one; by row."""
+    table = table_below((DOCS / "benchmarks.md").read_text(encoding="utf-8"), "Throughput of small gradients")
+    return {row: [float(table[row][column].replace(",", "")) for column in range(3)] for row in MANY.values()}
 
 
 def test_a_transport_goes_through_the_points_that_it_was_made_of() -> None:
@@ -21,6 +45,35 @@ def test_a_transport_goes_through_the_points_that_it_was_made_of() -> None:
     assert made.seconds(Load(1, 2**10)) == pytest.approx(225e-6)
     assert made.seconds(Load(1, 2**24)) == pytest.approx(99e-3)
     assert all(one.fixed_s >= 0 and one.bytes_per_s > 0 for one in TRANSPORTS.values())
+
+
+def test_the_transports_go_through_the_points_of_the_benchmarks(
+    times: dict[str, list[str]], rates: dict[str, list[float]]
+) -> None:
+    assert {*TRANSPORTS} == {*MEASURED, *MANY}
+    for name, transport in TRANSPORTS.items():
+        row = MEASURED.get(name) or MANY[name]
+        small_s = seconds_of(times[row][0]) if name in MEASURED else 1 / rates[row][1]
+        assert transport.seconds(Load(1, 2**10)) == pytest.approx(small_s)
+        assert transport.seconds(Load(1, 2**24)) == pytest.approx(seconds_of(times[row][3]))
+
+
+def test_the_tables_of_the_page_are_those_of_the_transports_and_the_benchmarks(
+    times: dict[str, list[str]], rates: dict[str, list[float]]
+) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    _, *transports = [(row, *cells[:2]) for row, cells in table_below(page, "Transports").items()]
+    assert transports == [
+        (f"`{name}`", f"{1e6 * one.fixed_s:.0f} us", f"{one.bytes_per_s / 1e9:.3g} GB/s")
+        for name, one in TRANSPORTS.items()
+    ]
+    _, *checked = [(row, *cells) for row, cells in table_below(page, "How good it is").items()]
+    assert checked == [
+        (f"`{name}`", times[row][2], f"{1e3 * TRANSPORTS[name].seconds(Load(1, 2**20)):.2g} ms")
+        for name, row in MEASURED.items()
+    ]
+    low, high = sorted(four / one for one, _, four in rates.values())
+    assert f"four clients got {low:.1f} to {high:.1f} times the gradients of one" in " ".join(page.split())
 
 
 def test_the_least_bound_is_that_of_the_replica() -> None:

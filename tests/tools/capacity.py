@@ -76,16 +76,17 @@ class Transport:
         return self.fixed_s + (load.operand_bytes + load.gradient_bytes) / self.bytes_per_s
 
 
-# Points of docs/benchmarks.md, float32: 1K and 16M elements, client and server on two cores, without an NPU. "many" is
-# `compute_many` with 64 gradients of 1K per call.
+# Points of docs/benchmarks.md, which tests/deploy/test_capacity.py compares, float32: 1K and 16M elements, client and
+# server on two cores, without an NPU. "tcp" is a direct connection, "many" is `compute_many` with 64 gradients of 1K.
 _BYTES_1K, _BYTES_16M = 4 * 4 * 2**10, 4 * 4 * 2**24
 TRANSPORTS = {
-    "shared-memory": Transport.of((_BYTES_1K, 89e-6), (_BYTES_16M, 6.1e-3)),
-    "same-host": Transport.of((_BYTES_1K, 88e-6), (_BYTES_16M, 30e-3)),
-    "tcp": Transport.of((_BYTES_1K, 225e-6), (_BYTES_16M, 99e-3)),
-    "tcp-tuned": Transport.of((_BYTES_1K, 184e-6), (_BYTES_16M, 78e-3)),
-    "same-host-many": Transport.of((_BYTES_1K, 1 / 166_000), (_BYTES_16M, 30e-3)),
-    "tcp-many": Transport.of((_BYTES_1K, 1 / 69_000), (_BYTES_16M, 99e-3)),
+    "shared-memory": Transport.of((_BYTES_1K, 170e-6), (_BYTES_16M, 7.6e-3)),
+    "same-host": Transport.of((_BYTES_1K, 171e-6), (_BYTES_16M, 68e-3)),
+    "tcp": Transport.of((_BYTES_1K, 198e-6), (_BYTES_16M, 131e-3)),
+    "tcp-tuned": Transport.of((_BYTES_1K, 238e-6), (_BYTES_16M, 101e-3)),
+    "tcp-stream": Transport.of((_BYTES_1K, 418e-6), (_BYTES_16M, 142e-3)),
+    "same-host-many": Transport.of((_BYTES_1K, 1 / 100_000), (_BYTES_16M, 68e-3)),
+    "tcp-many": Transport.of((_BYTES_1K, 1 / 88_000), (_BYTES_16M, 131e-3)),
 }
 
 
