@@ -30,7 +30,7 @@ def main() -> None:
         until_answers(HEAD)
 
         def client(address: str, *, shared_memory: bool = False) -> MseGradClient:
-            options = ClientOptions(shared_memory=shared_memory, max_unary_bytes=_MOST_UNARY_BYTES)
+            options = ClientOptions(shared_memory=shared_memory, direct=False, max_unary_bytes=_MOST_UNARY_BYTES)
             return opened.enter_context(MseGradClient(address, options=options))
 
         paths: dict[str, Callable[..., Any]] = {
