@@ -21,7 +21,7 @@ from support.server.server_process import ServerProcess
 from support.values import expected, operands
 from support.waiting import PATIENCE_S, wait_until
 
-# For a run by hand with 200 processes of one round for each transport, set MSE_GRAD_TEST_INTERRUPTED=200,1.
+# Processes for each transport and kind, and rounds of each. MSE_GRAD_TEST_INTERRUPTED=67,1 has 201 for each transport.
 PROCESSES, ROUNDS = map(int, os.environ.get("MSE_GRAD_TEST_INTERRUPTED", "1,12").split(","))
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="its signals interrupt nothing")
