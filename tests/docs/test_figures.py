@@ -1,7 +1,8 @@
-"""docs/figures.md and the tables of docs/when-not.md, compared with the pages that claim the figures."""
+"""docs/figures.md and the tables of docs/when-not.md and README.md, compared with the pages that claim the figures."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def test_every_claim_of_a_page_is_on_the_page_of_figures() -> None:
 def test_the_tables_beside_other_tools_are_those_of_the_benchmarks() -> None:
     page = report.WHEN_NOT.read_text(encoding="utf-8")
     assert page == report.comparison_tables(page), STALE
+
+
+def test_the_table_of_the_readme_is_that_of_the_benchmarks() -> None:
+    measured = report.table_below(report.BENCHMARKS.read_text(encoding="utf-8"), "Time of one gradient")
+    named = {re.sub(r" \(.*?\)", "", name): times for name, times in measured.items()}
+    shown = report.table_below(report.README.read_text(encoding="utf-8"), "How fast")
+    for row, times in shown.items():
+        name = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", row).replace("mse-grad", "`compute`")
+        assert (name, times) == (name, named.get(name))
 
 
 def test_a_claim_that_left_its_page_is_reported() -> None:

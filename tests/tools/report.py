@@ -17,7 +17,9 @@ from typing import Any
 import yaml
 
 __all__ = [
+    "BENCHMARKS",
     "FIGURES",
+    "README",
     "WHEN_NOT",
     "Claim",
     "claims",
