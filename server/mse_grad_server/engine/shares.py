@@ -115,9 +115,6 @@ class Shares:
     def __init__(self) -> None:
         self._shares: dict[Hashable, Share] = {}
 
-    def __len__(self) -> int:
-        return len(self._shares)
-
     def of(self, client: Hashable) -> Share:
         """Returns the share of a client, an empty one if it has no calls."""
         return self._shares.get(client) or Share(client)

@@ -48,9 +48,6 @@ class ExecutorCache:
         self._most_kinds = max(most_kinds, len(memories) + 1)
         self._plans: OrderedDict[LaunchKey, _Plan] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._plans)
-
     @property
     def workspace_bytes(self) -> int:
         """Device memory that the workspaces of the planned kinds hold."""
