@@ -127,6 +127,7 @@ class Submissions:
         Raises:
             DeadlineExceeded: As many calls as allowed were under way until the deadline.
             ClientClosed: The client was closed.
+            RuntimeError: The system cannot start a thread; nothing was sent.
             InvalidArgument: The request id or the metadata is out of bounds.
         """
         if self._pid != os.getpid():  # a forked child has none of the threads
@@ -144,13 +145,13 @@ class Submissions:
         future = GradientFuture(self._transport, request)
         around, context = ExitStack(), copy_context()
         try:
+            self._start_thread()  # before the call is sent: without a thread nobody would end it
             call = self._calls.around("submit", request, request_id=request_id, metadata=metadata)
             context.run(around.enter_context, call)
             pending = run(lambda: self._transport.start(request, deadline=deadline))
             if pending is not None:
                 future.pending.append(pending)
             self._sent.put(_Submitted(future, request, deadline, out, around, context))
-            self._start_thread()
         except BaseException:
             self._places.put(None)
             raise
@@ -172,7 +173,7 @@ class Submissions:
             self._places.put(None)
 
     def _start_thread(self) -> None:
-        """Starts a thread if all are busy and there may be more."""
+        """Starts a thread if all are busy and there may be more; raises RuntimeError if the system has none at all."""
         with self._lock:
             if len(self._threads) < _MOST_THREADS and MOST_SUBMITTED - self._places.qsize() > len(self._threads):
                 thread = threading.Thread(
@@ -181,7 +182,12 @@ class Submissions:
                     name="mse-grad-submitted",
                     daemon=True,
                 )
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    if not self._threads:
+                        raise
+                    return
                 self._threads.append(thread)
 
 

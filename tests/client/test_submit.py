@@ -178,6 +178,38 @@ def test_closing_the_client_ends_futures_and_threads(server: FakeServer) -> None
     wait_until(lambda: not any(thread.name == "mse-grad-submitted" for thread in threading.enumerate()))
 
 
+def test_without_any_thread_nothing_is_sent(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.client() as client:
+        _start_only(monkeypatch, 0)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            client.submit(ONES, ONES, 1.0)
+        monkeypatch.undo()
+        client.submit(ONES, ONES, 1.0, request_id="next").result(PATIENCE_S)
+    assert [request.request_id for request in server.requests] == ["next"]
+
+
+def test_one_thread_is_enough_if_the_system_has_no_more(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    _start_only(monkeypatch, 1)
+    with server.client() as client:
+        futures = [client.submit(ONES, ONES, 1.0) for _ in range(2 * MOST_SUBMITTED)]
+        for future in futures:
+            future.result(PATIENCE_S)
+
+
+def _start_only(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Lets `submit` start so many threads, and no more."""
+    start, started = threading.Thread.start, list[str]()
+
+    def start_or_fail(thread: threading.Thread) -> None:
+        if thread.name == "mse-grad-submitted":
+            if len(started) == most:
+                raise RuntimeError("can't start new thread")
+            started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+
+
 def test_a_client_that_nobody_holds_is_collected_with_its_threads(server: FakeServer) -> None:
     client = server.client()
     client.submit(ONES, ONES, 1.0).result(PATIENCE_S)
