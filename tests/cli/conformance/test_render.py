@@ -7,8 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from mse_grad_cli.commands.report import render
-from mse_grad_cli.conformance import BarReport, Line, Row
+from mse_grad_cli.commands.report import render, render_comparisons
+from mse_grad_cli.conformance import BarReport, Comparison, Line, Row
+from mse_grad_cli.conformance.expected import NAN_DISTANCE
 from mse_grad_client.server_info import Limits, Numerics, ServerInfo
 
 SERVER = ServerInfo(
@@ -83,3 +84,19 @@ def test_a_narrow_terminal_gets_the_figures_without_the_notes(width: int) -> Non
     lines = rendered(*GOOD, width=width)
     assert max(len(line) for line in lines) <= width
     assert line_with(lines, "largest distance") == "2 largest distance to golden 3 ULP ≤ 4 ULP ok"
+
+
+def test_says_what_a_device_that_saturates_was_not_asked() -> None:
+    stream = io.StringIO()
+    report = BarReport(GOOD, cases=1, elements=2, duration_s=1.0, left_out=1234)
+    render(Console(file=stream, width=120), report, address="h:1", server=SERVER)
+    assert "The device saturates, so these were skipped: 1,234 elements and the edge cases" in stream.getvalue()
+
+
+def test_shows_the_figures_of_a_peer_beside_those_of_the_server() -> None:
+    stream = io.StringIO()
+    compared = Comparison("float32", 5, 12345, 99.98765, distance_ulp=1, own_ulp=2, peer_ulp=NAN_DISTANCE)
+    render_comparisons(Console(file=stream, width=120), [compared], peer="torch")
+    lines = stream.getvalue().splitlines()
+    assert lines[0].strip() == "Compared with torch; largest distances in ULP"
+    assert line_with(lines, "float32") == "float32 12,345 99.99 % 1 2 NaN"
