@@ -91,3 +91,13 @@ def test_an_answer_that_cannot_be_read_is_an_error_of_the_server(
         pytest.raises(InternalError, match="the server broke the contract"),
     ):
         call(client)
+
+
+def test_a_tensor_that_nobody_asked_for_is_an_error_of_the_server() -> None:
+    answer = pb.ComputeGradientResponse(y=pb.Tensor(dtype=pb.DATA_TYPE_FLOAT64, shape=[2], data=bytes(16)))
+    with (
+        answering(answer.SerializeToString()) as address,
+        MseGradClient(address) as client,
+        pytest.raises(InternalError, match=r"the server answered dtype 4, shape \[2\] and 16 bytes; expected"),
+    ):
+        client.compute_unary([1.0], [2.0], 1.0)

@@ -88,3 +88,7 @@ def test_a_lack_of_memory_is_no_failure_of_the_server_and_may_be_tried_again() -
     retry = detail(status, error_details_pb2.RetryInfo)
     assert isinstance(retry, error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToMilliseconds() == 100
+
+
+def test_the_metrics_count_a_lack_of_memory_like_its_answer() -> None:
+    assert errors.reason_of(MemoryError("of malloc")) is Reason.SERVER_BUSY

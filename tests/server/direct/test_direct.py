@@ -265,3 +265,13 @@ async def test_an_address_that_the_user_chose_and_another_process_has_ends_the_s
         async with serving(direct_listen=address, open=False) as server:
             with pytest.raises(ListenError, match=f"cannot listen on {address}.*--direct-listen"):
                 await server.server.open()
+
+
+async def test_the_end_of_the_server_ends_strangers() -> None:
+    async with serving(direct_listen="auto") as server:
+        _, opened = await opened_on(server)
+        before = server.clock.pending
+        stranger = await RawDirect.connect(opened.direct.port, b"\0\0")
+        await server.until(lambda: server.clock.pending == before + 1)
+    await stranger.receive_end()
+    stranger.hang_up()

@@ -45,6 +45,22 @@ def test_a_socket_that_another_server_listens_on_is_left_alone(path: str) -> Non
             client.connect(path)
 
 
+def test_a_socket_of_another_kind_is_left_alone(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(path)
+        with pytest.raises(ListenError, match="cannot be probed: Protocol wrong type"):
+            UnixSocketFile(path).prepare()
+        assert os.path.exists(path)
+
+
+def test_a_server_that_accepts_nobody_now_is_left_alone(path: str) -> None:
+    with bound_socket(path) as other, socket.socket(socket.AF_UNIX) as waiting:
+        other.listen(0)
+        waiting.connect(path)
+        with pytest.raises(ListenError, match="another server listens"):
+            UnixSocketFile(path).prepare()
+
+
 def test_another_kind_of_file_is_left_alone(path: str) -> None:
     Path(path).write_text("mine")
     with pytest.raises(ListenError, match="another kind of file"):

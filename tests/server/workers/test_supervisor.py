@@ -325,3 +325,9 @@ async def test_the_path_leads_to_a_worker_that_is_ready() -> None:
             second.end(-9)
             await until(lambda: not os.path.lexists(path))
         assert list(Path(folder).iterdir()) == []
+
+
+async def test_workers_have_consecutive_ports_for_direct_connections() -> None:
+    async with supervising(workers=3, direct_listen="127.0.0.1:50052") as host:
+        given = [process.placement.settings["direct_listen"] for process in await host.all_ready()]
+    assert given == ["127.0.0.1:50052", "127.0.0.1:50053", "127.0.0.1:50054"]
