@@ -169,7 +169,7 @@ class ManagedWorker:
     async def _run_process(self) -> int:
         try:
             process = await self._spawn(self._placement)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: Python 3.11 found no thread that waits for the process
             self._log.error("worker_not_started", message=str(error))
             return ExitCode.FAILED
         self._process, self._killed_for, self._silent_checks = process, "", 0

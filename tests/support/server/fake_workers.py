@@ -78,7 +78,7 @@ class FakeStarts:
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     async def __call__(self, placement: Placement) -> FakeProcess:
         if self.error is not None:
