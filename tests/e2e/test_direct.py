@@ -22,6 +22,7 @@ from mse_grad.frames import head
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_cli.doctor import Level, examine_server
 from mse_grad_client import ClientOptions, DeadlineExceeded, MseGradClient, Unauthenticated
+from mse_grad_client.direct import link
 from mse_grad_client.routing import connection as connections
 from support.client.scripted_server import ScriptedServer
 from support.server.certificates import Authority
@@ -85,6 +86,25 @@ def test_requests_do_not_wait_for_it(server: ServerProcess, monkeypatch: pytest.
         assert elements_out(server, "stream") == before + 3000
         may_connect.set()
         wait_until(lambda: is_direct(client))
+
+
+def test_it_is_tried_again_once_the_system_has_a_thread_for_it(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, failed = threading.Thread.start, list[str]()
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "mse-grad-direct" and not failed:
+            failed.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    monkeypatch.setattr(link, "_FIRST_PAUSE_S", 0.0)
+    with MseGradClient(server.address, options=DIRECT) as client:
+        compute_and_check(client)
+        wait_until(lambda: is_direct(client))
+    assert failed
 
 
 def test_the_doctor_and_the_log_tell_of_it(

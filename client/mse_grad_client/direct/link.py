@@ -154,7 +154,8 @@ class DirectLink:
         try:
             thread.start()
         except RuntimeError as error:  # the interpreter ends, or the system starts no further thread
-            attempt.failure = str(error)
+            self._failed(stream, attempt, str(error))
+            attempt.is_trying = False
             attempt.known.set()
 
     def _run(self, stream: Stream, attempt: _Attempt) -> None:
@@ -166,14 +167,11 @@ class DirectLink:
             direct = self._open(wire, stream.opened)
         except (OSError, MseGradError) as cause:  # requests go over the RPC
             if wire is None:
-                attempt.failure = f"no connection to {place}: {_words(cause)}"
+                failure = f"no connection to {place}: {_words(cause)}"
             else:
                 wire.close()
-                attempt.failure = f"{place} answers, but does not open a connection for this stream: {_words(cause)}"
-            if self._close_error is None and not stream.has_ended:
-                self._events.not_direct(self._address, attempt.failure)
-            attempt.next_s = time.monotonic() + attempt.pause_s
-            attempt.pause_s = min(2 * attempt.pause_s, _LONGEST_PAUSE_S)
+                failure = f"{place} answers, but does not open a connection for this stream: {_words(cause)}"
+            self._failed(stream, attempt, failure)
         else:
             attempt.wire = wire
             attempt.failure = ""
@@ -184,6 +182,13 @@ class DirectLink:
                 attempt.close(error)
         attempt.is_trying = False
         attempt.known.set()
+
+    def _failed(self, stream: Stream, attempt: _Attempt, failure: str) -> None:
+        attempt.failure = failure
+        if self._close_error is None and not stream.has_ended:
+            self._events.not_direct(self._address, failure)
+        attempt.next_s = time.monotonic() + attempt.pause_s
+        attempt.pause_s = min(2 * attempt.pause_s, _LONGEST_PAUSE_S)
 
     def _open(self, wire: Wire, opened: pb.StreamOpened) -> Stream:
         greeting = pb.DirectGreeting(instance_id=opened.instance_id, secret=opened.direct.secret).SerializeToString()
