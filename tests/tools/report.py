@@ -52,8 +52,7 @@ hand". Figures that follow from others are not repeated here, nor are bounds and
 page; a test shows if it is stale. Measure on your own machine before you rely on a figure: speeds of the same code
 differ by a third between machines, and more under load.
 
-Coverage of the tests is measured by `make coverage`, on demand, and is claimed nowhere. Nothing here was measured on an
-NPU.
+Nothing here was measured on an NPU.
 """
 
 
