@@ -15,7 +15,7 @@ from mse_grad_server.process.exits import ExitCode
 from mse_grad_server.process.state import State
 from mse_grad_server.settings.model import Settings
 from mse_grad_server.workers.process import Spawn, WorkerProcess
-from mse_grad_server.workers.protocol import Endpoint, Placement
+from mse_grad_server.workers.protocol import Endpoint, Placement, Report
 from mse_grad_server.workers.restart_policy import RestartPolicy
 
 __all__ = ["ManagedWorker", "WorkerLimits"]
@@ -180,8 +180,7 @@ class ManagedWorker:
             process.kill()
         elif self._stopping.is_set():
             self.stop()
-        while (message := await process.receive()) is not None:
-            self._handle(message)
+        await self._listen_to(process)
         code = await process.wait()
         for timer in self._timers.values():
             timer.cancel()
@@ -192,20 +191,29 @@ class ManagedWorker:
         self._process = None
         return code
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    async def _listen_to(self, process: WorkerProcess) -> None:
+        """Handles messages until the process has ended, or has sent one that is broken: from then on it is silent."""
+        while (message := await process.receive()) is not None:
+            try:
+                report = Report.of_json(message)
+            except ValueError:
+                self._log.error("worker_message_broken", pid=process.pid)
+                return
+            self._handle(report)
+
+    def _handle(self, report: Report) -> None:
         self._silent_checks = 0
-        if "families" in message:
-            answer = self._metrics_requests.get(message["metrics"])
+        if report.metrics_request is not None:
+            answer = self._metrics_requests.get(report.metrics_request)
             if answer is not None and not answer.done():
-                answer.set_result(message["families"])
-        if "state" in message and not self._killed_for:
-            state = State(message["state"])
-            if state is State.READY:
+                answer.set_result(report.families)
+        if report.state is not None and not self._killed_for:
+            if report.state is State.READY:
                 self._restart_policy.ready(self._clock.now())
                 self._settled.set()
-            elif state is State.DRAINING:
+            elif report.state is State.DRAINING:
                 self._kill_later()
-            self._set_state(state)
+            self._set_state(report.state)
 
     def _set_state(self, state: State) -> None:
         if state is not self.endpoint.state:

@@ -7,7 +7,7 @@ and a worker that ended has no metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector
@@ -58,14 +58,15 @@ class HostMetrics(Collector):
 
     @override
     def collect(self) -> Iterable[Metric]:
-        yield from merged({**self._ask(), _SUPERVISOR: as_json(self._own)})
-        yield from self._about_workers()
+        about = self._about_workers()
+        yield from merged({_SUPERVISOR: as_json(self._own), **self._ask()}, besides={family.name for family in about})
+        yield from about
 
     def describe(self) -> Iterable[Metric]:
         """Returns the metrics of the supervisor only: the registry calls this before any worker can answer."""
         return self._about_workers()
 
-    def _about_workers(self) -> Iterable[Metric]:
+    def _about_workers(self) -> Sequence[Metric]:
         ready = GaugeMetricFamily("mse_grad_host_ready", "1 while the host is ready by --ready-when, else 0.")
         ready.add_metric([], self._is_ready())
         up = GaugeMetricFamily("mse_grad_worker_up", "1 while the worker has a process, else 0.", labels=["worker"])
@@ -94,15 +95,42 @@ def as_json(registry: CollectorRegistry) -> list[Any]:
     ]
 
 
-def merged(families_of: Mapping[str, list[Any]]) -> Iterable[Metric]:
+def merged(families_of: Mapping[str, list[Any]], *, besides: Container[str] = ()) -> Iterable[Metric]:
     """Returns the metrics of all workers, family by family, each sample with the label `worker`.
+
+    A worker speaks for itself alone. One whose memory is damaged costs the page no other worker: its metrics are left
+    out if a page cannot hold them.
 
     Args:
         families_of: Worker -> the value that `as_json` returned there.
+        besides: Names of families that no worker has.
     """
     metrics: dict[str, Metric] = {}
-    for worker, families in families_of.items():
-        for name, text, kind, samples in families:
-            metric = metrics.setdefault(name, Metric(name, text, kind))
-            metric.samples.extend(Sample(at, {"worker": worker, **labels}, value) for at, labels, value in samples)
+    for worker, written in families_of.items():
+        try:
+            families = [_family(worker, family) for family in written]
+        except (TypeError, ValueError, OverflowError):
+            continue
+        for family in families:
+            if family.name not in besides:
+                metrics.setdefault(family.name, Metric(family.name, family.documentation, family.type)).samples.extend(
+                    family.samples
+                )
     return metrics.values()
+
+
+def _family(worker: str, written: Any) -> Metric:
+    """Returns one family that `as_json` wrote; raises TypeError, ValueError or OverflowError for anything else."""
+    name, text, kind, samples = written
+    family = Metric(_text(name), _text(text), _text(kind))
+    for at, labels, value in samples:
+        theirs = {_text(label): _text(word) for label, word in dict(labels).items()}
+        family.samples.append(Sample(_text(at), {**theirs, "worker": worker}, float(value)))
+    return family
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()  # the page is UTF-8, which has no half of a surrogate pair
+    return value

@@ -6,12 +6,12 @@ import asyncio
 import json
 import socket
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mse_grad_server.process.state import State
 
-__all__ = ["ControlChannel", "Endpoint", "Placement"]
+__all__ = ["ControlChannel", "Endpoint", "Placement", "Report"]
 
 # The longest line carries a worker's metrics: some hundred bytes a sample.
 _MAX_LINE_BYTES = 64 * 2**20
@@ -58,6 +58,34 @@ class Placement:
     def as_json(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Message of a worker; without any of these values it is a heartbeat.
+
+    Attributes:
+        state: State of the worker; None if the message does not say.
+        metrics_request: Number of the request for metrics that it answers; None if it answers none.
+        families: The metrics, as the worker wrote them.
+    """
+
+    state: State | None = None
+    metrics_request: int | None = None
+    families: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of_json(cls, message: dict[str, Any]) -> Report:
+        """Returns the report in a message; raises ValueError if no worker writes such a message."""
+        state = State(message["state"]) if "state" in message else None
+        if state is State.GONE:  # the supervisor alone knows
+            raise ValueError("a worker that speaks is not gone")
+        if "families" not in message:
+            return cls(state)
+        request, families = message.get("metrics"), message["families"]
+        if not isinstance(request, int) or not isinstance(families, list):
+            raise ValueError("an answer with metrics has the number of its request, and a list")
+        return cls(state, request, families)
 
 
 class ControlChannel:

@@ -51,7 +51,7 @@ class Registration:
         self._channel.send({"state": state.value})
 
     async def attend(self, samples: Callable[[], list[Any]]) -> None:
-        """Sends heartbeats and handles messages of the supervisor until the supervisor has ended.
+        """Sends heartbeats and handles messages of the supervisor until it has ended, or has sent a broken one.
 
         Args:
             samples: Returns this worker's metrics as JSON.
@@ -60,7 +60,10 @@ class Registration:
         try:
             while (message := await self._channel.receive()) is not None:
                 if "endpoints" in message:
-                    self._endpoints = tuple(Endpoint.of_json(values) for values in message["endpoints"])
+                    try:
+                        self._endpoints = tuple(Endpoint.of_json(values) for values in message["endpoints"])
+                    except (KeyError, TypeError, ValueError):
+                        return
                 if "metrics" in message:
                     self._channel.send({"metrics": message["metrics"], "families": samples()})
         finally:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -147,3 +148,36 @@ def test_a_page_of_one_worker_is_its_own_page_with_a_label() -> None:
     alone = registry(1)
     theirs = page_of(one=alone).replace(',worker="one"', "").replace('{worker="one"}', "")
     assert sorted(theirs.splitlines()) == sorted(generate_latest(alone).decode().splitlines())
+
+
+def test_no_worker_speaks_for_another_or_for_the_supervisor() -> None:
+    forged = [
+        ["mse_grad_elements", "Elements.", "counter", [["mse_grad_elements_total", {"worker": "npu:1"}, 9]]],
+        ["mse_grad_worker_up", "Up.", "gauge", [["mse_grad_worker_up", {"worker": "npu:1"}, 0]]],
+    ]
+    found = page(Worker("npu:0"), Worker("npu:1"), answers={"npu:0": forged})
+    assert found.get_sample_value("mse_grad_elements_total", {"worker": "npu:0"}) == 9
+    assert found.get_sample_value("mse_grad_elements_total", {"worker": "npu:1"}) is None
+    assert generate_latest(found).decode().count("# TYPE mse_grad_worker_up ") == 1
+    assert found.get_sample_value("mse_grad_worker_up", {"worker": "npu:1"}) == 1
+
+
+@pytest.mark.parametrize(
+    "families",
+    [
+        [7],
+        [["a", "A."]],
+        [["a", "A.", "gage", []]],
+        [["a", None, "gauge", []]],
+        [["a", "A.", "gauge", [["a", None, 1]]]],
+        [["a", "A.", "gauge", [["a", {"b": 1}, 1]]]],
+        [["a", "A.", "gauge", [["a", {"b": "\ud800"}, 1]]]],
+        [["a", "A.", "gauge", [["a", {}, None]]]],
+        [["a", "A.", "gauge", [["a", {}, 10**400]]]],
+    ],
+)
+def test_metrics_that_no_page_can_hold_cost_no_other_worker(families: list[Any]) -> None:
+    theirs = CollectorRegistry()
+    Counter("mse_grad_elements_total", "Elements.", registry=theirs).inc(3)
+    found = page(Worker("npu:0"), Worker("npu:1"), answers={"npu:0": families, "npu:1": as_json(theirs)})
+    assert 'mse_grad_elements_total{worker="npu:1"} 3.0' in generate_latest(found).decode()

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from mse_grad_server.process.state import State
 from mse_grad_server.workers.protocol import ControlChannel, Endpoint
 from mse_grad_server.workers.registration import HEARTBEAT_S, Registration
@@ -76,4 +78,11 @@ async def test_its_own_state_replaces_the_one_of_the_supervisor() -> None:
 async def test_it_ends_with_its_supervisor() -> None:
     async with attending() as worker:
         await worker.supervisor.close()
+        await asyncio.wait_for(asyncio.shield(worker.attending), PATIENCE_S)
+
+
+@pytest.mark.parametrize("endpoints", [7, [7], [{}], [{"address": "a", "device": "cpu", "state": "well"}]])
+async def test_a_broken_message_of_the_supervisor_is_its_end(endpoints: object) -> None:
+    async with attending() as worker:
+        worker.supervisor.send({"endpoints": endpoints})
         await asyncio.wait_for(asyncio.shield(worker.attending), PATIENCE_S)

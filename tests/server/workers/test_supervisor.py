@@ -337,3 +337,29 @@ async def test_workers_have_consecutive_ports_for_direct_connections() -> None:
     async with supervising(workers=3, direct_listen="127.0.0.1:50052") as host:
         given = [process.placement.settings["direct_listen"] for process in await host.all_ready()]
     assert given == ["127.0.0.1:50052", "127.0.0.1:50053", "127.0.0.1:50054"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"state": "well"},
+        {"state": [7]},
+        {"state": "gone"},
+        {"families": []},
+        {"metrics": [], "families": []},
+        {"metrics": 1, "families": 7},
+    ],
+)
+async def test_a_worker_with_a_broken_message_is_replaced_and_the_others_go_on(message: dict[str, Any]) -> None:
+    async with supervising(workers=2, worker_hang_s=8) as host:
+        first, second = await host.all_ready()
+        first.say(message)
+        await until(lambda: bool(host.events("worker_message_broken")))
+        for _ in range(5):
+            second.say({})
+            await asyncio.sleep(0)
+            first.say({})
+            host.clock.advance(2)
+        assert (first.was_killed, second.was_killed) == (True, False)
+        await until(lambda: bool(host.events("worker_ended")))
+        assert host.supervisor.workers[0].restarts == {"silent": 1}
