@@ -85,7 +85,7 @@ async def run(
         stopping.set()  # if the start failed, this worker closes the control channel, not the supervisor
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)  # otherwise asyncio logs their errors
         if not await server.close():
             log.error("backend_hangs", exit_code=int(ExitCode.FAILED))
             end_at_once(ExitCode.FAILED)  # a normal exit would wait for the hanging thread

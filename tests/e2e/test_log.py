@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -113,3 +114,11 @@ def test_a_caller_without_a_token_cannot_make_it_write_megabytes(folder: Path) -
         assert 'mse_grad_log_lost_lines_total{reason="rate_limit"}' in metrics(server)
     assert len(server.log) < 2**17
     assert server.event("lines_left_out")["reason"] == "TOKEN_MISSING"
+
+
+def test_a_server_that_is_asked_to_end_logs_no_error() -> None:
+    with running_server("--direct-listen", "none") as server:
+        server.event("ready")
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert lines[-1]["event"] == "stopping"
+    assert [line for line in lines if line["level"] == "error"] == []
