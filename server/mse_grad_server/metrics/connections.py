@@ -80,6 +80,8 @@ class Connections:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._tls is not None:
+            await self._tls.close()
 
     def _accept(self) -> None:
         try:
@@ -144,7 +146,7 @@ class Connections:
                 if self._tls is None:
                     connection = _PlainConnection(accepted)
                 else:
-                    connection = await TlsConnection.accept(accepted, self._tls.context())
+                    connection = await TlsConnection.accept(accepted, await self._tls.context())
                     open_parts.callback(connection.close)
                 head = await self._head(connection)
             task = asyncio.current_task()

@@ -8,12 +8,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 
 from mse_grad_server.process.exits import CredentialsError
 from mse_grad_server.security.contexts import server_context
-from mse_grad_server.security.credentials import require_file, state_of
+from mse_grad_server.security.credentials import in_thread
+from mse_grad_server.security.files import require_file, state_of
 
 __all__ = ["MetricsTls", "TlsConnection"]
+
+
+# A check of the files takes a millisecond, unless their folder does not answer.
+_ANSWER_S = 1.0
 
 
 class MetricsTls:
@@ -28,6 +34,8 @@ class MetricsTls:
         self._files = (certificate, key)
         self._context: ssl.SSLContext | None = None
         self._seen: list[object] = []
+        self._check: asyncio.Task[None] | None = None
+        self._is_late = False
 
     def open(self) -> None:
         """Reads the files; raises CredentialsError if they cannot be used."""
@@ -38,8 +46,31 @@ class MetricsTls:
                 f"--metrics-tls cannot use --tls-certificate and --tls-key: {cause.strerror or cause}"
             ) from cause
 
-    def context(self) -> ssl.SSLContext:
-        """Returns the context for a new connection; the former one while the files cannot be used."""
+    async def context(self) -> ssl.SSLContext:
+        """Returns the context for a new connection; the former one while the files cannot be used.
+
+        A probe waits only once for a folder that does not answer, and not for long.
+        """
+        if self._check is None or self._check.done():
+            self._check = asyncio.get_running_loop().create_task(self._refresh())
+            self._is_late = False
+        if not self._is_late:
+            await asyncio.wait({self._check}, timeout=_ANSWER_S)
+            self._is_late = not self._check.done()
+        assert self._context is not None
+        return self._context
+
+    async def close(self) -> None:
+        """Gives up a check that has not ended."""
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.wait({self._check})
+
+    async def _refresh(self) -> None:
+        with suppress(RuntimeError):  # no thread can be started now
+            await in_thread(self._read_changed)
+
+    def _read_changed(self) -> None:
         try:
             if self._seen != self._states():
                 for path in self._files:
@@ -47,8 +78,6 @@ class MetricsTls:
                 self._read()
         except (OSError, ssl.SSLError, CredentialsError):
             pass  # `credentials` of the service watches the same files and logs what is wrong with them
-        assert self._context is not None
-        return self._context
 
     def _read(self) -> None:
         seen = self._states()

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from mse_grad_server.process.exits import CredentialsError
 from mse_grad_server.security.credentials import CredentialFiles
+from mse_grad_server.security.files import read_bounded
 
 __all__ = ["Certificates", "read_certificates"]
 
@@ -75,11 +76,7 @@ def _read(files: CredentialFiles) -> Certificates:
 
 
 def _content(path: str, where: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as cause:
-        raise CredentialsError(f"{where}: {cause.strerror}") from cause
+    content = read_bounded(path, where)
     if content.startswith(codecs.BOM_UTF8):
         raise CredentialsError(f"{where} begins with a byte order mark, which gRPC does not read; save it without one")
     return content

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from mse_grad_server.process.exits import CredentialsError
+from mse_grad_server.security.files import require_file, state_of
 from mse_grad_server.security.tokens import Tokens, read_tokens
 from mse_grad_server.settings.model import Settings
 
 if TYPE_CHECKING:
     from mse_grad_server.security.certificates import Certificates
 
-__all__ = ["CredentialFiles", "Credentials", "Rotated", "require_file", "state_of"]
+__all__ = ["CredentialFiles", "Credentials", "Rotated", "in_thread"]
 
 T = TypeVar("T")
 
@@ -28,8 +27,8 @@ T = TypeVar("T")
 _CHECK_S = 1.0
 # Unusable files are read again after this number of checks even if they did not change: perhaps no descriptor was free.
 _CHECKS_TO_RETRY = 30
-# Largest file that is read again; tokens for a million callers take less.
-_MOST_BYTES = 256 * 2**20
+# A check that takes longer has a folder that does not answer: one of a network whose server is gone.
+_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class Rotated(Generic[T]):
     Attributes:
         value: The last usable content; set by `open`.
         why_kept: Why the files are unusable now; "" if `value` is their content.
+        is_late: Whether a check has not ended for so long that nobody knows their content.
     """
 
     value: T
@@ -81,11 +81,24 @@ class Rotated(Generic[T]):
         self._seen: list[object] = []
         self._checks = 0
         self.why_kept = ""
+        self.is_late = False
 
     def open(self) -> None:
         """Reads the files; raises CredentialsError if they are unusable."""
         self._seen = self._state()
         self.value = self._read()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the former content of the files stays in use."""
+        return self.is_late or bool(self.why_kept)
+
+    def late(self) -> None:
+        """Notes that a check does not end, in the thread that waits for it."""
+        self.is_late = True
+        self._log.error(
+            "credentials_kept", message=f"{', '.join(self._paths)}: no answer for long; the former content stays in use"
+        )
 
     def refresh(self) -> bool:
         """Reads the files again if they changed; returns whether `value` changed."""
@@ -160,7 +173,7 @@ class Credentials:
     @property
     def are_stale(self) -> bool:
         """Whether some files are unusable and their former content stays in use."""
-        return any(files is not None and files.why_kept for files in (self.certificates, self.tokens))
+        return any(files is not None and files.is_stale for files in (self.certificates, self.tokens))
 
     async def keep(self, on_change: Callable[[], None]) -> None:
         """Checks the files until it is cancelled, and calls `on_change` after each change."""
@@ -181,23 +194,32 @@ class Credentials:
 
 
 async def _refresh(files: Rotated[Any], on_change: Callable[[], None]) -> None:
-    was_stale = bool(files.why_kept)
+    was_stale = files.is_stale
+    checking = asyncio.ensure_future(in_thread(files.refresh))
     try:
-        has_changed = await _in_thread(files.refresh)
+        done, _ = await asyncio.wait({checking}, timeout=_ANSWER_S)
+        if not done:
+            files.late()
+            on_change()
+            was_stale = True
+        has_changed = await checking
     except RuntimeError:  # no thread can be started now
         return
-    if has_changed or bool(files.why_kept) != was_stale:
+    finally:
+        checking.cancel()
+    files.is_late = False
+    if has_changed or files.is_stale != was_stale:
         on_change()
 
 
-async def _in_thread(refresh: Callable[[], bool]) -> bool:
-    """Returns the result of `refresh`. A network folder may never answer: the thread keeps no process from ending."""
-    result: Future[bool] = Future()
+async def in_thread(check: Callable[[], T]) -> T:
+    """Returns the result of `check`. A network folder may never answer: the thread keeps no process from ending."""
+    result: Future[T] = Future()
     result.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            result.set_result(refresh())
+            result.set_result(check())
         except BaseException as error:  # noqa: BLE001 - raised where it is awaited
             result.set_exception(error)
 
@@ -221,25 +243,3 @@ def _certificates(
         return certificates
 
     return Rotated(paths, read, log)
-
-
-def require_file(path: str) -> None:
-    """Raises CredentialsError for what would block whoever reads it, or never end: a pipe, a device."""
-    try:
-        found = os.stat(path)
-    except OSError:  # the error of the read says more
-        return
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise CredentialsError(f"{path} is a pipe, a socket or a device; make it a file")
-    if found.st_size > _MOST_BYTES:
-        raise CredentialsError(f"{path} has {found.st_size} bytes; at most {_MOST_BYTES} are allowed")
-
-
-def state_of(path: str) -> tuple[int, ...] | None:
-    """Returns what changes with a file, or with the link that leads to it; None if there is none."""
-    # os.stat follows links: Kubernetes replaces a secret by changing a link.
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

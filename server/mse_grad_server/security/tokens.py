@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mse_grad_server.process.exits import CredentialsError
+from mse_grad_server.security.files import read_bounded
 from mse_grad_server.settings.value_types import Size
 
 __all__ = ["Grant", "Scope", "Tokens", "digest_of", "read_tokens"]
@@ -137,10 +138,7 @@ def _settled_text(path: str, pause: Callable[[float], object]) -> str:
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as cause:
-        raise CredentialsError(f"--token-file {path}: {cause.strerror}") from cause
+        return read_bounded(path, f"--token-file {path}").decode()
     except UnicodeDecodeError:  # its text would reveal the content of the file
         raise CredentialsError(f"--token-file {path} is not a text file; it must have one token per line") from None
 

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -101,6 +102,23 @@ def test_a_pipe_in_the_place_of_the_key_blocks_nobody(authority: Authority) -> N
         os.mkfifo(pair.key)
         with os.fdopen(os.open(pair.key, os.O_RDWR), "wb"):  # whoever still reads it gets the end at the latest here
             assert get(endpoint, "/ready", authority) == "ready\n"
+
+
+def test_a_folder_that_does_not_answer_delays_no_probe_for_long_and_keeps_nobody_from_ending(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = opened(authority.issue("server"))
+    answers = Event()
+    monkeypatch.setattr("mse_grad_server.metrics.tls.state_of", lambda path: answers.wait())
+    try:
+        for _ in range(3):
+            assert get(endpoint, "/live", authority) == "live\n"
+        ending = Thread(target=endpoint.close, daemon=True)
+        ending.start()
+        ending.join(PATIENCE_S)
+        assert not ending.is_alive()
+    finally:
+        answers.set()
 
 
 # Without a terminal OpenSSL asks at the standard input.

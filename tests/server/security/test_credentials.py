@@ -225,3 +225,31 @@ def test_a_folder_that_never_answers_keeps_no_loop_from_ending(tmp_path: Path) -
     has_ended = not ending.is_alive()
     answers.set()
     assert has_ended
+
+
+async def test_files_without_an_answer_are_stale_until_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mse_grad_server.security.credentials._ANSWER_S", 0.01)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-that-is-long-enough\n")
+    log, answers, stale = io.StringIO(), Event(), []
+    credentials = Credentials(CredentialFiles(token_file=str(tokens)), open_log("info", "json", stream=log))
+    credentials.open()
+    assert credentials.tokens is not None
+    credentials.tokens.refresh = lambda: not answers.wait(PATIENCE_S)  # type: ignore[method-assign]
+    checking = asyncio.ensure_future(credentials.refresh(lambda: stale.append(credentials.are_stale)))
+    await until(lambda: stale == [True])
+    assert json.loads(log.getvalue())["event"] == "credentials_kept"
+    answers.set()
+    await checking
+    assert stale == [True, False]
+
+
+@pytest.mark.parametrize("which", ["tls_certificate", "tls_key", "tls_client_ca", "token_file"])
+def test_a_device_without_an_end_fails_the_start(tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mse_grad_server.security.files._MOST_BYTES", 2**16)
+    pair = Authority(tmp_path).issue("server")
+    files = CredentialFiles(**{**pair.settings, which: "/dev/zero"})
+    with pytest.raises(CredentialsError, match=r"/dev/zero has more than"):
+        Credentials(files, open_log("info", "json", stream=io.StringIO())).open()
