@@ -105,8 +105,10 @@ def load(path: str, *, dtype: DType | None, stdin: BinaryIO) -> Array:
         else:
             with open(path, "rb") as stream:
                 array = _read(stream)
-    except (ValueError, EOFError) as wrong:
-        raise UnusableFile(f"{path} is not a .npy file of numbers: {wrong}") from wrong
+    except OSError:
+        raise
+    except Exception as wrong:  # NumPy passes on whatever Python's parser and the arithmetic of shapes raise
+        raise UnusableFile(f"{path} is not a .npy file of numbers: {str(wrong) or type(wrong).__name__}") from wrong
     if array.dtype == np.dtype("V2"):  # the format has no bfloat16, and numpy.save writes its bytes
         if dtype is not BFLOAT16:
             raise UnusableFile(f"{path} has 2-byte elements without a type; if they are bfloat16, add --dtype bfloat16")

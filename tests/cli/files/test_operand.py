@@ -78,6 +78,31 @@ def test_elements_that_are_no_real_numbers_are_refused(tmp_path: Path, array: Ar
         loaded(saved(tmp_path / "x.npy", array), FLOAT32)
 
 
+_HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        _HEADER % "9223372036854775808",
+        _HEADER % ("9" * 400),
+        _HEADER % "True",
+        _HEADER % "1000000000000000",
+        "(" * 5000,
+        "-" * 9000 + "1",
+    ],
+    ids=["2**63", "400 digits", "bool", "a petabyte", "parentheses", "signs"],
+)
+def test_a_header_that_nobody_wrote_in_good_faith_is_refused(tmp_path: Path, header: str) -> None:
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
+    path = tmp_path / "x.npy"
+    path.write_bytes(content)
+    with pytest.raises(UnusableFile):
+        loaded(str(path))
+    with pytest.raises(UnusableFile):
+        load("-", dtype=None, stdin=io.BytesIO(content))
+
+
 def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.array([object()]), allow_pickle=True)

@@ -62,3 +62,16 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
         file.write(b"new")
     (tmp_path / "ordinary").touch()
     assert (tmp_path / "y.npy").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
+def test_the_new_file_is_open_to_nobody_to_whom_the_old_one_was_closed(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "y.npy"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with written(str(path)) as file:
+        file.write(b"new")
+        (partial,) = (other for other in tmp_path.iterdir() if other != path)
+        assert partial.stat().st_mode & 0o777 == mode
+    assert path.stat().st_mode & 0o777 == mode
+    assert path.read_bytes() == b"new"
