@@ -32,6 +32,9 @@ __all__ = ["Listener", "ListenerOptions"]
 
 # Time for a connection from before a change of certificates to begin its handshake; it takes microseconds.
 _SETTLE_S = 0.05
+# Longest time for which a connection may resume the session of an earlier one. gRPC checks no certificate then, not
+# even whether it has expired, and its sessions last for days. A new configuration has new keys for them.
+_SESSIONS_S = 600.0
 # Bits of grpc_compression_algorithm.
 _UNCOMPRESSED, _GZIP = 1 << 0, 1 << 2
 
@@ -141,22 +144,24 @@ class Listener:
 
 
 def _credentials(certificates: Rotated[Certificates]) -> grpc.ServerCredentials:
-    in_use = certificates.value
+    in_use, since_s = certificates.value, time.monotonic()
+    asks_clients = in_use.client_ca is not None
 
     def changed() -> Any:  # a configuration or None, which the stubs do not know
         # gRPC calls this for each new connection, under a lock of this address. It frees the configuration that it
         # replaces, even if another connection has just left the lock to take a reference (grpc/grpc issue 36693).
         # Returning a new configuration for every connection crashes the server within seconds under many connections.
-        # So this function returns one only after a change, and waits before it does.
-        nonlocal in_use
-        if certificates.value is in_use:
+        # So this function returns one only after a change, or seldom, and waits before it does.
+        nonlocal in_use, since_s
+        has_old_sessions = asks_clients and time.monotonic() - since_s >= _SESSIONS_S
+        if certificates.value is in_use and not has_old_sessions:
             return None
         time.sleep(_SETTLE_S)
-        in_use = certificates.value
+        in_use, since_s = certificates.value, time.monotonic()
         return _configuration(in_use)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(in_use), changed, require_client_authentication=in_use.client_ca is not None
+        _configuration(in_use), changed, require_client_authentication=asks_clients
     )
 
 

@@ -22,8 +22,14 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def server_context(least: ssl.TLSVersion) -> ssl.SSLContext:
-    """Returns a context without a certificate, for TLS of version `least` or later."""
+    """Returns a context without a certificate, for TLS of version `least` or later.
+
+    Each connection shakes hands in full. One that resumed a session would keep a client's certificate in use after it
+    has expired: OpenSSL looks at it only once.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
     context.minimum_version = least
     context.set_ciphers(_CIPHERS)
     return context

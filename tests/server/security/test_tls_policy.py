@@ -21,6 +21,7 @@ from support.waiting import PATIENCE_S
 
 # The policy. TLS 1.3 has only ciphers with forward secrecy and authenticated encryption; of TLS 1.2 only those count.
 _OF_TLS_1_2 = re.compile(r"ECDHE-(ECDSA|RSA)-(AES(128|256)-GCM-SHA(256|384)|CHACHA20-POLY1305)")
+_MODERN = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 _OLD = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1)
 
 
@@ -137,3 +138,41 @@ async def test_a_client_certificate_has_to_be_valid_now_and_of_the_right_authori
         for address in (str(server.server.address), str(server.server._direct.address)):
             let_in = {name: await asyncio.to_thread(is_let_in, address, pair) for name, pair in pairs.items()}
             assert [name for name, is_in in let_in.items() if is_in] == ["valid"], address
+
+
+def session_of(context: ssl.SSLContext, address: str, session: ssl.SSLSession | None = None) -> tuple[Any, bool]:
+    """Returns the session of a new connection, and whether it resumed the given one."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection,
+        context.wrap_socket(connection, session=session) as secured,
+    ):
+        try:
+            secured.sendall(b"\x04\x00\x00\x00nope")
+            secured.recv(1)  # with TLS 1.3 the session comes with the first bytes
+        except OSError:  # the server is not obliged to answer
+            pass
+        return secured.session, secured.session_reused is True
+
+
+async def test_no_session_outlives_the_certificate_with_which_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mse_grad_server.rpc.listener._SESSIONS_S", 0.0)  # as if the time were over
+    authority = Authority(tmp_path)
+    settings: dict[str, Any] = authority.issue("server").settings
+    settings |= {"tls_client_ca": str(authority.certificate), "direct_listen": "127.0.0.1:0"}
+    client = authority.issue("client")
+    async with serving(**settings) as server:
+        address, direct = str(server.server.address), str(server.server._direct.address)
+        modern = (direct, ssl.TLSVersion.TLSv1_3)
+        for at, version in (*((address, version) for version in _MODERN), modern):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2"])
+            context.minimum_version = context.maximum_version = version
+            context.load_cert_chain(client.certificate, client.key)
+            session, _ = await asyncio.to_thread(session_of, context, at)
+            assert session.has_ticket is (at == address)
+            _, is_resumed = await asyncio.to_thread(session_of, context, at, session)
+            assert not is_resumed, (at, version)
