@@ -48,12 +48,13 @@ def worker_address(named: str, *, given: str) -> str | None:
     if named == given:
         return named
     is_near = is_on_this_host(given)
-    if named.startswith("unix:"):
-        return named if is_near else None
     try:
+        grpc_target(named)
+        if named.startswith("unix:"):
+            return named if is_near else None
         host, port = host_and_port(named)
     except ValueError:
-        return None  # a form that only newer versions know
+        return None  # a form that only newer versions know, or no address
     if host in ("0.0.0.0", "[::]"):  # noqa: S104 - compared, not bound
         near_host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
         return f"{near_host if given.startswith('unix:') else host_and_port(given)[0]}:{port}"

@@ -35,6 +35,8 @@ _PERIOD_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 # A worker behind a firewall never answers.
 _ASK_TIMEOUT_S = 2.0
+# Most workers of one server; each takes a connection of this process, and no host has as many devices.
+_MOST_WORKERS = 256
 # An error about a thousand servers stays readable.
 _MOST_FAILURES = 5
 
@@ -122,7 +124,7 @@ class Discovery:
         for connection, answer in self._ask(tuple(asked)):
             address = connection.address
             if answer.info is not None:
-                self._endpoints[address] = tuple(answer.info.endpoints) if self._all_workers else ()
+                self._endpoints[address] = tuple(answer.info.endpoints[:_MOST_WORKERS]) if self._all_workers else ()
             failure = answer.failure(address)
             if failure is None:
                 usable.append(connection)

@@ -67,6 +67,11 @@ def test_an_address_of_a_form_that_is_not_known_is_not_tried() -> None:
     assert worker_address("vsock:3:50051", given="127.0.0.1:1") is None
 
 
+@pytest.mark.parametrize("named", ["", "unix:/a,b", "unix:/" + "x" * 107, "a\0b:1", "unix:/\0", "127.0.0.1:65536"])
+def test_what_is_no_address_is_not_tried(named: str) -> None:
+    assert worker_address(named, given="127.0.0.1:1") is None
+
+
 @pytest.mark.parametrize("address", ["unix:/a,b", "unix:/a\nb", "unix:/" + "x" * 107])
 def test_a_path_that_no_socket_can_have_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="the path of a unix socket"):

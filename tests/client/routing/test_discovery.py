@@ -377,3 +377,19 @@ def test_a_request_fails_for_good_if_no_server_knows_the_token(network: Network,
     assert isinstance(found.failure(), Unauthenticated)
     network.answers["10.0.0.2:1"] = grpc.StatusCode.UNAVAILABLE
     assert isinstance(found.failure(), Unavailable)
+
+
+def test_a_server_that_names_what_is_no_address_costs_no_other_server(network: Network, discover: Discover) -> None:
+    named = [pb.Endpoint(address=address, device="cpu", state=READY) for address in ("a\0b:1", "unix:/a,b")]
+    network.answers["127.0.0.1:1"] = pb.GetServerInfoResponse(endpoints=named)
+    network.serve("127.0.0.2:1", READY, READY)
+    found = discover(["127.0.0.1:1", "127.0.0.2:1"])
+    assert found.in_use == ["127.0.0.1:1", "127.0.0.2:1", "127.0.0.2:2"]
+
+
+def test_a_server_that_names_thousands_of_workers_takes_no_connection_for_each(
+    network: Network, discover: Discover
+) -> None:
+    network.serve("10.0.0.1:1", *[READY] * 5000)
+    found = discover(["10.0.0.1:1"])
+    assert len(network.given) == len(found.in_use) == 256
