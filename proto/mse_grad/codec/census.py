@@ -40,17 +40,18 @@ def check_entries(count: int, *, field: str) -> None:
         )
 
 
-def check_fields(message: bytes, kind: Any) -> None:
-    """Raises ContractError MESSAGE_TOO_LARGE if `message` has more than 32768 fields.
+def check_fields(message: bytes, kind: Any, *, most_text_bytes: int | None = None) -> None:
+    """Raises ContractError MESSAGE_TOO_LARGE if `message` has more than 32768 fields, or a longer text.
 
     Stops counting if the message is malformed. Its reader reports that.
 
     Args:
         message: Serialized message.
         kind: Descriptor of its type.
+        most_text_bytes: Longest text; None for any.
     """
     try:
-        _count(message, 0, len(message), kind, 0)
+        _count(message, 0, len(message), kind, 0, most_text_bytes)
     except _Malformed:
         return
 
@@ -59,7 +60,7 @@ class _Malformed(Exception):
     """The message is malformed here, so nothing after this point can be counted or read."""
 
 
-def _count(message: bytes, position: int, stop: int, kind: Any, fields: int) -> int:
+def _count(message: bytes, position: int, stop: int, kind: Any, fields: int, most_text_bytes: int | None) -> int:
     """Returns `fields` plus the number of fields of `message` in [position, stop)."""
     parts = kind.fields_by_number
     while position < stop:
@@ -75,9 +76,11 @@ def _count(message: bytes, position: int, stop: int, kind: Any, fields: int) -> 
                 raise _Malformed
             part = parts.get(tag >> 3)
             if part is not None and part.message_type is not None:
-                fields = _count(message, position, end, part.message_type, fields)
+                fields = _count(message, position, end, part.message_type, fields, most_text_bytes)
             elif part is not None and part.cpp_type in _PACKABLE:
                 fields += len(message[position:end].translate(None, _CONTINUED))
+            elif part is not None and part.type == FieldDescriptor.TYPE_STRING and most_text_bytes is not None:
+                _check_text(size_bytes, most_text_bytes)
             position = end
         elif wire_type == _FIXED64:
             position += 8
@@ -90,6 +93,15 @@ def _count(message: bytes, position: int, stop: int, kind: Any, fields: int) -> 
                 Reason.MESSAGE_TOO_LARGE, "message", f"the message has more than {MOST_FIELDS} fields, the most allowed"
             )
     return fields
+
+
+def _check_text(size_bytes: int, most_bytes: int) -> None:
+    if size_bytes > most_bytes:
+        raise ContractError(
+            Reason.MESSAGE_TOO_LARGE,
+            "message",
+            f"the message has a text of {size_bytes} bytes; names, ids and parameters have at most {most_bytes}",
+        )
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:

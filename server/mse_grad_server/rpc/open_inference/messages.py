@@ -34,6 +34,9 @@ Value: TypeAlias = bool | int | float | str
 
 # Fields that the fast path reads of one message. A request has a dozen: three inputs, their contents, parameters.
 _MOST_FIELDS = 128
+# Longest name, id or parameter. A text of a whole message would hold the event loop for seconds, and its id up to
+# eight times the message: Python has 4 bytes for each character if one needs them, and the answer repeats the id.
+_MOST_TEXT_BYTES = 4096
 # Field numbers of InferTensorContents.
 _FP32, _FP64 = 6, 7
 
@@ -84,7 +87,8 @@ def decode_infer_request(message: bytes) -> InferRequest:
     """Returns the request in `message`, operands as views of it.
 
     Raises:
-        ContractError: MESSAGE_MALFORMED, or MESSAGE_TOO_LARGE if it has more than 32768 fields.
+        ContractError: MESSAGE_MALFORMED, or MESSAGE_TOO_LARGE if it has more than 32768 fields or a text of more than
+            4096 bytes.
     """
     try:
         return _fast(message)
@@ -231,11 +235,13 @@ def _value(message: bytes, view: memoryview, start: int, stop: int) -> Value:
 
 
 def _text(view: memoryview, start: int, stop: int) -> str:
+    if stop - start > _MOST_TEXT_BYTES:
+        raise Unrecognised
     return str(view[start:stop], "utf-8")
 
 
 def _slow(message: bytes) -> InferRequest:
-    check_fields(message, oip.ModelInferRequest.DESCRIPTOR)
+    check_fields(message, oip.ModelInferRequest.DESCRIPTOR, most_text_bytes=_MOST_TEXT_BYTES)
     try:
         parsed = oip.ModelInferRequest.FromString(message)
     except DecodeError as cause:

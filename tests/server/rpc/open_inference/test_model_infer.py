@@ -245,6 +245,38 @@ async def test_a_flood_of_fields_is_refused_before_objects_are_made_of_it(flood:
         assert told(caught.value)[1] in (Reason.MESSAGE_TOO_LARGE, Reason.MESSAGE_MALFORMED)
 
 
+def _with_text(place: str, text: str) -> oip.ModelInferRequest:
+    asked = infer_request()
+    if place == "id":
+        asked.id = text
+    elif place == "model":
+        asked.model_name = text
+    elif place == "input":
+        asked.inputs[0].name = text
+    elif place == "output":
+        asked.outputs.add(name=text)
+    else:
+        asked.parameters["content_type"].string_param = text
+    return asked
+
+
+@pytest.mark.parametrize("read_by", ["the fast path", "the generated code"])
+@pytest.mark.parametrize("place", ["id", "model", "input", "output", "parameter"])
+async def test_a_text_of_a_whole_message_is_refused_before_it_is_read(place: str, read_by: str) -> None:
+    asked = _with_text(place, "x" * 4097)
+    if read_by == "the generated code":
+        asked.parameters["timeout"].double_param = 1.0
+    async with serving() as server:
+        code, reason, message = await failure(server, asked)
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.MESSAGE_TOO_LARGE)
+    assert "4097 bytes" in message
+
+
+async def test_an_id_of_4096_bytes_comes_back() -> None:
+    async with serving() as server:
+        assert (await infer(server, _with_text("id", "x" * 4096))).id == "x" * 4096
+
+
 async def test_a_message_above_the_limit_names_the_limit() -> None:
     async with serving(max_unary_bytes=2**20, max_stream_message_bytes=2**20, chunk_bytes=2**18) as server:
         code, reason, text = await failure(server, infer_request(np.zeros(2**17, np.float32)))
