@@ -197,6 +197,7 @@ class Retries:
         pause_s = max(error.retry_delay_s or 0.0, self._budget.take())
         left_s = self._deadline - now_s - pause_s
         if left_s < options.initial_backoff_s:
+            self._budget.put_back()  # otherwise a server that fails calls at once leaves no retry to later ones
             return Step.GIVE_UP, 0.0
         # The last attempts share the time that is left, so that a server that comes back late is still found.
         pause_s += min(uniform(self._bound_s / 2, self._bound_s), left_s / 2)

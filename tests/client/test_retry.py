@@ -231,3 +231,21 @@ def test_callers_see_the_plain_error_of_a_stale_stream() -> None:
     plain = StreamStale.of(failure).plain()
     assert type(plain) is mse_grad_client.Unavailable
     assert (str(plain), plain.__dict__) == (str(failure), failure.__dict__)
+
+
+def test_calls_that_give_up_leave_their_retries_to_later_ones(time: Time) -> None:
+    budget = RetryBudget(10.0, now=time.now)
+
+    def run_once(attempt: Callable[[], str]) -> str:
+        async def attempting() -> str:
+            return attempt()
+
+        retries = Retries(RetryOptions(), budget, deadline=None, pause=time.pause, now=time.now)
+        return waiter.run(lambda: with_retries(attempting, retries))
+
+    for _ in range(1000):
+        with pytest.raises(MseGradError):
+            run_once(failing(busy(retry_delay_ms=10**9)))
+    assert run_once(failing(busy())) == "done"
+    (wait_s,) = time.waits_s
+    assert wait_s < 1.0
