@@ -19,7 +19,7 @@ from mse_grad_cli.benchmark.measure import Figures, Load, measure
 from mse_grad_cli.benchmark.picture import FORMATS, draw, matplotlib_figure, rate_text, size_name
 from mse_grad_cli.commands.connection import access_options, address_argument, connect, options_of, reached, wait_option
 from mse_grad_cli.commands.options import json_option, reduction_option
-from mse_grad_cli.commands.screen import screen
+from mse_grad_cli.commands.screen import one_line, screen
 from mse_grad_cli.files.output import written
 from mse_grad_client.client import MseGradClient
 from mse_grad_client.errors import Unimplemented
@@ -106,7 +106,7 @@ def bench(
         try:
             figures = _measure_all(client, sizes, load)
         except Unimplemented as refused:
-            raise click.UsageError(str(refused)) from refused
+            raise click.UsageError(one_line(str(refused))) from refused
     title = _title(address, found, load)
     if plot:
         with written(str(plot)) as file:

@@ -19,7 +19,7 @@ from mse_grad.reasons import ContractError
 from mse_grad.tensor import DTYPES, Array, Reduction
 from mse_grad_cli.commands.connection import access_options, address_option, connect, options_of, reached, wait_option
 from mse_grad_cli.commands.options import reduction_option
-from mse_grad_cli.commands.screen import size_text
+from mse_grad_cli.commands.screen import one_line, size_text
 from mse_grad_cli.files.operand import FileOperands, UnusableFile, load
 from mse_grad_cli.files.output import written
 from mse_grad_client.client import MseGradClient
@@ -87,7 +87,7 @@ def compute(
         try:
             _compute(client, operands, reduction, file)
         except (InvalidArgument, Unimplemented) as refused:
-            raise click.UsageError(str(refused)) from refused
+            raise click.UsageError(one_line(str(refused))) from refused
     result = {
         "output": output,
         "shape": list(operands.shape),

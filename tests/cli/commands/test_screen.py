@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +27,25 @@ def test_a_terminal_obeys_no_server(command: list[str]) -> None:
             version=WORDS, backend=WORDS, device=WORDS, instance_id=WORDS, kernel_hash=WORDS, endpoints=[endpoint]
         )
         shown = CliRunner().invoke(mse_grad, [*command, server.address], color=True)
+    assert set(shown.output).isdisjoint("\x1b\x07\x9b\r")
+    assert "\nline" not in shown.output
+    assert r"\x1b[31m\x9b1m" in "".join(shown.output.split())
+
+
+@pytest.mark.parametrize("reason", [Reason.DTYPE_UNKNOWN, Reason.DTYPE_UNSUPPORTED])
+@pytest.mark.parametrize("command", ["compute", "bench"])
+def test_nor_if_the_server_refuses_the_operands(command: str, reason: Reason, tmp_path: Path) -> None:
+    operand = str(tmp_path / "x.npy")
+    np.save(operand, np.ones(3, np.float32))
+    with ScriptedServer(
+        lambda requests: (refused(one.id, reason, WORDS) for each in requests for one in each.headers)
+    ) as server:
+        server.info = lambda: pb.GetServerInfoResponse(
+            endpoints=[pb.Endpoint(address=server.address, state=pb.WORKER_STATE_READY)]
+        )
+        arguments = {"bench": ["bench", server.address], "compute": ["compute", *[operand] * 3, "-o", operand]}[command]
+        shown = CliRunner().invoke(mse_grad, arguments, env={"MSE_GRAD_ADDR": server.address}, color=True)
+    assert shown.exit_code in (2, 3)
     assert set(shown.output).isdisjoint("\x1b\x07\x9b\r")
     assert "\nline" not in shown.output
     assert r"\x1b[31m\x9b1m" in "".join(shown.output.split())
