@@ -14,6 +14,7 @@ from mse_grad.frames import HEAD_BYTES, MAX_GREETING_BYTES, head
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.direct.acceptor import Acceptor
+from mse_grad_server.direct.lingering import Lingering
 from mse_grad_server.direct.offers import Offer, Offers, ServeFrames
 from mse_grad_server.direct.wire import TlsWire, Wire
 from mse_grad_server.errors import DirectDenied, DirectFull, ServerError, to_status
@@ -98,6 +99,7 @@ class DirectListener:
         self._offers = Offers(instance_id=instance_id, most_bytes=options.most_bytes)
         self._listeners: list[socket.socket] = []
         self._strangers: set[asyncio.Task[None]] = set()
+        self._lingering = Lingering()
         self._acceptor = Acceptor(
             clock,
             on_connection=self._on_connection,
@@ -157,13 +159,14 @@ class DirectListener:
         return self._offers.make(self._options.shown_host, self._address.port, serve)
 
     async def close(self) -> None:
-        """Stops listening and ends the connections that have shown no secret; the others end with their streams."""
+        """Stops listening and ends the connections, which have shown no secret or whose streams have ended."""
         self._acceptor.close()
         self._close_listeners()
         for stranger in tuple(self._strangers):
             stranger.cancel()
         if self._strangers:
             await asyncio.wait(tuple(self._strangers))
+        await self._lingering.close()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -183,7 +186,10 @@ class DirectListener:
         task = asyncio.current_task()
         assert task is not None
         try:
-            wire = Wire(connection) if self._tls is None else TlsWire(connection, self._tls.context())
+            if self._tls is None:
+                wire = Wire(connection, self._lingering)
+            else:
+                wire = TlsWire(connection, self._tls.context(), self._lingering)
         except OSError as error:  # the client is gone, or OpenSSL does not take the certificate
             connection.close()
             self._refused(DirectDenied(f"the connection cannot be served: {error.strerror or error}"))

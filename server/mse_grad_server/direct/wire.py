@@ -6,18 +6,15 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from typing_extensions import override
 
 from mse_grad.tensor import Buffer
 from mse_grad.tls_socket import BATCH_BYTES, TlsSocket
+from mse_grad_server.direct.lingering import Lingering
 
 __all__ = ["TlsWire", "Wire"]
-
-# Unread bytes that are dropped before a connection is closed; a client that sends more loses the last answers.
-_MOST_UNREAD_BYTES = 2**20
 
 
 class Wire:
@@ -25,9 +22,11 @@ class Wire:
 
     Args:
         connection: Connected socket; owned by this object, and from now on it does not block.
+        lingering: Closes it in the end.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, lingering: Lingering) -> None:
+        self._lingering = lingering
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
@@ -73,14 +72,8 @@ class Wire:
             return 0
 
     def close(self) -> None:
-        """Closes the connection so that the client still reads what was sent: unread bytes would reset it."""
-        with suppress(OSError):  # the client is gone
-            self._connection.shutdown(socket.SHUT_WR)
-            self._connection.setblocking(False)
-            unread_bytes = 0
-            while unread_bytes < _MOST_UNREAD_BYTES and (found := self._connection.recv(64 * 1024)):
-                unread_bytes += len(found)
-        self._connection.close()
+        """Closes the connection so that the client still reads what was sent."""
+        self._lingering.close_later(self._connection)
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         """Returns the next `size_bytes`; raises OSError if the connection ends before."""
@@ -121,13 +114,14 @@ class TlsWire(Wire):
     Args:
         connection: Connected socket; owned by this object.
         context: Context with the server's certificate.
+        lingering: Closes it in the end.
     """
 
     # One for all connections: the event loop empties it before it reads another one.
     _room = bytearray(BATCH_BYTES)
 
-    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext, lingering: Lingering) -> None:
+        super().__init__(connection, lingering)
         self._tls = TlsSocket(connection, context, server_side=True, room=self._room)
 
     @property

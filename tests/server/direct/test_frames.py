@@ -12,6 +12,7 @@ import pytest
 from mse_grad.frames import HEAD_BYTES, head
 from mse_grad_server.direct import socket_stream
 from mse_grad_server.direct.frames import Frames
+from mse_grad_server.direct.lingering import _MOST_CONNECTIONS, Lingering
 from mse_grad_server.direct.socket_stream import TryInline
 from mse_grad_server.direct.wire import Wire
 from mse_grad_server.errors import DeadlineExceeded
@@ -40,7 +41,7 @@ def not_inline(message: bytes) -> bool:
 
 def frames_on(connection: socket.socket, clock: FakeClock, *, try_handle_inline: TryInline = not_inline) -> Frames:
     return Frames(
-        Wire(connection),
+        Wire(connection, Lingering()),
         clock,
         most_bytes=MOST_BYTES,
         stall_timeout_s=STALL_S,
@@ -64,6 +65,38 @@ async def fill(frames: Frames) -> list[bytes]:
         messages.append(bytes([len(messages) % 251]) * 1_000_000)
         assert frames.write_now(messages[-1])
     return messages
+
+
+async def test_a_client_that_still_sends_reads_everything_that_was_written_before_the_end(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = ends
+    loop = asyncio.get_running_loop()
+    frames = frames_on(ours, FakeClock())
+    message = bytes(range(250)) * 4000  # the kernel takes all of it, and the client's side has room for a part
+    frames.write_now(message)
+    assert not frames._unsent
+    frames.close()
+    for _ in range(3):
+        await loop.sock_sendall(theirs, b"more")
+    assert await received(theirs, HEAD_BYTES + len(message)) == head(len(message)) + message
+    assert await loop.sock_recv(theirs, 1) == b""
+    theirs.close()
+    await until(lambda: ours.fileno() == -1)
+
+
+async def test_the_oldest_connection_that_is_read_on_makes_room() -> None:
+    lingering = Lingering()
+    pairs = [socket.socketpair() for _ in range(_MOST_CONNECTIONS + 3)]
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        lingering.close_later(ours)
+    await until(lambda: pairs[2][0].fileno() == -1)
+    assert all(ours.fileno() != -1 for ours, _ in pairs[3:])
+    await lingering.close()
+    assert all(ours.fileno() == -1 for ours, _ in pairs)
+    for _, theirs in pairs:
+        theirs.close()
 
 
 async def test_what_the_kernel_has_no_room_for_is_sent_once_it_has(ends: tuple[socket.socket, socket.socket]) -> None:
