@@ -363,3 +363,26 @@ async def test_a_worker_with_a_broken_message_is_replaced_and_the_others_go_on(m
         assert (first.was_killed, second.was_killed) == (True, False)
         await until(lambda: bool(host.events("worker_ended")))
         assert host.supervisor.workers[0].restarts == {"silent": 1}
+
+
+async def test_a_signal_reaches_a_worker_whose_process_is_just_being_started() -> None:
+    async with supervising(workers=1) as host:
+        host.starts.may_start.clear()
+        await until(lambda: host.starts.begun == 1)
+        host.supervisor.stop()
+        host.starts.may_start.set()
+        process = await host.started(1)
+        await until(lambda: process.was_terminated)
+        process.end(-15)
+        assert await host.exit_code() is ExitCode.OK
+
+
+async def test_a_second_signal_kills_a_worker_whose_process_is_just_being_started() -> None:
+    async with supervising(workers=1) as host:
+        host.starts.may_start.clear()
+        await until(lambda: host.starts.begun == 1)
+        host.supervisor.stop()
+        host.supervisor.force()
+        host.starts.may_start.set()
+        assert await host.exit_code() is ExitCode.FORCED
+        assert host.starts.last.was_killed

@@ -74,13 +74,20 @@ class FakeStarts:
     Attributes:
         processes: Processes that were started, oldest first.
         error: Raised by the next start, or None.
+        begun: How many starts have begun.
+        may_start: Starts wait for it; it is set at first.
     """
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []
         self.error: Exception | None = None
+        self.begun = 0
+        self.may_start = asyncio.Event()
+        self.may_start.set()
 
     async def __call__(self, placement: Placement) -> FakeProcess:
+        self.begun += 1
+        await self.may_start.wait()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
