@@ -79,3 +79,46 @@ with FakeServer() as server, server.client() as client, trace.use_span(NonRecord
 """
     (line, _) = run("-c", FRAME.format(body=body)).splitlines()
     assert line.split() == [f"00-{0xABC:032x}-{0xDEF:016x}-{flag}"] * 3
+
+
+def test_the_spans_of_a_failed_request_are_errors_on_both_sides() -> None:
+    body = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from mse_grad_client import ClientOptions, MseGradError
+from mse_grad_client.tracing import TracingInterceptor
+from mse_grad_server.process.log import open_log
+from mse_grad_server.settings.model import Settings
+exporter, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+
+def call(address):
+    ones = np.ones(400, np.float32)
+    with MseGradClient(address, options=ClientOptions(interceptors=[TracingInterceptor()])) as client:
+        with trace.get_tracer("training").start_as_current_span("step"):
+            try:
+                client.compute_unary(ones, ones, 1.0)
+            except MseGradError as error:
+                print(type(error).__name__)
+
+async def main():
+    settings = Settings(listen="127.0.0.1:0", metrics_listen="none", tracing=True, max_unary_bytes=1024)
+    server = Server(settings, open_log("error", "text", stream=io.StringIO()))
+    await server.open()
+    try:
+        await asyncio.to_thread(call, str(server.address))
+    finally:
+        await server.drain()
+        await server.close()
+
+asyncio.run(main())
+for span in exporter.get_finished_spans():
+    print(span.name, span.status.status_code.name, span.status.description)
+"""
+    error, served, called, *_ = run("-c", FRAME.format(body=body)).splitlines()
+    assert error == "ResourceExhausted"
+    assert served == "mse_grad.v1.MseGradService/ComputeGradient ERROR RESOURCE_EXHAUSTED"
+    assert called.startswith("mse_grad.compute_unary ERROR ResourceExhausted: MESSAGE_TOO_LARGE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -35,6 +36,16 @@ def test_a_file_is_mapped_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("array", [np.float32(2.5), np.zeros((0, 3), np.float32)], ids=["rank 0", "no elements"])
 def test_a_file_of_one_element_or_none_is_read(tmp_path: Path, array: Array) -> None:
     np.testing.assert_array_equal(loaded(saved(tmp_path / "x.npy", np.asarray(array))), array)
+
+
+def test_the_path_of_a_pipe_is_read_as_shells_give_one_for_the_output_of_a_command() -> None:
+    reader, writer = os.pipe()
+    content = io.BytesIO()
+    np.save(content, X)
+    with os.fdopen(writer, "wb") as stream:
+        stream.write(content.getvalue())
+    with os.fdopen(reader, "rb"):
+        np.testing.assert_array_equal(loaded(f"/dev/fd/{reader}"), X)
 
 
 def test_arrays_follow_each_other_on_stdin() -> None:
