@@ -18,6 +18,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 # Shells let commands in the background ignore SIGINT, and their children with them. Tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup lets them ignore SIGHUP, which a server takes for an order to stay.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TESTS = Path(__file__).parent
 
