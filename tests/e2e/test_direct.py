@@ -361,6 +361,16 @@ def test_only_a_server_of_this_machine_may_lead_to_it(is_near: bool, monkeypatch
     assert failure.endswith("an address of this one, which the client refuses") is not is_near
 
 
+def test_no_server_has_the_client_send_more_than_a_greeting_to_a_place_of_its_choice() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        offer = pb.DirectOffer(port=listener.getsockname()[1], secret=b"s" * 1_000_000)
+        with ScriptedServer(direct=offer) as server, MseGradClient(server.address, options=DIRECT) as client:
+            assert "asks for a greeting of 10000" in tried(client)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
 class Cut:
     """Connections to the server through a relay, which it cuts after a number of bytes; close it."""
 

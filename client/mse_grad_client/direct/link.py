@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from mse_grad.frames import head
+from mse_grad.frames import MAX_GREETING_BYTES, head
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_client.direct.frame_call import FrameCall
@@ -163,8 +163,9 @@ class DirectLink:
         place = _place(stream.opened.direct)
         wire: Wire | None = None
         try:
+            greeting = _greeting(stream.opened)
             wire = self._connect(stream.opened.direct)
-            direct = self._open(wire, stream.opened)
+            direct = self._open(wire, stream.opened, greeting)
         except (OSError, MseGradError) as cause:  # requests go over the RPC
             if wire is None:
                 failure = f"no connection to {place}: {_words(cause)}"
@@ -190,8 +191,7 @@ class DirectLink:
         attempt.next_s = time.monotonic() + attempt.pause_s
         attempt.pause_s = min(2 * attempt.pause_s, _LONGEST_PAUSE_S)
 
-    def _open(self, wire: Wire, opened: pb.StreamOpened) -> Stream:
-        greeting = pb.DirectGreeting(instance_id=opened.instance_id, secret=opened.direct.secret).SerializeToString()
+    def _open(self, wire: Wire, opened: pb.StreamOpened, greeting: bytes) -> Stream:
         wire.send_all(head(len(greeting)) + greeting)
         wire.begin()
         most_bytes = opened.limits.max_stream_message_bytes
@@ -209,6 +209,14 @@ class DirectLink:
             direct.close(error)
             raise
         return direct
+
+
+def _greeting(opened: pb.StreamOpened) -> bytes:
+    """Returns the greeting; raises OSError if it has more bytes than any server takes, which chose them."""
+    greeting = pb.DirectGreeting(instance_id=opened.instance_id, secret=opened.direct.secret).SerializeToString()
+    if len(greeting) > MAX_GREETING_BYTES:
+        raise OSError(f"its offer asks for a greeting of {len(greeting)} bytes; the most is {MAX_GREETING_BYTES}")
+    return greeting
 
 
 def _place(offer: pb.DirectOffer) -> str:
