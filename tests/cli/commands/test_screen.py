@@ -32,7 +32,7 @@ def test_a_terminal_obeys_no_server(command: list[str]) -> None:
     assert r"\x1b[31m\x9b1m" in "".join(shown.output.split())
 
 
-@pytest.mark.parametrize("reason", [Reason.DTYPE_UNKNOWN, Reason.DTYPE_UNSUPPORTED])
+@pytest.mark.parametrize("reason", [Reason.DTYPE_UNKNOWN, Reason.NOT_OFFERED])
 @pytest.mark.parametrize("command", ["compute", "bench"])
 def test_nor_if_the_server_refuses_the_operands(command: str, reason: Reason, tmp_path: Path) -> None:
     operand = str(tmp_path / "x.npy")
