@@ -218,6 +218,12 @@ def indexed_headers(attacker: Attacker) -> None:
     attacker.repeat(lambda link: link.open_wide(block), cost_bytes=len(block) + KIB)
 
 
+def odd_paths(attacker: Attacker) -> None:
+    fields = [(name, b"/\xff" if name == b":path" else value) for name, value in request_fields(HEALTH)]
+    block = header_block(fields)
+    attacker.repeat(lambda link: link.open_wide(block), cost_bytes=len(block) + 100)
+
+
 def rapid_reset(attacker: Attacker, method: str, data: bytes = b"") -> None:
     attacker.repeat(lambda link: link.reset(link.open(method, data, is_indexed=True)), cost_bytes=300)
 
@@ -248,6 +254,7 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
     ),
     "unary: refused": lambda it: it.calls(UNARY, framed(b"\xff" * 8 * KIB), ends=True),
     "a method that does not exist": lambda it: it.calls("/no.such/Method", ends=True),
+    "paths that are no UTF-8": odd_paths,
     "health: rapid reset": lambda it: rapid_reset(it, HEALTH, framed(b"")),
     "unary: rapid reset": lambda it: rapid_reset(it, UNARY, framed(b"")),
     "stream: rapid reset": lambda it: rapid_reset(it, STREAM),

@@ -42,7 +42,7 @@ from mse_grad_client import (
     ResourceExhausted,
     RetryOptions,
 )
-from support.resident import Held, held, unshared_bytes
+from support.resident import LEAKED_BYTES, Held, held, unshared_bytes
 from support.server.server_process import running_server
 from support.values import expected, operands
 
@@ -51,9 +51,6 @@ __all__ = ["BOUND_BYTES", "ENDS", "MIB", "TRANSPORTS", "Report", "growth_bytes",
 KIB, MIB = 2**10, 2**20
 BOUND_BYTES = MIB
 """Growth of a process that counts as none."""
-
-_LEAKED_BYTES = 256
-"""Most memory that gRPC leaks for an RPC that its caller gives up."""
 
 TRANSPORTS: dict[str, ClientOptions] = {
     "stream": ClientOptions(shared_memory=False, direct=False),
@@ -107,7 +104,7 @@ class Report:
     def leaked_bytes(self) -> int:
         """Most bytes that gRPC has leaked since the first fifth of the rounds."""
         given_up = sum(count for pair, count in self.calls.items() if tuple(pair.split(", ")) in _GIVEN_UP)
-        return 4 * _LEAKED_BYTES * given_up // 5
+        return 4 * LEAKED_BYTES * given_up // 5
 
     def __str__(self) -> str:
         return (

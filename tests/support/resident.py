@@ -6,7 +6,19 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Held", "held", "peak_bytes", "proportional_bytes", "reset_peak", "resident_bytes", "unshared_bytes"]
+__all__ = [
+    "LEAKED_BYTES",
+    "Held",
+    "held",
+    "peak_bytes",
+    "proportional_bytes",
+    "reset_peak",
+    "resident_bytes",
+    "unshared_bytes",
+]
+
+LEAKED_BYTES = 256
+"""What gRPC may leak for an RPC that its caller gives up (docs/limits.md)."""
 
 
 @dataclass(frozen=True)
