@@ -13,7 +13,12 @@ __all__ = ["one_line", "screen", "size_text"]
 # Width for files, which have none of their own.
 _LOG_WIDTH = 120
 # Control characters as people write them. A terminal would obey those that a server has put into a name or an error.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+# Some of them change the direction of the text, so that people read other words than there are.
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
+    **{code: f"\\u{code:04x}" for code in _DIRECTIONS},
+}
 _CONTROLS_IN_LINES = {code: text for code, text in _CONTROLS.items() if chr(code) not in "\t\n"}
 
 
