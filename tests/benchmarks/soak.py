@@ -20,6 +20,8 @@ import asyncio
 import math
 import os
 import random
+import select
+import signal
 import sys
 import time
 from collections import Counter
@@ -303,8 +305,15 @@ class _Caller:
                 code = int(self._compute(self._client).tobytes() != self._right)
             os._exit(code)
         self._check(self._compute(self._client))
+        ended = os.pidfd_open(child)
+        is_late = not select.select([ended], [], [], 2 * _PATIENCE_S)[0]
+        os.close(ended)
+        if is_late:
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        if status:
+        if is_late:
+            self._break("a forked child hangs")
+        elif status:
             self._break(f"a forked child ended with status {status}")
 
     def _compute(
