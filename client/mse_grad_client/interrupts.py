@@ -57,7 +57,7 @@ class Latch:
     def set(self) -> None:
         """Releases every waiting thread, and lets later ones pass."""
         self._is_set = True
-        for lock in tuple(self._waiting):
+        for lock in list(self._waiting):
             _release(lock)
 
     def tell(self, listener: Releasable) -> None:

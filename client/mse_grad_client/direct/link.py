@@ -122,7 +122,7 @@ class DirectLink:
         """Ends every direct connection, and later ones at once; requests under way fail with `error`."""
         self._close_error = error
         with self._lock:
-            attempts = tuple(self._attempts.values())
+            attempts = list(self._attempts.values())
             self._attempts.clear()
         for attempt in attempts:
             attempt.close(error)
@@ -140,7 +140,7 @@ class DirectLink:
             return self._attempts.setdefault(stream, _Attempt())
 
     def _forget_ended(self) -> None:
-        for stream, attempt in list(self._attempts.items()):
+        for stream, attempt in self._attempts.copy().items():
             if stream.has_ended:
                 del self._attempts[stream]
                 attempt.close(Unavailable("the stream has ended", reason=Reason.CONNECTION_LOST))

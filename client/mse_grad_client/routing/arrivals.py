@@ -67,13 +67,13 @@ class Arrivals:
     def arrived(self) -> None:
         """A server is in use."""
         self._last_error = None
-        for waiting in tuple(self._waiting):
+        for waiting in list(self._waiting):
             waiting.over.set()
 
     def end_round(self, error: MseGradError) -> None:
         """The round has found no server, because of `error`; later waits are for the next one."""
         self._last_error = error
-        for waiting in tuple(self._waiting):
+        for waiting in list(self._waiting):
             waiting.last_error = error
             if waiting.since_round < self._rounds:
                 waiting.error = error
@@ -82,7 +82,7 @@ class Arrivals:
     def close(self, error: MseGradError) -> None:
         """Ends every wait, now and later, with `error`."""
         self._close_error = error
-        for waiting in tuple(self._waiting):
+        for waiting in list(self._waiting):
             waiting.error = error
             waiting.over.set()
 

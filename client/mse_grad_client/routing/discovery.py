@@ -187,7 +187,7 @@ class Discovery:
             workers = self._workers(connection.address)
             if not workers or connection.address in workers:
                 continue
-            if connection in usable and not any(worker.address in workers for worker in tuple(pool.in_use)):
+            if connection in usable and not any(worker.address in workers for worker in list(pool.in_use)):
                 self._take_up(connection)
             else:
                 pool.leave_out(connection)

@@ -72,7 +72,7 @@ class Lookup:
     def stop(self) -> None:
         """Ends the waits of `servers`, now and later."""
         self._is_stopped = True
-        for running in tuple(self._running.values()):
+        for running in list(self._running.values()):
             running.done.set()
 
     def _start(self, name: str) -> _Running:

@@ -147,7 +147,7 @@ class Session:
 
     def _wait_closed(self, timeout_s: float) -> None:
         give_up_s = time.monotonic() + timeout_s
-        for closed in tuple(self._closing):
+        for closed in list(self._closing):
             closed.wait(max(0.0, give_up_s - time.monotonic()))
 
 
@@ -232,7 +232,7 @@ class _Visits:
         """Holds new threads back, and waits until all others have left, at most `timeout_s` seconds."""
         self._gate = Latch()
         give_up_s = time.monotonic() + timeout_s
-        while any(thread != threading.get_ident() for thread in tuple(self._inside)):
+        while any(thread != threading.get_ident() for thread in list(self._inside)):
             left_s = give_up_s - time.monotonic()
             if left_s <= 0:
                 break

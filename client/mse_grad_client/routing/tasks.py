@@ -52,7 +52,7 @@ class Tasks:
         running = asyncio.get_running_loop()
         loop = self._loops.get(running)
         if loop is None:
-            for other in tuple(self._loops):
+            for other in list(self._loops):
                 if other.is_closed():
                     self._loops.pop(other, None)
             loop = self._loops[running] = Loop(running, self._transport)

@@ -160,7 +160,7 @@ class WorkerPool:
 
     def release_locks(self) -> None:
         """Releases the locks of gRPC that an interrupted thread, this one, holds; the pool may only be closed then."""
-        for connection in (self.given, *tuple(self._known.values())):
+        for connection in (self.given, *list(self._known.values())):
             connection.release_locks()
 
     def _rank(self, worker: Connection) -> tuple[int, int]:

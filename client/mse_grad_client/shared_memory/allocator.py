@@ -246,7 +246,7 @@ class Allocator:
             if lent is not None:  # else an interrupt came before it was recorded
                 lent.block.ranges.free(lent.block.offset, lent.block.size_bytes)
         kept_bytes = 0
-        for segment, ranges in list(self._segments.items()):
+        for segment, ranges in self._segments.copy().items():
             if ranges.free_bytes == segment.size_bytes:
                 kept_bytes += segment.size_bytes
                 if kept_bytes > _KEPT_BYTES or segment.is_withdrawn:

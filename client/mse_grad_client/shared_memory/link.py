@@ -272,7 +272,7 @@ class LocalLink:
         return _Channel(handover, memory, packets, connection)
 
     def _forget_ended(self) -> None:
-        for stream, channel in list(self._channels.items()):
+        for stream, channel in self._channels.copy().items():
             if stream.has_ended and (channel is None or channel.handover.wait_ended(0)):
                 del self._channels[stream]
                 if channel is not None:

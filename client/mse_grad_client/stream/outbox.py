@@ -72,7 +72,7 @@ class Outbox:
     def remove(self, id: int) -> bool:
         """Removes all parts of request `id`; returns whether nothing of it was sent."""
         is_whole = False
-        for part in tuple(self._parts):
+        for part in list(self._parts):
             if part.id == id:
                 try:
                     self._parts.remove(part)

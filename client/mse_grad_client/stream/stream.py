@@ -230,7 +230,7 @@ class Stream(Reader):
             self._turned_away = error
         with self._lock:
             self.takes_requests, self._going_away = False, True
-            refused = [(id, exchange) for id, exchange in self._pending.items() if id > go_away.last_id]
+            refused = [(id, exchange) for id, exchange in self._pending.copy().items() if id > go_away.last_id]
         self._reader_wanted.ring()  # no caller waits to see the end
         for id, exchange in refused:
             self._fail(id, exchange, copy.copy(error))
@@ -251,7 +251,7 @@ class Stream(Reader):
         with self._lock:
             self.takes_requests = False
             self._end_error = error = self._end_error or self._close_error or self._turned_away or error
-            orphans = tuple(self._pending.items())
+            orphans = self._pending.copy().items()
         self._outbox.clear()
         self._opened.set()
         self._reader_wanted.ring()

@@ -55,7 +55,7 @@ class Lingering:
         give_up_s = asyncio.get_running_loop().time() + _LONGEST_S
         while any(map(_has_unsent, self._connections.values())) and asyncio.get_running_loop().time() < give_up_s:
             await asyncio.sleep(_LOOK_S)
-        tasks = tuple(self._connections)
+        tasks = list(self._connections)
         for task in tasks:
             task.cancel()
         if tasks:

@@ -162,10 +162,10 @@ class DirectListener:
         """Stops listening and ends the connections, which have shown no secret or whose streams have ended."""
         self._acceptor.close()
         self._close_listeners()
-        for stranger in tuple(self._strangers):
+        for stranger in list(self._strangers):
             stranger.cancel()
         if self._strangers:
-            await asyncio.wait(tuple(self._strangers))
+            await asyncio.wait(list(self._strangers))
         await self._lingering.close()
 
     def _close_listeners(self) -> None:

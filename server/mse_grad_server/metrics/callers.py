@@ -54,7 +54,7 @@ class Callers(Collector):
             "Requests for a gradient that ended, by the name of the caller's token.",
             labels=["caller", "outcome"],
         )
-        for name, totals in list(self._totals.items()):
+        for name, totals in self._totals.copy().items():
             counter.add_metric([name, "answered"], totals.answered)
             counter.add_metric([name, "failed"], totals.failed)
         requests = GaugeMetricFamily(

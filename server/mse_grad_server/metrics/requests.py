@@ -74,7 +74,7 @@ class Requests(Collector):
 
     def totals(self) -> RequestTotals:
         """Returns the totals over all methods, dtypes and reductions."""
-        counts = list(self._counts.items())
+        counts = self._counts.copy().items()
         succeeded = sum(count for (*_, code), count in counts if code == "OK")
         seconds = sum(times.totals()[1] for times in list(self._times.values()))
         return RequestTotals(succeeded, sum(count for _, count in counts) - succeeded, seconds)
@@ -86,12 +86,12 @@ class Requests(Collector):
             "Requests for a gradient that ended, by gRPC code.",
             labels=["method", "dtype", "reduction", "code"],
         )
-        for key, count in list(self._counts.items()):
+        for key, count in self._counts.copy().items():
             counter.add_metric(key, count)
         histogram = HistogramMetricFamily(
             "mse_grad_request_seconds", "Time from the arrival of a request to its last answer.", labels=["method"]
         )
-        for method, times in list(self._times.items()):
+        for method, times in self._times.copy().items():
             cumulative, sum_s = times.snapshot()
             exemplars = [self._exemplars.get((method, bucket)) for bucket in range(len(cumulative))]
             histogram.add_metric(
