@@ -6,7 +6,8 @@ compared with the least of the second, since malloc keeps more freed memory at o
 is compared bit for bit.
 
 gRPC for Python never frees the memory of an operation that fails (docs/limits.md): 80 to 200 bytes for each RPC that is
-cancelled or too late, on both sides. So for each such RPC 256 bytes are no growth.
+cancelled or too late, on both sides. So for each such RPC 256 bytes are no growth. Some forked children hang in gRPC's
+own handler (docs/failures.md); they are counted, and a promise is broken if they are more than one in a thousand.
 
 `make soak` runs for two hours. `make soak ARGS="--calls 100000"` runs until each pair has had that many calls; a
 reconnection counts as ten calls and a fork as a hundred, because they take as long. `--only direct cancelled` names
@@ -48,7 +49,7 @@ from support.resident import LEAKED_BYTES, Held, held, unshared_bytes
 from support.server.server_process import running_server
 from support.values import expected, operands
 
-__all__ = ["BOUND_BYTES", "ENDS", "MIB", "TRANSPORTS", "Report", "growth_bytes", "soak"]
+__all__ = ["BOUND_BYTES", "ENDS", "MIB", "TRANSPORTS", "Report", "growth_bytes", "judge", "soak"]
 
 KIB, MIB = 2**10, 2**20
 BOUND_BYTES = MIB
@@ -93,6 +94,7 @@ class Report:
         calls: Calls, by transport and end.
         server_bytes: Memory of the server after each round.
         client_bytes: Memory of this process after each round.
+        hung_forks: Forked children that hung.
         broken: Broken promises.
     """
 
@@ -100,6 +102,7 @@ class Report:
     calls: Counter[str] = field(default_factory=Counter)
     server_bytes: list[int] = field(default_factory=list)
     client_bytes: list[int] = field(default_factory=list)
+    hung_forks: int = 0
     broken: list[str] = field(default_factory=list)
 
     @property
@@ -113,7 +116,7 @@ class Report:
             f"{self.rounds} rounds, {sum(self.calls.values())} calls; grown: server "
             f"{growth_bytes(self.server_bytes) / MIB:+.2f} MiB of {self.server_bytes[-1] / MIB:.0f}, client "
             f"{growth_bytes(self.client_bytes) / MIB:+.2f} MiB of {self.client_bytes[-1] / MIB:.0f}; "
-            f"promises broken: {len(self.broken)}"
+            f"forked children hung: {self.hung_forks}; promises broken: {len(self.broken)}"
         )
 
 
@@ -160,15 +163,19 @@ def soak(
             if time.monotonic() - said_s >= _REPORT_S:
                 said_s = time.monotonic()
                 say(f"{time.strftime('%H:%M:%S')} {100 * share:.0f} %: {report}")
-        _judge(report, warm, (held(server.process.pid), held(os.getpid())))
+        judge(report, warm, (held(server.process.pid), held(os.getpid())))
     return report
 
 
-def _judge(report: Report, warm: tuple[Held, Held] | None, now: tuple[Held, Held]) -> None:
+def judge(report: Report, warm: tuple[Held, Held] | None, now: tuple[Held, Held]) -> None:
+    """Adds the promises that memory, threads, descriptors or forks have broken to the report."""
     for name, sizes in (("server", report.server_bytes), ("client", report.client_bytes)):
         if (grown := growth_bytes(sizes)) >= BOUND_BYTES + report.leaked_bytes:
             leaked = f"gRPC leaked {report.leaked_bytes / MIB:.2f} MiB of it at most"
             report.broken.append(f"the {name} grew by {grown / MIB:.2f} MiB; {leaked}")
+    forks = sum(count for pair, count in report.calls.items() if pair.endswith(", forked"))
+    if report.hung_forks > 1 + forks // 1000:
+        report.broken.append(f"{report.hung_forks} of {forks} forked children hung")
     for name, before, after in zip(("server", "client"), warm or now, now, strict=True):
         kept = after - before
         if kept.threads > 2 or kept.descriptors > 8:  # those of connections that are about to close
@@ -312,7 +319,7 @@ class _Caller:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if is_late:
-            self._break("a forked child hangs")
+            self._report.hung_forks += 1
         elif status:
             self._break(f"a forked child ended with status {status}")
 

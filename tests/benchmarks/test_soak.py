@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import os
+from collections import Counter
+
 import pytest
 
-from benchmarks.soak import ENDS, MIB, TRANSPORTS, growth_bytes, soak
+from benchmarks.soak import ENDS, MIB, TRANSPORTS, Report, growth_bytes, judge, soak
+from support.resident import held
 
 
 def test_growth_is_that_of_the_least_memory_after_the_first_fifth() -> None:
     assert growth_bytes([9, 9, 5, 7, 6, 8, 7, 9, 8, 9]) == 3
     assert growth_bytes([1, 2, 3]) == 0
+
+
+@pytest.mark.parametrize(("hung", "is_broken"), [(1, False), (3, False), (4, True)])
+def test_one_forked_child_in_a_thousand_may_hang(hung: int, is_broken: bool) -> None:
+    now = held(os.getpid())
+    report = Report(calls=Counter({"direct, forked": 1500, "unary, forked": 500}), hung_forks=hung)
+    judge(report, None, (now, now))
+    assert report.broken == [f"{hung} of 2000 forked children hung"] * is_broken
 
 
 @pytest.mark.slow
