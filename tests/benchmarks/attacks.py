@@ -229,6 +229,8 @@ def rapid_reset(attacker: Attacker, method: str, data: bytes = b"") -> None:
 
 
 BOMB = compressed(bytes(128 * MIB))
+# A ServerReflectionRequest with its field list_services.
+LIST_SERVICES = framed(length_delimited(7, b"*"))
 ATTACKS: dict[str, Callable[[Attacker], None]] = {
     "health: bombs of 128 MiB": lambda it: it.calls(HEALTH, BOMB, encoding="gzip"),
     "reflection: bombs of 128 MiB": lambda it: it.calls(REFLECTION, BOMB, encoding="gzip"),
@@ -239,6 +241,7 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
     "health: half messages": lambda it: it.calls(HEALTH, framed(bytes(100))[:60]),
     "health: watches": lambda it: it.calls(WATCH, framed(b""), ends=True),
     "health: calls whose answers are not read": lambda it: it.calls(HEALTH, framed(b""), ends=True, window_bytes=0),
+    "reflection: answers that are not read": lambda it: it.calls(REFLECTION, LIST_SERVICES, window_bytes=0),
     "stream: idle": lambda it: it.calls(STREAM),
     "stream: announced and not sent": announce,
     "stream: errors": lambda it: errors(it, window_bytes=2**31 - 1),

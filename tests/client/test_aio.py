@@ -161,7 +161,7 @@ def test_a_thousand_cancelled_tasks_leave_nothing_on_either_side(kind: str) -> N
                 ended = await asyncio.gather(*tasks, return_exceptions=True)
                 for out in outs:  # the caller's again
                     out[...] = SENTINEL
-            assert {repr(error) for error in ended} == {"CancelledError()"}
+            assert [error for error in ended if not isinstance(error, asyncio.CancelledError)] == []
             np.testing.assert_array_equal(await client.compute(predict, label, dout), expected(predict, label, dout))
             await until(lambda: pending_of(client) == 0 and in_flight_of(server) == 0)
             assert all((out == SENTINEL).all() for out in outs)

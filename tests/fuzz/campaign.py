@@ -58,7 +58,6 @@ _KEPT_CASES = 12
 _OF_GRPC = (
     "Invalid encoding on",
     "Unexpected [UnicodeDecodeError] raised by servicer method [",
-    "ExecuteBatchError raised in core by servicer method [",
     "Failed sending error status from server",
 )
 _IDLE_METRICS = (

@@ -136,9 +136,11 @@ class WholeGradients:
             self.clock,
             silence_s=limits.silence_s,
             max_expansion=limits.max_expansion,
+            sending_s=limits.give_way_s,
             client=call.share.client,
         )
         self.places.take(reading)
+        call.reading = reading
         # The answer is in memory until gRPC has sent it.
         call.at_end.append(lambda: self.places.leave(reading))
         return reading

@@ -14,6 +14,7 @@ from mse_grad_server.engine.shares import Share
 from mse_grad_server.engine.streams import Drainable
 from mse_grad_server.metrics.recorder import Origin
 from mse_grad_server.process.clock import Timer
+from mse_grad_server.rpc.admission.reading import Reading
 from mse_grad_server.security.tokens import Grant
 
 __all__ = ["CURRENT_CALL", "Call", "trace_id_of"]
@@ -42,6 +43,7 @@ class Call:
         grant: Rights of this token.
         share: What its client holds; used only by calls for gradients.
         streams: Streams of the RPC, which drain if the token is removed.
+        reading: Reader of its messages; None if it has none.
         cutting_off: Timer that cuts these streams off after the drain timeout.
         at_end: Calls when gRPC has sent everything of the RPC, or has abandoned it.
     """
@@ -57,6 +59,7 @@ class Call:
     grant: Grant = _ALL_RIGHTS
     share: Share = _NO_SHARE
     streams: list[Drainable] = field(default_factory=list)
+    reading: Reading | None = None
     cutting_off: Timer | None = None
     at_end: list[Callable[[], None]] = field(default_factory=list)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -72,6 +73,8 @@ class CallGuard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._authenticator.leave(self._call)
+        if self._call.reading is not None:
+            self._call.reading.answered(partial(end_rpc, self._task()))
         if error is None:
             self._end_within(self._silence_s)
             self._record(None)
@@ -84,7 +87,7 @@ class CallGuard:
             return
         if isinstance(error, grpc.aio.BaseError):  # gRPC cannot send: the caller is gone
             self._record(self._why_cancelled())
-            return
+            self._abandon()
         self._record(error)
         status = to_status(error, request_id=self._call.request_id)
         _forget_frames(error)
@@ -101,8 +104,12 @@ class CallGuard:
             del context
             raise
         except grpc.aio.BaseError:  # the caller is gone, or gRPC accepts no status after an abandoned write
-            asyncio.get_running_loop().call_later(_GONE_S, end_rpc, self._task())
-            raise asyncio.CancelledError from None
+            self._abandon()
+
+    def _abandon(self) -> NoReturn:
+        """Ends the RPC without a status, and without a word in gRPC's log."""
+        asyncio.get_running_loop().call_later(_GONE_S, end_rpc, self._task())
+        raise asyncio.CancelledError from None
 
     def _end_within(self, seconds: float) -> None:
         # The status may wait forever behind messages that the caller does not read.
@@ -119,6 +126,7 @@ class CallGuard:
         for call in self._call.at_end:
             call()
         self._call.at_end.clear()
+        self._call.reading = None
         if self._ending is not None:
             self._ending.cancel()
         if self._aborted is not None:

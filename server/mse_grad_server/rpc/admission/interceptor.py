@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeAlias
@@ -174,14 +174,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if is_watch:  # from here on it only waits, and may give way to a connection with fewer watches
                 self._calls.leave(reading)
                 self._watches.take(reading)
-                reading.idle_since_s = self._clock.now()
+                reading.wait()
             return deserialized(message)
 
         def enter(context: Any) -> Reading:
             limits = self._limits
             reading = Reading(context, self._clock, silence_s=limits.silence_s, max_expansion=limits.max_expansion)
             self._calls.take(reading)
-            CURRENT_CALL.get().at_end.append(lambda: leave(reading))
+            call = CURRENT_CALL.get()
+            call.reading = reading
+            call.at_end.append(lambda: leave(reading))
             return reading
 
         def leave(reading: Reading) -> None:
@@ -193,13 +195,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with enter(context) as reading, self._endable():
                     return await behaviour(await request_of(reading), context)
 
+        # It writes the answers itself: gRPC would wait for ever until the caller reads them.
         async def around_generator(_: Any, context: Any) -> AsyncIterator[Any]:
             async with self._guard(context, method):
                 with enter(context) as reading, self._endable() as interruption:
                     if handler.request_streaming:  # it would go on after its token was removed
                         CURRENT_CALL.get().streams.append(Interruptible(interruption))
-                    async for response in behaviour(await request_of(reading), context):
-                        yield response
+                    async with aclosing(behaviour(await request_of(reading), context)) as responses:
+                        async for response in responses:
+                            await reading.write(response)
+            return
+            yield
 
         is_generator = inspect.isasyncgenfunction(behaviour)
         wrapped: Handler = _KINDS[True, handler.response_streaming][1](

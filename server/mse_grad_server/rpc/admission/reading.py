@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from types import TracebackType
 from typing import Any
 
@@ -44,26 +44,35 @@ class Reading(Occupant):
         clock: Clock of the time-out.
         silence_s: Longest time for a message to arrive.
         max_expansion: Most times its size that a compressed message may expand to.
+        sending_s: How long the last answer may take to send until the RPC counts as idle.
         client: The client whose places are bounded; None if they are not.
 
     Attributes:
         client: As given.
     """
 
-    idle_since_s: float | None = None
     client: Hashable = None
 
     def __init__(
-        self, context: Any, clock: Clock, *, silence_s: float, max_expansion: int, client: Hashable = None
+        self,
+        context: Any,
+        clock: Clock,
+        *,
+        silence_s: float,
+        max_expansion: int,
+        sending_s: float = 0.0,
+        client: Hashable = None,
     ) -> None:
         self.client = client
-        self.idle_since_s = clock.now()
+        self._idle_since_s: float | None = clock.now()
         self._context = context
         self._clock = clock
         self._silence_s = silence_s
         self._max_expansion = max_expansion
+        self._sending_s = sending_s
         self._peer = ""
         self._interruption = Interruption()
+        self._end_rpc: Callable[[], None] | None = None
 
     def __enter__(self) -> Reading:
         self._interruption.__enter__()
@@ -74,6 +83,12 @@ class Reading(Occupant):
     ) -> bool:
         return self._interruption.__exit__(kind, error, traceback)
 
+    @property
+    @override
+    def idle_since_s(self) -> float | None:
+        since_s = self._idle_since_s
+        return since_s if since_s is not None and since_s <= self._clock.now() else None
+
     @override
     def peer(self) -> str:
         if not self._peer:
@@ -82,7 +97,20 @@ class Reading(Occupant):
 
     @override
     def give_way(self) -> None:
-        self._interruption.set(ServerBusy("the call was silent and gave its place to another caller; make it again"))
+        if self._end_rpc is not None:  # no status passes an answer that the caller does not read
+            self._end_rpc()
+        else:
+            words = "the call was silent and gave its place to another caller; make it again"
+            self._interruption.set(ServerBusy(words))
+
+    def wait(self) -> None:
+        """The handler waits for the caller from now on, and reads nothing more."""
+        self._idle_since_s = self._clock.now()
+
+    def answered(self, end_rpc: Callable[[], None]) -> None:
+        """The handler has ended, and gRPC sends the last answer; `end_rpc` ends the RPC before that is done."""
+        self._end_rpc = end_rpc
+        self._idle_since_s = self._clock.now() + self._sending_s
 
     async def message(self, *, most_bytes: int, advice: str) -> Any:
         """Returns the next message, expanded, or EOF.
@@ -104,7 +132,7 @@ class Reading(Occupant):
             raise MessageTooLarge(f"the message has {len(message)} bytes; {advice}")
         return message
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Any) -> None:
         """Sends a message.
 
         Raises:
@@ -114,13 +142,13 @@ class Reading(Occupant):
 
     async def _waited(self, operation: Awaitable[Any], *, late: str) -> Any:
         """Returns the result of `operation`, which waits for the caller, as long as it may be silent."""
-        self.idle_since_s = began_s = self._clock.now()
+        self._idle_since_s = began_s = self._clock.now()
         timer = self._clock.call_at(began_s + self._silence_s, lambda: self._end_late(late))
         try:
             result = await operation
         finally:
             timer.cancel()
-        self.idle_since_s = None
+        self._idle_since_s = None
         return result
 
     def _end_late(self, late: str) -> None:

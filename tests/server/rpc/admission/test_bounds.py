@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import logging
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from mse_grad.codec import Chunk, encode_stream_request
 from mse_grad.reasons import Reason
 from mse_grad.v1 import mse_grad_pb2 as pb
 from mse_grad_server.rpc.admission.guard import CallGuard
+from mse_grad_server.rpc.admission.reading import Reading
 from support.server.raw_http2 import Http2, framed, header_block, request_fields
 from support.server.raw_stream import chunk, header, operands, told
 from support.server.server_in_loop import Serving, serving
@@ -31,6 +33,7 @@ UNARY = "/mse_grad.v1.MseGradService/ComputeGradient"
 STREAM = "/mse_grad.v1.MseGradService/StreamGradients"
 INFO = "/mse_grad.v1.MseGradService/GetServerInfo"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+LIST_SERVICES = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 
 
 def unary_request(n: int = 3) -> bytes:
@@ -54,6 +57,34 @@ def unary(server: Serving, method: str, message: bytes, **options: Any) -> Any:
 def small_calls(server: Serving) -> int:
     """Returns how many small calls are under way."""
     return len(server.server._interceptor._calls)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[Reading]:
+    """The small calls that have begun to write an answer."""
+    begun: list[Reading] = []
+    write = Reading.write
+
+    async def begin(reading: Reading, message: Any) -> None:
+        begun.append(reading)
+        await write(reading, message)
+
+    monkeypatch.setattr(Reading, "write", begin)
+    return begun
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[Reading]:
+    """The calls whose handlers have ended."""
+    ended: list[Reading] = []
+    answer = Reading.answered
+
+    def end(reading: Reading, end_rpc: Callable[[], None]) -> None:
+        ended.append(reading)
+        answer(reading, end_rpc)
+
+    monkeypatch.setattr(Reading, "answered", end)
+    return ended
 
 
 def http2(server: Serving, **options: Any) -> Http2:
@@ -173,6 +204,64 @@ async def test_silent_small_calls_give_way_to_others(method: str, data: bytes) -
             for _ in range(3):
                 await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest())
             await asyncio.to_thread(attacker.ended, numbers[0])
+
+
+@pytest.mark.parametrize("method", [CHECK, INFO])
+async def test_small_calls_whose_answers_nobody_reads_give_way_to_others(method: str, answered: list[Reading]) -> None:
+    async with serving(max_small_calls=2) as server:
+        with http2(server, window_bytes=0) as attacker:
+            for _ in range(2):
+                attacker.open(method, framed(b""), ends=True)
+            await server.until(lambda: len(answered) == 2)
+            assert small_calls(server) == 2
+            for _ in range(3):
+                await unary(server, CHECK, b"")
+
+
+async def test_gradients_that_nobody_reads_give_way_to_others_after_a_while(answered: list[Reading]) -> None:
+    async with serving(max_unary_in_flight=2, give_way_s=3) as server:
+        with http2(server, window_bytes=0) as attacker:
+            for _ in range(2):
+                attacker.open(UNARY, framed(unary_request()), ends=True)
+            await server.until(lambda: len(answered) == 2)
+            assert (await failure(unary(server, UNARY, unary_request())))[1] is Reason.SERVER_BUSY
+            server.clock.advance(3)
+            for _ in range(3):
+                await unary(server, UNARY, unary_request())
+
+
+async def test_reflection_calls_whose_answers_nobody_reads_give_way_to_others(writes: list[Reading]) -> None:
+    async with serving(max_small_calls=2) as server:
+        with http2(server, window_bytes=0) as attacker:
+            for _ in range(2):
+                attacker.open(REFLECTION, framed(LIST_SERVICES))
+            await server.until(lambda: len(writes) == 2)
+            await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest())
+            await server.until(lambda: bool(server.events("call_failed")))
+            assert [event["reason"] for event in server.events("call_failed")] == ["SERVER_BUSY"]
+
+
+async def test_a_reflection_call_whose_answer_nobody_reads_ends_by_itself(writes: list[Reading]) -> None:
+    async with serving(stall_timeout_s=7) as server:
+        with http2(server, window_bytes=0) as attacker:
+            attacker.open(REFLECTION, framed(LIST_SERVICES))
+            await server.until(lambda: len(writes) == 1)
+            server.clock.advance(7)
+            await server.until(lambda: small_calls(server) == 0)
+            assert [event["reason"] for event in server.events("call_failed")] == ["DEADLINE_EXCEEDED"]
+
+
+async def test_a_caller_that_leaves_while_reflection_answers_is_no_failure_of_the_server(
+    caplog: pytest.LogCaptureFixture, writes: list[Reading]
+) -> None:
+    async with serving() as server:
+        with http2(server, window_bytes=0) as attacker:
+            attacker.open(REFLECTION, framed(LIST_SERVICES))
+            await server.until(lambda: len(writes) == 1)
+        await server.until(lambda: small_calls(server) == 0)
+        (event,) = server.events("call_failed")
+        assert event["reason"] == "CANCELLED"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_silent_small_call_ends_by_itself() -> None:
