@@ -29,9 +29,10 @@ from mse_grad_server.process.clock import Clock, Timer
 from mse_grad_server.rpc.admission.call import Call
 from mse_grad_server.rpc.admission.identity import is_address
 from mse_grad_server.rpc.admission.places import Occupant
+from mse_grad_server.rpc.stream.context import StreamContext
 from mse_grad_server.rpc.stream.errors import go_away
 from mse_grad_server.rpc.stream.limits import StreamLimits
-from mse_grad_server.rpc.stream.stream import Stream, StreamContext
+from mse_grad_server.rpc.stream.stream import Stream
 from mse_grad_server.shared_memory.lease import Lease, ServePackets
 from mse_grad_server.shared_memory.socket import user_of_peer
 

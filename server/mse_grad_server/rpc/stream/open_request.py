@@ -63,6 +63,11 @@ class OpenRequest:
     is_open: bool = True
     phase: Phase = Phase.UPLOAD
 
+    @property
+    def waits_for_chunks(self) -> bool:
+        """Whether the server has admitted it and lacks chunks of it."""
+        return self.wait is None and self.received < self.work.count
+
     def overdue(self, now_s: float, *, silent_since_s: float, silence: ServerError) -> ServerError | None:
         """Returns why the request has to fail by now, or None.
 
@@ -82,7 +87,7 @@ class OpenRequest:
                 if now_s < wait.end_s
                 else ServerBusy("the request waited for others for the longest time that the server allows")
             )
-        if self.progress_s <= silent_since_s and self.received < self.work.count:
+        if self.progress_s <= silent_since_s and self.waits_for_chunks:
             text = f"{silence}; {progress}"
             is_late = isinstance(silence, DeadlineExceeded)
             return DeadlineExceeded(text, phase=Phase.UPLOAD) if is_late else type(silence)(text)

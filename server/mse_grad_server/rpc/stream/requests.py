@@ -30,8 +30,7 @@ from mse_grad_server.shared_memory.segments import Segments, SharedOperands
 
 __all__ = ["OpenRequests"]
 
-# Bound on the errors of one message, for each request that may be open: all open requests can fail at once, and as many
-# new ones can be refused.
+# Most errors of a message for each request that may be open: all may fail at once, and as many new ones be refused.
 _ERRORS_PER_OPEN_REQUEST = 2
 _NO_IDS: frozenset[int] = frozenset()
 
@@ -89,6 +88,11 @@ class OpenRequests:
     def has_waiting(self) -> bool:
         """Whether a request waits for admission."""
         return any(request.wait is not None for request in self._open.values())
+
+    def silent_since_s(self) -> float | None:
+        """Returns the time of the last chunk if every open request waits for more; else None."""
+        is_silent = all(request.waits_for_chunks for request in self._open.values())
+        return max((request.progress_s for request in self._open.values()), default=None) if is_silent else None
 
     def handle(self, frame: StreamRequest, now_s: float, *, whole: StreamRequest | None = None) -> Batch:
         """Handles one message: headers, then chunks, then cancellations; returns the batch to compute.

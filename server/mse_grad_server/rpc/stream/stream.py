@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from typing_extensions import override
 
@@ -21,13 +20,14 @@ from mse_grad_server.rpc.admission.interruption import Interruption
 from mse_grad_server.rpc.admission.reading import EOF, expanded, is_compressed
 from mse_grad_server.rpc.stream.batch import Batch
 from mse_grad_server.rpc.stream.computation import Computation
+from mse_grad_server.rpc.stream.context import StreamContext
 from mse_grad_server.rpc.stream.errors import go_away
 from mse_grad_server.rpc.stream.limits import StreamLimits
 from mse_grad_server.rpc.stream.outbox import Outbox
 from mse_grad_server.rpc.stream.requests import OpenRequests
 from mse_grad_server.shared_memory.lease import Lease
 
-__all__ = ["Stream", "StreamContext"]
+__all__ = ["Stream"]
 
 # Most headers, chunks and cancellations that are handled in one turn of the event loop. Each error takes about 0.25 ms,
 # including its log line; the bound keeps one message from blocking the loop.
@@ -38,16 +38,6 @@ _ENTRIES_PER_TURN = 64
 _CLOSE_S = 1.0
 # Number of stall checks per stall time-out: the server notices a stall at most a quarter of the time-out late.
 _CHECKS_PER_STALL = 4
-
-
-class StreamContext(Protocol):
-    """Message source and sink of a stream: `grpc.aio.ServicerContext`, or packets."""
-
-    def read(self) -> Awaitable[Any]:
-        """Returns the next message, or EOF."""
-
-    def write(self, message: bytes) -> Awaitable[None]:
-        """Sends a message; returns when there is room for the next."""
 
 
 class Stream(Drainable):
@@ -116,11 +106,17 @@ class Stream(Drainable):
 
     @property
     def idle_since_s(self) -> float | None:
-        """Arrival of the last message if the stream is idle.
+        """Time since which the stream waits for its client; None if the client waits for it, or it drains.
 
-        None while a request is open, an answer is unsent or the stream drains.
+        If answers are unread or requests incomplete, it counts as waiting after `give_way_s`.
         """
-        return None if self._requests or not self._outbox.is_empty or self.is_draining else self._handled_s
+        if self.is_draining:
+            return None
+        if self._outbox.is_empty and not self._requests:
+            return self._handled_s
+        since_s = self._requests.silent_since_s() if self._outbox.is_empty else self._outbox.write_began_s
+        is_long = since_s is not None and since_s <= self._clock.now() - self._limits.give_way_s
+        return since_s if is_long else None
 
     async def run(self, opened: bytes) -> None:
         """Serves the stream until the client closes its side, or fails to close it in time after a drain.

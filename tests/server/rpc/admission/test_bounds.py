@@ -312,15 +312,38 @@ async def test_the_longest_idle_stream_gives_way_to_another_and_is_told_so() -> 
 
 
 async def test_a_stream_whose_client_reads_nothing_gives_way_too() -> None:
-    async with serving(max_streams=1) as server:
+    async with serving(max_streams=1, give_way_s=3) as server:
         with http2(server, window_bytes=0) as attacker:
             attacker.open(STREAM)
             await server.until(lambda: len(server.server._service.stream_gradients.places) == 1)
             # The client has not read the first message: only a stream that does nothing makes room at once.
             assert (await server.raw_stream().receive_failure())[1] is Reason.SERVER_BUSY
-            server.clock.advance(60)
-            await server.until(lambda: len(server.server._service.stream_gradients.places) == 0)
+            server.clock.advance(3)
             await (await server.stream()).assert_works(1)
+
+
+async def test_a_stream_whose_requests_stay_incomplete_gives_way_after_a_while() -> None:
+    async with serving(max_streams=1, give_way_s=3) as server:
+        silent = await server.stream()
+        await silent.send([header(1, (3,)), header(2, (3,))])
+        await server.until(lambda: server.metric("mse_grad_in_flight_requests") == 2)
+        assert (await server.raw_stream().receive_failure())[1] is Reason.SERVER_BUSY
+        server.clock.advance(3)
+        newcomer = await server.stream()
+        await newcomer.assert_works(1)
+        assert (await silent.receive()).go_away is not None
+        server.clock.advance(1)
+        assert (await silent.receive_failure())[1] is Reason.DRAINING
+
+
+async def test_a_stream_that_waits_for_the_server_does_not_give_way() -> None:
+    async with serving(max_streams=1, give_way_s=3, inline_bytes=0) as server:
+        patient = await server.stream()
+        server.backend.gate.clear()
+        await patient.send([header(1, (3,)), header(2, (3,))], [chunk(1, 0, [1.0, 2.0, 3.0])])
+        await server.started()
+        server.clock.advance(3)
+        assert (await server.raw_stream().receive_failure())[1] is Reason.SERVER_BUSY
 
 
 async def test_one_connection_keeps_no_other_from_watching_health() -> None:
