@@ -144,8 +144,8 @@ def test_nothing_is_written_after_an_interrupt(server: FakeServer) -> None:
         with pytest.raises(KeyboardInterrupt):
             client.compute(*operands((4, 1024)), out=out, split=True)
         thread.join()
-        server.release()
         wait_until(lambda: all(request.state == "cancelled" for request in server.requests))
+        server.release()
         assert (out == 7.0).all()
         client.compute(*operands((4, 1024)), out=out, split=True)
 
