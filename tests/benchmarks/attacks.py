@@ -176,9 +176,9 @@ def bad_headers(first: int, count: int) -> bytes:
 def errors(attacker: Attacker, *, window_bytes: int) -> None:
     streams = [(link, link.open(STREAM)) for link in (attacker.connect(window_bytes=window_bytes) for _ in range(8))]
     first = 1
-    while attacker.left_bytes > 16 * KIB:
+    while attacker.left_bytes > _ROOM_BYTES + len(streams) * len(message := bad_headers(first, 500)):
         for link, number in streams:
-            link.send(number, bad_headers(first, 500))
+            link.send(number, message)
         first += 500
 
 
