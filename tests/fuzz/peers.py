@@ -84,7 +84,10 @@ class _Socket:
 
     def _received(self, size_bytes: int) -> bytes:
         try:
-            return self.socket.recv(size_bytes)
+            try:
+                return self.socket.recv(size_bytes)
+            except ConnectionResetError:  # a unix socket reports it before the packets that are left
+                return self.socket.recv(size_bytes)
         except TimeoutError as error:
             raise Wrong(f"no answer for {PATIENCE_S:g} s") from error
         except OSError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from google.rpc import status_pb2
 from fuzz.campaign import SURFACES, fuzz
 from fuzz.corpus import KINDS, Entry, entries, outcome_of
 from fuzz.mutations import MOST_BYTES, mutated
+from fuzz.peers import Packets
 from fuzz.samples import StreamSamples, infer_request, unary_request
 from fuzz.trees import encoded, tree_of
 from fuzz.verdicts import StreamVerdict, Wrong, check_status, check_unary, parsed
@@ -31,6 +34,17 @@ def test_ten_thousand_messages_that_are_almost_valid_get_right_or_typed_answers(
     assert report.failures == []
     assert report.total >= CASES
     assert set(report.cases) == set(SURFACES)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="packets need Linux")
+def test_a_peer_reads_the_reason_after_a_reset() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            ours.send(b"unread")
+            theirs.send(b"the reason")
+        peer = Packets(ours)
+        assert [peer.receive(), peer.receive()] == [b"the reason", None]
 
 
 @pytest.fixture(scope="module")
