@@ -322,6 +322,15 @@ async def test_a_stream_whose_client_reads_nothing_gives_way_too() -> None:
             await (await server.stream()).assert_works(1)
 
 
+async def test_a_stream_whose_client_reads_nothing_ends_by_itself() -> None:
+    async with serving(max_streams=1) as server:
+        with http2(server, window_bytes=0) as attacker:
+            attacker.open(STREAM)
+            await server.until(lambda: len(server.server._service.stream_gradients.places) == 1)
+            server.clock.advance(60)
+            await server.until(lambda: len(server.server._service.stream_gradients.places) == 0)
+
+
 async def test_a_stream_whose_requests_stay_incomplete_gives_way_after_a_while() -> None:
     async with serving(max_streams=1, give_way_s=3) as server:
         silent = await server.stream()
